@@ -1,1 +1,3 @@
-fn main(){}
+//! The `envoy-sds` program.
+
+fn main() {}

@@ -1,0 +1,5 @@
+//! envoy-sds: an xDS secret discovery (SDS) server for Envoy, fed by cert-manager.
+
+pub mod issue;
+pub mod model;
+pub mod runtime;

@@ -1,0 +1,10 @@
+//! The values that every stage shares. Nothing here waits, reads a file, talks to Kubernetes or knows Envoy's messages.
+
+pub mod bundle;
+pub mod certificate;
+pub mod diagnostic;
+pub mod duration;
+pub mod identity;
+pub mod key;
+pub mod policy;
+pub mod svid;

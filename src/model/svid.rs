@@ -1,0 +1,47 @@
+//! A proxy's certificate with its private key, as it is served.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::certificate::{Certificate, Validity};
+use super::key::PrivateKeyPem;
+
+/// An X.509 SVID (SPIFFE X509-SVID §2): leaf, intermediates, private key. Only `issue::verify` makes one, so it has been
+/// checked: the key belongs to the leaf, and the chain leads to the mesh's trust bundle.
+#[derive(Clone)]
+pub struct Svid {
+    /// The SPIFFE ID in the leaf.
+    pub spiffe_id: Arc<str>,
+    /// The leaf.
+    pub leaf: Certificate,
+    /// What leads from the leaf towards the anchor, in order; no root, and not the anchor itself.
+    pub intermediates: Vec<Certificate>,
+    /// The leaf's private key.
+    pub key: PrivateKeyPem,
+    /// The CA certificate of the trust bundle that the chain leads to.
+    pub anchor: Certificate,
+    /// Digest of what it was issued for: identity and policy. See `issue::spec`.
+    pub policy_digest: Arc<str>,
+}
+
+impl Svid {
+    /// When the leaf is valid.
+    pub fn validity(&self) -> Validity {
+        self.leaf.validity()
+    }
+
+    /// The chain as PEM blocks, leaf first.
+    pub fn chain_pem(&self) -> String {
+        std::iter::once(&self.leaf).chain(&self.intermediates).map(Certificate::pem).collect()
+    }
+}
+
+impl fmt::Debug for Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Svid")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("serial", &self.leaf.serial())
+            .field("validity", &self.validity())
+            .finish_non_exhaustive()
+    }
+}

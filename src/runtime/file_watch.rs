@@ -1,0 +1,115 @@
+//! Tells that files have changed, however they were replaced.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// An editor or `kubectl` writes a file in several steps: changes are told after this much quiet.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// However busy the folder is, a change is told within this time.
+const AT_MOST: Duration = Duration::from_secs(1);
+
+/// A look without any event: some file systems (NFS, some bind mounts) send none.
+const SAFETY_NET: Duration = Duration::from_secs(60);
+
+/// Watches the parent folders of some files and folders, because ConfigMap mounts and editors replace files instead of
+/// writing into them. It tells that *something* may have changed; whoever reads the files compares their content.
+#[derive(Debug)]
+pub struct FileWatch {
+    watcher: Mutex<Option<RecommendedWatcher>>,
+    folders: Mutex<BTreeSet<PathBuf>>,
+    changed: watch::Receiver<u64>,
+}
+
+impl FileWatch {
+    /// A watch that looks at nothing yet. Where the system has no file events left to give, changes are still noticed by
+    /// the safety net, once a minute, and a warning is logged.
+    pub fn new() -> Self {
+        let (tell, changed) = watch::channel(0);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.map_or(true, |event| !event.kind.is_access()) {
+                tell.send_modify(|count| *count += 1);
+            }
+        });
+        let watcher = watcher
+            .inspect_err(|error| tracing::warn!(%error, "no file events here; files are looked at once a minute"))
+            .ok();
+        Self { watcher: Mutex::new(watcher), folders: Mutex::default(), changed }
+    }
+
+    /// Looks at `path` too: at its parent folder, and at itself if it is a folder.
+    pub fn add(&self, path: &Path) {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for folder in [parent, path] {
+            let Ok(folder) = folder.canonicalize() else { continue };
+            if !folder.is_dir() || !lock(&self.folders).insert(folder.clone()) {
+                continue;
+            }
+            let watched =
+                lock(&self.watcher).as_mut().map(|watcher| watcher.watch(&folder, RecursiveMode::NonRecursive));
+            if let Some(Err(error)) = watched {
+                tracing::warn!(folder = %folder.display(), %error, "cannot watch; looking once a minute");
+            }
+        }
+    }
+
+    /// A handle to wait on. It has seen everything up to now: subscribe first, then read the files.
+    pub fn changes(&self) -> Changes {
+        let mut changed = self.changed.clone();
+        changed.mark_unchanged();
+        Changes(changed)
+    }
+}
+
+impl Default for FileWatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// See [`FileWatch::changes`].
+#[derive(Debug)]
+pub struct Changes(watch::Receiver<u64>);
+
+impl Changes {
+    /// Returns when it is time to look at the files again.
+    pub async fn next(&mut self) {
+        match tokio::time::timeout(SAFETY_NET, self.0.changed()).await {
+            Err(_elapsed) => return,
+            // No watcher: only the safety net is left.
+            Ok(Err(_)) => return tokio::time::sleep(SAFETY_NET).await,
+            Ok(Ok(())) => {}
+        }
+        let deadline = Instant::now() + AT_MOST;
+        while let Ok(Ok(())) = tokio::time::timeout_at(deadline.min(Instant::now() + QUIET), self.0.changed()).await {}
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replaced_file_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mesh.yaml");
+        std::fs::write(&file, "one").unwrap();
+        let watch = FileWatch::new();
+        watch.add(&file);
+        let mut changes = watch.changes();
+        let next = folder.path().join("next");
+        std::fs::write(&next, "two").unwrap();
+        std::fs::rename(&next, &file).unwrap();
+        tokio::time::timeout(Duration::from_secs(10), changes.next()).await.expect("the change is told");
+    }
+}

@@ -1,0 +1,6 @@
+//! What every long-running program needs and none of it is about secrets: a clock, tasks, file watching, Kubernetes
+//! access. Knows no stage.
+
+pub mod clock;
+pub mod file_watch;
+pub mod tasks;
