@@ -1,0 +1,140 @@
+//! Stage 1, who is on the stream: from what the transport proves to an [`Identity`].
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
+
+use crate::model::identity::{Identity, Workload};
+
+/// What the transport and the call's metadata prove. The xDS `node` is not in it: that is text of the peer's choice.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// Where the connection comes from; `None` for a unix socket.
+    pub address: Option<SocketAddr>,
+    /// The value of `authorization: Bearer …`; the first one counts, more than one is refused before it gets here.
+    pub bearer_token: Option<BearerToken>,
+    /// The client certificate's chain, verified against the listener's client CA; empty if there is none.
+    pub peer_certificates: Vec<CertificateDer<'static>>,
+    /// The peer's credentials on a unix socket.
+    pub unix_peer: Option<UnixPeer>,
+}
+
+/// A bearer token: wiped when dropped, redacted in `Debug`.
+#[derive(Clone)]
+pub struct BearerToken(Zeroizing<String>);
+
+impl BearerToken {
+    /// Takes over `token`.
+    pub fn new(token: impl Into<Zeroizing<String>>) -> Self {
+        Self(token.into())
+    }
+
+    /// The token itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken([redacted])")
+    }
+}
+
+/// SO_PEERCRED of a unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnixPeer {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Process id, where the system tells it.
+    pub pid: Option<i32>,
+}
+
+/// What a proxy says of itself in its first request (`envoy.config.core.v3.Node`). Labels; see [`Evidence`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NodeClaim {
+    /// `node.id`; never empty here (an empty one is refused by the protocol).
+    pub id: String,
+    /// `node.cluster`; may be empty.
+    pub cluster: String,
+}
+
+/// What one method has proven about a peer, before it is known which mesh's policy applies to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The method, as configured: `serviceAccountToken`, `insecureNodeId`, …
+    pub method: &'static str,
+    /// The mesh, where the proof names it.
+    pub mesh: Option<String>,
+    /// The instance, where the proof names it: a pod's `<namespace>/<name>/<uid>`, a token's name.
+    pub instance: Option<String>,
+    /// The workload.
+    pub workload: Workload,
+    /// When the proof ends.
+    pub until: Option<Timestamp>,
+}
+
+/// One way to prove an identity; one file each.
+#[async_trait]
+pub trait Identify: fmt::Debug + Send + Sync + 'static {
+    /// The name of the method, as configured under `identify`.
+    fn method(&self) -> &'static str;
+
+    /// Looks at what the transport proves. `Ok(None)` means: nothing here for me, ask the next one. An error means that
+    /// there is evidence of this method's kind and it is bad: the peer is refused, no weaker method is asked.
+    ///
+    /// # Errors
+    /// [`IdentifyError`].
+    async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError>;
+}
+
+/// Why a peer is not let in. The reason is for the log and the operator; the peer is told the bare minimum.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentifyError {
+    /// No evidence that any configured method understands.
+    #[error("no proof of identity that this server accepts ({0})")]
+    NoEvidence(String),
+    /// Bad evidence.
+    #[error("{method}: {reason}")]
+    Refused {
+        /// Which method refused it.
+        method: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Proven, but not allowed to use this server (no such mesh, …).
+    #[error("not allowed: {0}")]
+    Forbidden(String),
+    /// It could not be decided now (the API server is away); the peer may try again.
+    #[error("{method}: cannot be verified at the moment: {reason}")]
+    Unavailable {
+        /// Which method could not decide.
+        method: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The configured methods in order, and the rule which mesh a proven peer belongs to. Both steps of a stream's
+/// authentication go through it.
+#[async_trait]
+pub trait Authenticate: fmt::Debug + Send + Sync + 'static {
+    /// At the opening of a stream, before any message is read: the proof, or `None` if only the node id could tell (and
+    /// `insecureNodeId` is on).
+    ///
+    /// # Errors
+    /// [`IdentifyError`].
+    async fn open(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError>;
+
+    /// With the first message: the identity.
+    ///
+    /// # Errors
+    /// [`IdentifyError`].
+    fn complete(&self, proof: Option<&Proof>, node: &NodeClaim) -> Result<Identity, IdentifyError>;
+}
