@@ -5,3 +5,6 @@ pub mod issue;
 pub mod model;
 pub mod runtime;
 pub mod serve;
+#[cfg(test)]
+mod testing;
+pub mod trust;

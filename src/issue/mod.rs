@@ -1,3 +1,19 @@
 //! Stage 2, its certificate: from an identity to a verified leaf that is renewed for as long as somebody wants it.
+//!
+//! ```text
+//! Manager (handle) ── wanted ──▶ worker ── asks ──▶ Schedule (pure: what is due, who goes first, when to retry)
+//!    ▲                            │
+//!    └── watch: newest leaf ◀─────┴── Issuer: key + CSR ▶ CertificateAuthority ▶ verify ▶ Svid
+//! ```
 
+pub mod announce;
 pub mod ca;
+pub mod csr;
+pub mod issuer;
+pub mod manager;
+pub mod metrics;
+
+pub mod renewal;
+pub mod schedule;
+pub mod verify;
+mod worker;

@@ -7,4 +7,6 @@ pub mod duration;
 pub mod identity;
 pub mod key;
 pub mod policy;
+pub mod roots;
+pub mod secrets;
 pub mod svid;

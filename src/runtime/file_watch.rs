@@ -43,10 +43,12 @@ impl FileWatch {
         Self { watcher: Mutex::new(watcher), folders: Mutex::default(), changed }
     }
 
-    /// Looks at `path` too: at its parent folder, and at itself if it is a folder.
+    /// Looks at `path` too: at its parent folder, at itself if it is a folder, and at where it leads if it is a link.
     pub fn add(&self, path: &Path) {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for folder in [parent, path] {
+        let target = path.canonicalize().ok();
+        let beside_target = target.as_deref().and_then(Path::parent);
+        for folder in [Some(parent), Some(path), beside_target].into_iter().flatten() {
             let Ok(folder) = folder.canonicalize() else { continue };
             if !folder.is_dir() || !lock(&self.folders).insert(folder.clone()) {
                 continue;

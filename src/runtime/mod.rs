@@ -3,4 +3,5 @@
 
 pub mod clock;
 pub mod file_watch;
+pub mod private_file;
 pub mod tasks;

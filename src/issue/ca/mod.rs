@@ -1,13 +1,23 @@
 //! CA backends. Everything clever (scheduling, retries, verification) sits in front of this trait, so that a backend
 //! is one small file.
 
+pub mod builtin;
+pub mod cert_manager;
+
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dashmap::DashMap;
 
+use self::builtin::Builtin;
+use self::cert_manager::CertManager;
 use crate::model::certificate::Certificate;
+use crate::model::policy::{Backend, BackendKind, IssuerRef};
+use crate::runtime::clock::Clock;
+use crate::runtime::private_file;
 
 /// Something that signs certificate signing requests.
 #[async_trait]
@@ -78,6 +88,68 @@ impl CaError {
             Self::Deleted => "deleted",
             Self::Unavailable(_) => "unavailable",
             Self::BadAnswer(_) => "bad_answer",
+        }
+    }
+}
+
+/// Gives the CA of a backend's policy; a trait so that tests can give another.
+pub trait AuthoritySource: fmt::Debug + Send + Sync + 'static {
+    /// The CA of a backend.
+    ///
+    /// # Errors
+    /// A sentence that says why it cannot be used.
+    fn of(&self, mesh: &str, backend: &Backend) -> Result<Arc<dyn CertificateAuthority>, String>;
+
+    /// The root of a backend whose key is ours; `None` for all others.
+    ///
+    /// # Errors
+    /// A sentence that says why it cannot be used.
+    fn own_root(&self, mesh: &str, backend: &Backend) -> Result<Option<Certificate>, String>;
+}
+
+/// Makes CAs of policies. The only place that knows all kinds of backend.
+#[derive(Debug)]
+pub struct Authorities {
+    state_dir: PathBuf,
+    cert_manager: Option<CertManager>,
+    clock: Clock,
+    builtin: DashMap<PathBuf, Arc<Builtin>>,
+}
+
+impl Authorities {
+    /// `state_dir` is where builtin CAs are kept; without a `cert_manager` its backends cannot be used.
+    pub fn new(state_dir: PathBuf, cert_manager: Option<CertManager>, clock: Clock) -> Self {
+        Self { state_dir, cert_manager, clock, builtin: DashMap::new() }
+    }
+
+    fn builtin(&self, mesh: &str, backend: &Backend) -> Result<Arc<Builtin>, String> {
+        let BackendKind::Builtin(settings) = &backend.kind else { return Err("not a builtin backend".to_owned()) };
+        let folder =
+            self.state_dir.join("ca").join(private_file::name_of(mesh)).join(private_file::name_of(&backend.name));
+        // The entry's lock is held while the CA is made, so that two who ask at once get the same one.
+        let made = self.builtin.entry(folder.clone()).or_try_insert_with(|| {
+            let name = format!("{mesh} {} CA", backend.name);
+            Builtin::load_or_create(&folder, &name, settings.root_lifetime, self.clock.clone()).map(Arc::new)
+        });
+        made.map(|ca| ca.clone()).map_err(|error| error.to_string())
+    }
+}
+
+impl AuthoritySource for Authorities {
+    fn of(&self, mesh: &str, backend: &Backend) -> Result<Arc<dyn CertificateAuthority>, String> {
+        match &backend.kind {
+            BackendKind::Builtin(_) => Ok(self.builtin(mesh, backend)?),
+            BackendKind::CertManager { issuer, .. } => match &self.cert_manager {
+                Some(cert_manager) => Ok(Arc::new(cert_manager.authority(issuer.clone()))),
+                None => Err("a certmanager backend needs Kubernetes, and this server has no cluster".to_owned()),
+            },
+        }
+    }
+
+    fn own_root(&self, mesh: &str, backend: &Backend) -> Result<Option<Certificate>, String> {
+        match &backend.kind {
+            BackendKind::Builtin(_) => Ok(Some(self.builtin(mesh, backend)?.root().clone())),
+            BackendKind::CertManager { .. } => Ok(None),
         }
     }
 }

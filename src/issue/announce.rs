@@ -1,0 +1,139 @@
+//! Tells the trust store which CA each listed backend issues under, before any proxy asks.
+//!
+//! A mesh's trust bundle holds the CAs of *all* listed backends, also of those that do not sign. A builtin CA just shows
+//! its root. An issuer that is to name its CA itself (no `conf.caCert`) does so only with an answer to a request: so one
+//! certificate is asked for that nobody gets, its key thrown away at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::ca::{AuthoritySource, SigningRequest};
+use super::issuer::{IssueError, learnable};
+use super::renewal::retry_after;
+use super::verify::{Expected, verify};
+use super::{csr, issuer};
+use crate::model::bundle::Bundle;
+use crate::model::policy::{Backend, BackendKind, CaSource, PolicySet};
+use crate::model::roots::{RootNews, RootSink};
+use crate::runtime::clock::Clock;
+
+/// An issuer's CA changes without anybody telling us; issuances tell for the backend that signs, this asks for the others.
+const ASK_AGAIN: Duration = Duration::from_secs(3600);
+
+/// The probe's lifetime where the Mesh says none: it is of no use to anybody, so let it be short.
+const PROBE_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// What it works with.
+#[derive(Debug, Clone)]
+pub struct Announcer {
+    /// Makes a CA of a backend's policy.
+    pub authorities: Arc<dyn AuthoritySource>,
+    /// Where the roots are told.
+    pub roots: Arc<dyn RootSink>,
+    /// The time.
+    pub clock: Clock,
+}
+
+type Key = (Arc<str>, Arc<str>);
+
+impl Announcer {
+    /// Announces the roots of all backends of `policies`, for as long as they are listed.
+    pub async fn run(self, mut policies: watch::Receiver<Arc<PolicySet>>) {
+        let mut running = JoinSet::new();
+        let mut probes: HashMap<Key, (Arc<Backend>, AbortHandle)> = HashMap::new();
+        loop {
+            let wanted = policies.borrow_and_update().clone();
+            let mut kept = HashMap::new();
+            for policy in wanted.meshes.values() {
+                for backend in &policy.backends {
+                    let key = (policy.name.clone(), backend.name.clone());
+                    let probe = match probes.remove(&key) {
+                        Some((same, probe)) if same == *backend => probe,
+                        changed => {
+                            if let Some((_, old)) = changed {
+                                old.abort();
+                            }
+                            running.spawn(self.clone().announce(policy.name.clone(), backend.clone()))
+                        }
+                    };
+                    kept.insert(key, (backend.clone(), probe));
+                }
+            }
+            for (_, probe) in std::mem::replace(&mut probes, kept).into_values() {
+                probe.abort();
+            }
+            while running.try_join_next().is_some() {}
+            if policies.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>) {
+        let issues_names_its_ca = matches!(&backend.kind, BackendKind::CertManager { trust: CaSource::Issuer, .. });
+        match self.authorities.own_root(&mesh, &backend) {
+            Ok(Some(root)) => self.roots.publish(&mesh, &backend.name, RootNews::Own(root)),
+            Ok(None) if issues_names_its_ca => self.probe_for_ever(&mesh, &backend).await,
+            Ok(None) => {}
+            Err(reason) => {
+                tracing::error!(%mesh, backend = %backend.name, reason, "the backend cannot be used");
+                self.roots.publish(&mesh, &backend.name, RootNews::Missing(reason));
+            }
+        }
+    }
+
+    async fn probe_for_ever(&self, mesh: &Arc<str>, backend: &Arc<Backend>) {
+        let mut failures = 0;
+        loop {
+            let wait = match self.probe(mesh, backend).await {
+                Ok((root, needed_until)) => {
+                    failures = 0;
+                    self.roots.publish(mesh, &backend.name, RootNews::Learned { root, needed_until });
+                    ASK_AGAIN.mul_f64(0.9 + 0.2 * fastrand::f64())
+                }
+                Err(error) => {
+                    failures += 1;
+                    let wait = retry_after(error.patience(), failures, None, fastrand::f64());
+                    tracing::warn!(%mesh, backend = %backend.name, %error, again_in = ?wait, "the issuer's CA is not known");
+                    self.roots.publish(mesh, &backend.name, RootNews::Missing(error.to_string()));
+                    wait
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn probe(
+        &self,
+        mesh: &Arc<str>,
+        backend: &Arc<Backend>,
+    ) -> Result<(crate::model::certificate::Certificate, Timestamp), IssueError> {
+        let authority = self.authorities.of(mesh, backend).map_err(IssueError::Internal)?;
+        let spiffe_id: Arc<str> = format!("spiffe://{mesh}/envoy-sds/probe").into();
+        let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
+        let issued = authority
+            .sign(SigningRequest {
+                mesh: mesh.clone(),
+                proxy: "probe".into(),
+                spiffe_id: spiffe_id.clone(),
+                csr: made.request,
+                lifetime: Some(backend.leaf_lifetime.unwrap_or(PROBE_LIFETIME)),
+                request_timeout: backend.request_timeout,
+            })
+            .await?;
+        let subject = issuer::Subject { mesh: mesh.clone(), proxy: "probe".into(), spiffe_id: spiffe_id.clone() };
+        let policy_digest = issuer::policy_digest(backend, &subject);
+        let expected = Expected { spiffe_id, public_key: made.public_key, policy_digest };
+        let (root, needed_until) = learnable(&issued, &expected)?;
+        let bundle =
+            Bundle::from_certificates([root.clone()]).map_err(|error| IssueError::Internal(error.to_string()))?;
+        // A root that the issuer's own leaf does not lead to would make every proxy refuse every other.
+        verify(&issued, &expected, made.key, &bundle, self.clock.now())?;
+        Ok((root, needed_until))
+    }
+}

@@ -1,0 +1,260 @@
+//! The `builtin` backend: a root that is made on first start and kept in the state directory.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+};
+use time::OffsetDateTime;
+use zeroize::Zeroizing;
+
+use super::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use crate::model::certificate::{Certificate, CertificateError};
+use crate::runtime::clock::Clock;
+use crate::runtime::private_file;
+
+/// Lifetime of a leaf whose Mesh does not say one.
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Leaves are dated back a little, as other CAs do: a peer's clock may be behind.
+const DATED_BACK: SignedDuration = SignedDuration::from_secs(30);
+
+/// A CA whose key this server holds.
+pub struct Builtin(Arc<Inner>);
+
+struct Inner {
+    root: Certificate,
+    issuer: Issuer<'static, KeyPair>,
+    clock: Clock,
+}
+
+/// Why the CA cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BuiltinError {
+    /// A file cannot be read or written.
+    #[error("the builtin CA's files cannot be used: {0}")]
+    Io(#[from] std::io::Error),
+    /// One file without the other: never made anew over what is there, since proxies may trust it.
+    #[error("{} is there, but {} is not; restore it, or remove both to have a new CA made (peers that trust the old one will refuse the new one)", .present.display(), .missing.display())]
+    Half {
+        /// The file that is there.
+        present: PathBuf,
+        /// The file that is not.
+        missing: PathBuf,
+    },
+    /// Not a certificate.
+    #[error("{}: {error}", .path.display())]
+    Certificate {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        error: CertificateError,
+    },
+    /// Not the certificate's key, or no key at all.
+    #[error("{} is not the private key of the CA certificate beside it", .0.display())]
+    Key(PathBuf),
+    /// It is over.
+    #[error("the CA certificate {} expired at {not_after}; remove it and its key to have a new CA made", .path.display())]
+    Expired {
+        /// Which file.
+        path: PathBuf,
+        /// When.
+        not_after: Timestamp,
+    },
+    /// rcgen's.
+    #[error("cannot make a CA: {0}")]
+    Make(#[from] rcgen::Error),
+}
+
+impl Builtin {
+    /// Loads the CA in `folder`, or makes one there that lives for `lifetime`. The key's file has mode 0600.
+    ///
+    /// # Errors
+    /// [`BuiltinError`]; what is there is never overwritten.
+    pub fn load_or_create(folder: &Path, name: &str, lifetime: Duration, clock: Clock) -> Result<Self, BuiltinError> {
+        let (certificate_file, key_file) = (folder.join("ca.crt"), folder.join("ca.key"));
+        match (certificate_file.exists(), key_file.exists()) {
+            (true, true) => {}
+            (false, false) => {
+                create(&certificate_file, &key_file, name, lifetime, clock.now())?;
+                tracing::info!(file = %certificate_file.display(), "made a new root CA");
+            }
+            (true, false) => return Err(BuiltinError::Half { present: certificate_file, missing: key_file }),
+            (false, true) => return Err(BuiltinError::Half { present: key_file, missing: certificate_file }),
+        }
+        let pem = std::fs::read(&certificate_file)?;
+        let bad = |error| BuiltinError::Certificate { path: certificate_file.clone(), error };
+        let root = Certificate::many_from_pem(&pem).map_err(bad)?.swap_remove(0);
+        let key = Zeroizing::new(std::fs::read_to_string(&key_file)?);
+        // The library's error is dropped on purpose: it must not quote a key.
+        let key = KeyPair::from_pem(&key).ok().filter(|key| key.subject_public_key_info() == root.public_key());
+        let key = key.ok_or(BuiltinError::Key(key_file))?;
+        let not_after = root.validity().not_after;
+        if not_after < clock.now() {
+            return Err(BuiltinError::Expired { path: certificate_file, not_after });
+        }
+        let issuer = Issuer::from_ca_cert_der(root.der(), key)?;
+        Ok(Self(Arc::new(Inner { root, issuer, clock })))
+    }
+
+    /// The root certificate.
+    pub fn root(&self) -> &Certificate {
+        &self.0.root
+    }
+}
+
+impl fmt::Debug for Builtin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builtin").field("root", &self.0.root).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl CertificateAuthority for Builtin {
+    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+        let ca = self.0.clone();
+        tokio::task::spawn_blocking(move || ca.sign(&request))
+            .await
+            .unwrap_or_else(|error| Err(CaError::Unavailable(error.to_string())))
+    }
+}
+
+impl Inner {
+    fn sign(&self, request: &SigningRequest) -> Result<IssuedChain, CaError> {
+        let invalid = |error: rcgen::Error| CaError::Invalid(error.to_string());
+        let mut csr = CertificateSigningRequestParams::from_der(&request.csr.as_slice().into()).map_err(invalid)?;
+        let now = self.clock.now();
+        let wanted = now.saturating_add(request.lifetime.unwrap_or(DEFAULT_LIFETIME)).unwrap_or(Timestamp::MAX);
+        let until = wanted.min(self.root.validity().not_after); // nobody accepts a leaf that outlives its CA
+        let from = now.saturating_sub(DATED_BACK).unwrap_or(now).max(self.root.validity().not_before);
+        let params = &mut csr.params;
+        (params.not_before, params.not_after) = (offset(from), offset(until));
+        params.distinguished_name = DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let leaf = csr.signed_by(&self.issuer).map_err(invalid)?;
+        let leaf = Certificate::from_der(leaf.der().clone()).map_err(|error| CaError::BadAnswer(error.to_string()))?;
+        Ok(IssuedChain { certificates: vec![leaf], authority: vec![self.root.clone()] })
+    }
+}
+
+fn create(
+    certificate_file: &Path,
+    key_file: &Path,
+    name: &str,
+    lifetime: Duration,
+    now: Timestamp,
+) -> Result<(), BuiltinError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "envoy-sds");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = offset(now.saturating_sub(DATED_BACK).unwrap_or(now));
+    params.not_after = offset(now.saturating_add(lifetime).unwrap_or(Timestamp::MAX));
+    let root = params.self_signed(&key)?;
+    // The key first: a crash in between leaves a key that nobody trusts, never a root without a key.
+    private_file::write(key_file, Zeroizing::new(key.serialize_pem()).as_bytes())?;
+    private_file::write(certificate_file, root.pem().as_bytes())?;
+    Ok(())
+}
+
+fn offset(timestamp: Timestamp) -> OffsetDateTime {
+    // X.509 has no times after the year 9999, and neither has jiff.
+    OffsetDateTime::from_unix_timestamp(timestamp.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::issue::csr;
+    use crate::testing::certs::timestamp;
+
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    fn request(lifetime: Option<Duration>) -> SigningRequest {
+        SigningRequest {
+            mesh: "default".into(),
+            proxy: "web-0".into(),
+            spiffe_id: "spiffe://default/web".into(),
+            csr: csr::generate("spiffe://default/web").unwrap().request,
+            lifetime,
+            request_timeout: Duration::from_secs(10),
+        }
+    }
+
+    fn load(folder: &Path, lifetime: Duration) -> Result<Builtin, BuiltinError> {
+        Builtin::load_or_create(folder, "default CA", lifetime, Clock::simulated(timestamp(1_800_000_000)))
+    }
+
+    #[tokio::test]
+    async fn signs_as_asked_and_never_beyond_its_own_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = load(folder.path(), YEAR).unwrap();
+        let issued = ca.sign(request(Some(Duration::from_secs(3_600)))).await.unwrap();
+        let [leaf] = issued.certificates.as_slice() else { panic!("one leaf") };
+        assert_eq!(leaf.validity().not_after, timestamp(1_800_003_600));
+        assert_eq!((leaf.subject(), leaf.is_ca()), ("", false));
+        assert_eq!(leaf.uris(), ["spiffe://default/web"]);
+        let issued = ca.sign(request(Some(10 * YEAR))).await.unwrap();
+        assert_eq!(issued.certificates[0].validity().not_after, ca.root().validity().not_after);
+        let issued = ca.sign(request(None)).await.unwrap();
+        assert_eq!(issued.certificates[0].validity().not_after, timestamp(1_800_086_400));
+    }
+
+    #[tokio::test]
+    async fn refuses_what_is_no_csr() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut request = request(None);
+        request.csr = b"nonsense".to_vec();
+        assert!(matches!(load(folder.path(), YEAR).unwrap().sign(request).await, Err(CaError::Invalid(_))));
+    }
+
+    #[test]
+    fn is_made_once_and_its_key_is_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = load(folder.path(), YEAR).unwrap();
+        assert_eq!(load(folder.path(), YEAR).unwrap().root(), first.root());
+        let mode = std::fs::metadata(folder.path().join("ca.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(first.root().is_self_signed());
+    }
+
+    #[test]
+    fn never_makes_a_new_one_over_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        load(folder.path(), YEAR).unwrap();
+        let key = std::fs::read(folder.path().join("ca.key")).unwrap();
+        std::fs::remove_file(folder.path().join("ca.key")).unwrap();
+        assert!(matches!(load(folder.path(), YEAR), Err(BuiltinError::Half { .. })));
+        std::fs::write(folder.path().join("ca.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        assert!(matches!(load(folder.path(), YEAR), Err(BuiltinError::Key(_))));
+        std::fs::write(folder.path().join("ca.key"), "junk").unwrap();
+        assert!(matches!(load(folder.path(), YEAR), Err(BuiltinError::Key(_))));
+        std::fs::write(folder.path().join("ca.key"), key).unwrap();
+        load(folder.path(), YEAR).unwrap();
+        std::fs::write(folder.path().join("ca.crt"), "junk").unwrap();
+        assert!(matches!(load(folder.path(), YEAR), Err(BuiltinError::Certificate { .. })));
+    }
+
+    #[test]
+    fn says_so_when_it_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        load(folder.path(), Duration::from_secs(60)).unwrap();
+        let later = Clock::simulated(timestamp(1_800_000_100));
+        let error = Builtin::load_or_create(folder.path(), "default CA", YEAR, later).unwrap_err();
+        assert!(error.to_string().contains("expired"), "{error}");
+    }
+}

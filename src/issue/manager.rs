@@ -1,0 +1,155 @@
+//! The certificate manager's handle: ask for a proxy's certificate, and watch it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+
+use crate::model::identity::{Identity, ProxyKey};
+use crate::model::svid::Svid;
+use crate::runtime::clock::Clock;
+
+/// Keeps every wanted proxy's certificate issued and renewed. Cheap to clone; the work is done by one task.
+#[derive(Debug, Clone)]
+pub struct Manager {
+    pub(super) slots: Slots,
+    pub(super) commands: mpsc::UnboundedSender<Command>,
+}
+
+/// What is held for each proxy. Written by the worker alone, but for the creation of a slot.
+pub(super) type Slots = Arc<DashMap<ProxyKey, Slot>>;
+
+/// What is held for one proxy.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) current: watch::Sender<Option<Arc<Svid>>>,
+    pub(super) status: Status,
+}
+
+/// How a proxy's certificate is doing, for operators.
+#[derive(Debug, Clone, Default)]
+pub struct Status {
+    /// When the next attempt is due: renewal, or the retry after a failure.
+    pub next: Option<Timestamp>,
+    /// Why the last attempt failed; `None` after a good one.
+    pub error: Option<String>,
+}
+
+/// What the worker is told.
+#[derive(Debug)]
+pub(super) enum Command {
+    Wanted(ProxyKey),
+    Unwanted(ProxyKey),
+}
+
+/// A subscription to a proxy's certificate; while one of them lives, the certificate is issued and renewed.
+#[derive(Debug)]
+pub struct Subscription {
+    /// `None` until the first is issued, then always the newest good one.
+    pub current: watch::Receiver<Option<Arc<Svid>>>,
+    /// Tells the manager when it is dropped.
+    pub interest: Interest,
+}
+
+/// See [`Subscription::interest`].
+#[derive(Debug)]
+pub struct Interest {
+    key: ProxyKey,
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Drop for Interest {
+    fn drop(&mut self) {
+        // The worker is gone only when the program is.
+        let _ = self.commands.send(Command::Unwanted(self.key.clone()));
+    }
+}
+
+impl Manager {
+    /// Subscribes to the certificate of `identity`'s proxy.
+    pub fn subscribe(&self, identity: &Identity) -> Subscription {
+        let key = identity.proxy_key();
+        let current = self
+            .slots
+            .entry(key.clone())
+            .or_insert_with(|| Slot { current: watch::channel(None).0, status: Status::default() })
+            .current
+            .subscribe();
+        let _ = self.commands.send(Command::Wanted(key.clone()));
+        Subscription { current, interest: Interest { key, commands: self.commands.clone() } }
+    }
+
+    /// Every proxy's certificate and status, ordered.
+    pub fn snapshot(&self) -> BTreeMap<ProxyKey, (Option<Arc<Svid>>, Status)> {
+        self.slots
+            .iter()
+            .map(|slot| (slot.key().clone(), (slot.current.borrow().clone(), slot.status.clone())))
+            .collect()
+    }
+
+    /// Registers the gauges about what is held.
+    pub fn register(&self, registry: &mut Registry, clock: Clock) {
+        registry.register_collector(Box::new(Held { slots: self.slots.clone(), clock }));
+    }
+}
+
+/// Gauges that are computed when they are scraped.
+struct Held {
+    slots: Slots,
+    clock: Clock,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
+    }
+}
+
+#[derive(Default)]
+struct MeshGauges {
+    connected: i64,
+    earliest: Option<i64>,
+    unserved: bool,
+}
+
+impl Collector for Held {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let now = self.clock.now();
+        let mut meshes: BTreeMap<Arc<str>, MeshGauges> = BTreeMap::new();
+        for slot in self.slots.iter().filter(|slot| slot.current.receiver_count() > 0) {
+            let gauges = meshes.entry(slot.key().mesh.clone()).or_default();
+            gauges.connected += 1;
+            let ends = slot.current.borrow().as_ref().map(|svid| svid.validity().not_after);
+            gauges.unserved |= ends.is_none_or(|ends| ends < now);
+            gauges.earliest = gauges.earliest.into_iter().chain(ends.map(Timestamp::as_second)).min();
+        }
+        let mut gauge = |name, help, value: fn(&MeshGauges) -> Option<i64>| -> fmt::Result {
+            let family = meshes.iter().filter_map(|(mesh, gauges)| Some((mesh, value(gauges)?)));
+            let mut encoder =
+                encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
+            for (mesh, value) in family {
+                let labels = [("mesh", &**mesh)];
+                ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
+            }
+            Ok(())
+        };
+        gauge("proxies", "Proxies that are subscribed to a certificate", |gauges| Some(gauges.connected))?;
+        gauge(
+            "certificate_expiration_timestamp_seconds",
+            "When the first of the certificates in use ends, in Unix seconds",
+            |gauges| gauges.earliest,
+        )?;
+        gauge(
+            "certificate_ready_status",
+            "1 if every subscribed proxy of the mesh has a certificate that is valid now, else 0",
+            |gauges| Some(i64::from(!gauges.unserved)),
+        )
+    }
+}

@@ -1,0 +1,64 @@
+//! What operators watch about issuance.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Labels of an issuance.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct IssuanceLabels {
+    pub(crate) mesh: String,
+    pub(crate) backend: String,
+    pub(crate) outcome: &'static str,
+}
+
+/// Labels of a renewal error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct BackendLabels {
+    pub(crate) mesh: String,
+    pub(crate) backend: String,
+}
+
+/// Label of a duration.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DurationLabels {
+    pub(crate) backend: String,
+}
+
+/// The metrics of this stage. Gauges about what is held right now are read at scrape time, see
+/// [`super::manager::Manager::register`].
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub(crate) issuances: Family<IssuanceLabels, Counter>,
+    pub(crate) renewal_errors: Family<BackendLabels, Counter>,
+    pub(crate) duration: Family<DurationLabels, Histogram, fn() -> Histogram>,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn new(registry: &mut Registry) -> Arc<Self> {
+        // 5 ms (the builtin CA) to 11 minutes (somebody approves by hand).
+        let metrics = Self {
+            issuances: Family::default(),
+            renewal_errors: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 18))),
+        };
+        registry.register("issuances", "Attempts to issue a certificate, by outcome", metrics.issuances.clone());
+        registry.register(
+            "certificate_renewal_errors",
+            "Failed attempts to renew a certificate that is in use",
+            metrics.renewal_errors.clone(),
+        );
+        registry.register_with_unit(
+            "issuance_duration",
+            "Time from the decision to issue until the certificate is verified",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        Arc::new(metrics)
+    }
+}

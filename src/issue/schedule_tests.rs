@@ -1,0 +1,252 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::identity::Instance;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + second).unwrap()
+}
+
+fn key(name: &str) -> ProxyKey {
+    key_in("default", name)
+}
+
+fn key_in(mesh: &str, name: &str) -> ProxyKey {
+    ProxyKey {
+        mesh: mesh.into(),
+        spiffe_id: format!("spiffe://{mesh}/{name}").into(),
+        instance: Instance::Proven(name.into()),
+    }
+}
+
+fn opened(limit: usize) -> Schedule {
+    let mut schedule = Schedule::new(limit);
+    schedule.open(&"default".into(), true);
+    schedule
+}
+
+fn sign(name: &str) -> Step {
+    Step::Sign(key(name))
+}
+
+#[test]
+fn what_is_wanted_is_signed_once_and_renewed_when_due() {
+    let mut schedule = opened(8);
+    schedule.wanted(&key("a"), at(0));
+    schedule.wanted(&key("a"), at(0));
+    assert_eq!(schedule.steps(at(0)), [sign("a")]);
+    assert_eq!(schedule.steps(at(1)), []);
+    schedule.issued(&key("a"), at(60), at(90));
+    assert_eq!(schedule.wake_at(), Some(at(60)));
+    assert_eq!(schedule.steps(at(59)), []);
+    assert_eq!(schedule.steps(at(60)), [sign("a")]);
+}
+
+#[test]
+fn unserved_proxies_overtake_renewals_and_the_first_to_end_is_renewed_first() {
+    let mut schedule = opened(8);
+    for (name, until) in [("late", 300), ("soon", 200), ("ended", 95)] {
+        schedule.wanted(&key(name), at(0));
+        schedule.steps(at(0));
+        schedule.issued(&key(name), at(90), at(until));
+    }
+    schedule.in_flight_limit = 1;
+    schedule.wanted(&key("new"), at(100));
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let steps = schedule.steps(at(100));
+        let [Step::Sign(next)] = steps.as_slice() else { panic!("one at a time: {steps:?}") };
+        order.push(next.instance.name().to_owned());
+        schedule.issued(next, at(1_000), at(2_000));
+    }
+    assert_eq!(order, ["ended", "new", "soon", "late"]);
+}
+
+#[test]
+fn a_mesh_that_is_stuck_holds_up_no_other() {
+    let mut schedule = Schedule::new(1);
+    for mesh in ["stuck", "fine"] {
+        schedule.open(&mesh.into(), true);
+        schedule.wanted(&key_in(mesh, "a"), at(0));
+        schedule.wanted(&key_in(mesh, "b"), at(0));
+    }
+    assert_eq!(schedule.steps(at(0)).len(), 2);
+    schedule.issued(&key_in("fine", "a"), at(60), at(90));
+    assert_eq!(schedule.steps(at(1)), [Step::Sign(key_in("fine", "b"))]);
+}
+
+#[test]
+fn a_closed_mesh_signs_nothing_until_it_opens() {
+    let mut schedule = Schedule::new(1);
+    schedule.wanted(&key("a"), at(0));
+    assert_eq!(schedule.steps(at(0)), []);
+    schedule.open(&"default".into(), true);
+    assert_eq!(schedule.steps(at(5)), [sign("a")]);
+    schedule.close_others(|_| false);
+    schedule.issued(&key("a"), at(60), at(90));
+    assert_eq!(schedule.steps(at(60)), []);
+}
+
+#[test]
+fn a_failure_is_tried_again_and_the_leaf_in_use_counts_on() {
+    let mut schedule = opened(1);
+    schedule.wanted(&key("a"), at(0));
+    schedule.steps(at(0));
+    assert_eq!(
+        schedule.failed(&key("a"), at(0), |_, left| {
+            assert_eq!(left, None);
+            Duration::from_secs(5)
+        }),
+        Some(at(5))
+    );
+    assert_eq!(schedule.steps(at(5)), [sign("a")]);
+    schedule.issued(&key("a"), at(60), at(90));
+    schedule.steps(at(60));
+    let next = schedule.failed(&key("a"), at(70), |failures, left| {
+        assert_eq!((failures, left), (1, Some(Duration::from_secs(20))));
+        Duration::from_secs(3)
+    });
+    assert_eq!(next, Some(at(73)));
+}
+
+#[test]
+fn an_abandoned_proxy_is_remembered_for_a_while() {
+    let mut schedule = opened(1);
+    schedule.wanted(&key("a"), at(0));
+    schedule.steps(at(0));
+    schedule.issued(&key("a"), at(60), at(90));
+    schedule.unwanted(&key("a"), at(10));
+    assert_eq!(schedule.steps(at(60)), [], "nobody wants the renewal");
+    schedule.wanted(&key("a"), at(100));
+    assert_eq!(schedule.steps(at(100)), [sign("a")], "what was put off is made up for");
+    schedule.issued(&key("a"), at(10_000), at(20_000));
+    schedule.unwanted(&key("a"), at(200));
+    assert_eq!(schedule.steps(at(799)), []);
+    assert_eq!(schedule.steps(at(800)), [Step::Forget(key("a"))]);
+    assert_eq!(schedule.wake_at(), None);
+}
+
+#[test]
+fn a_request_in_flight_survives_a_reconnect_and_is_given_up_after_a_while() {
+    let mut schedule = opened(1);
+    schedule.wanted(&key("a"), at(0));
+    schedule.steps(at(0));
+    schedule.unwanted(&key("a"), at(1));
+    schedule.wanted(&key("a"), at(2));
+    assert_eq!(schedule.steps(at(1_000)), []);
+    schedule.unwanted(&key("a"), at(1_000));
+    assert_eq!(schedule.steps(at(1_600)), [Step::Forget(key("a"))]);
+    schedule.wanted(&key("b"), at(1_600));
+    assert_eq!(schedule.steps(at(1_600)), [sign("b")], "its place is free again");
+    schedule.issued(&key("a"), at(1), at(2)); // an answer that comes too late changes nothing
+    assert_eq!(schedule.steps(at(1_601)), []);
+}
+
+#[test]
+fn a_change_of_policy_restarts_what_is_in_flight_and_brings_renewals_forward() {
+    let mut schedule = opened(8);
+    for name in ["has-leaf", "in-flight", "in-backoff"] {
+        schedule.wanted(&key(name), at(0));
+    }
+    schedule.steps(at(0));
+    schedule.issued(&key("has-leaf"), at(1_000), at(2_000));
+    schedule.failed(&key("in-backoff"), at(0), |_, _| Duration::from_secs(300));
+    let restarted: Vec<_> =
+        ["has-leaf", "in-flight", "in-backoff"].map(|name| schedule.restart(&key(name), at(15), at(10))).to_vec();
+    assert_eq!(restarted, [false, true, false]);
+    assert_eq!(schedule.steps(at(10)), [sign("in-backoff"), sign("in-flight")]);
+    assert_eq!(schedule.steps(at(15)), [sign("has-leaf")]);
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Wanted(u8),
+    Unwanted(u8),
+    Issued(u8),
+    Failed(u8),
+    Restart(u8),
+    Open(bool),
+    Pass(u16),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let who = 0..6_u8;
+    prop_oneof![
+        who.clone().prop_map(Event::Wanted),
+        who.clone().prop_map(Event::Unwanted),
+        who.clone().prop_map(Event::Issued),
+        who.clone().prop_map(Event::Failed),
+        who.prop_map(Event::Restart),
+        any::<bool>().prop_map(Event::Open),
+        (0..700_u16).prop_map(Event::Pass),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: the limit holds, nobody is signed for twice at a time, and once the mesh is open
+    /// and all signings land, everyone who is wanted has a leaf.
+    #[test]
+    fn invariants(events in proptest::collection::vec(event(), 0..200)) {
+        const LIMIT: usize = 2;
+        let mut schedule = opened(LIMIT);
+        let (mut now, mut flying, mut wanted) = (0_i64, BTreeSet::new(), HashMap::<ProxyKey, usize>::new());
+        let mut served = BTreeSet::new();
+        let settle = |schedule: &mut Schedule, now, flying: &mut BTreeSet<ProxyKey>, served: &mut BTreeSet<ProxyKey>| {
+            for step in schedule.steps(at(now)) {
+                match step {
+                    Step::Sign(key) => assert!(flying.insert(key), "signed for twice"),
+                    Step::Forget(key) => { flying.remove(&key); served.remove(&key); }
+                }
+            }
+            assert!(flying.len() <= LIMIT);
+        };
+        for event in events {
+            match event {
+                Event::Wanted(who) => {
+                    let key = key(&who.to_string());
+                    *wanted.entry(key.clone()).or_default() += 1;
+                    schedule.wanted(&key, at(now));
+                }
+                Event::Unwanted(who) => {
+                    let key = key(&who.to_string());
+                    if let Some(count) = wanted.get_mut(&key).filter(|count| **count > 0) {
+                        *count -= 1;
+                        schedule.unwanted(&key, at(now));
+                    }
+                }
+                Event::Issued(who) => {
+                    let key = key(&who.to_string());
+                    if flying.remove(&key) {
+                        schedule.issued(&key, at(now + 60), at(now + 90));
+                        served.insert(key);
+                    }
+                }
+                Event::Failed(who) => {
+                    let key = key(&who.to_string());
+                    if flying.remove(&key) {
+                        schedule.failed(&key, at(now), |_, _| Duration::from_secs(5));
+                    }
+                }
+                Event::Restart(who) => {
+                    let key = key(&who.to_string());
+                    prop_assert_eq!(schedule.restart(&key, at(now + 5), at(now)), flying.remove(&key));
+                }
+                Event::Open(open) => schedule.open(&"default".into(), open),
+                Event::Pass(seconds) => now += i64::from(seconds),
+            }
+            settle(&mut schedule, now, &mut flying, &mut served);
+        }
+        schedule.open(&"default".into(), true);
+        for _ in 0..20 {
+            settle(&mut schedule, now, &mut flying, &mut served);
+            for key in std::mem::take(&mut flying) {
+                schedule.issued(&key, at(now + 10_000), at(now + 20_000));
+                served.insert(key);
+            }
+            now += 5;
+        }
+        for (key, count) in wanted {
+            prop_assert!(count == 0 || served.contains(&key), "{key} is wanted and has nothing");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What a CA returned, seen with the eyes of the proxies that will be shown it. The only maker of [`Svid`]s.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+
+use super::ca::IssuedChain;
+use crate::model::bundle::Bundle;
+use crate::model::certificate::Certificate;
+use crate::model::key::PrivateKeyPem;
+use crate::model::svid::Svid;
+
+/// What the leaf has to be.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// Its one URI SAN.
+    pub spiffe_id: Arc<str>,
+    /// SubjectPublicKeyInfo of our key, DER.
+    pub public_key: Vec<u8>,
+    /// Digest of what it was issued for; goes into the [`Svid`].
+    pub policy_digest: Arc<str>,
+}
+
+/// Why a chain is not served. Nothing in these is secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// No certificate in the answer is for our key.
+    #[error("none of the {0} certificates returned is for the key that was sent")]
+    KeyMismatch(usize),
+    /// Another name, more names, or none.
+    #[error("the leaf's names are {found}; it has to carry {expected} and nothing else")]
+    WrongNames {
+        /// What it has.
+        found: String,
+        /// What it should have.
+        expected: Arc<str>,
+    },
+    /// A CA certificate where a leaf was asked for.
+    #[error("a CA certificate was returned where a leaf was asked for")]
+    IsCa,
+    /// It is over.
+    #[error("the leaf expired at {0}")]
+    Expired(Timestamp),
+    /// It begins later.
+    #[error("the leaf is valid only from {0}; is the CA's clock ahead of this server's?")]
+    NotYetValid(Timestamp),
+    /// The proxies of the mesh would refuse it.
+    #[error(
+        "proxies of the mesh would refuse the leaf: {reason}; it was issued by {issuer:?}, and the mesh trusts {trusted}"
+    )]
+    Untrusted {
+        /// What path validation says.
+        reason: String,
+        /// The leaf's issuer.
+        issuer: String,
+        /// Subjects of the CAs that the mesh trusts.
+        trusted: String,
+    },
+}
+
+impl VerifyError {
+    /// How long to hold the leaf back, if waiting a moment makes it good: clocks of a CA and of this server differ a little.
+    pub fn good_in(&self, now: Timestamp) -> Option<Duration> {
+        const TOLERATED: SignedDuration = SignedDuration::from_secs(60);
+        match self {
+            Self::NotYetValid(from) => {
+                let wait = from.duration_since(now);
+                (wait <= TOLERATED).then(|| wait.unsigned_abs())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Checks an answer and makes an [`Svid`] of it: our key, exactly the expected SPIFFE ID, valid now, for both sides of TLS,
+/// with a path to a CA of `trust`. The chain is put into order (leaf, then each one's issuer); roots and strangers are
+/// left out (RFC 8446 §4.4.2 lets a root be omitted, and it proves nothing to anybody).
+///
+/// # Errors
+/// [`VerifyError`]: the first thing that is wrong.
+pub fn verify(
+    issued: &IssuedChain,
+    expected: &Expected,
+    key: PrivateKeyPem,
+    trust: &Bundle,
+    now: Timestamp,
+) -> Result<Svid, VerifyError> {
+    let leaf = issued
+        .certificates
+        .iter()
+        .find(|certificate| certificate.public_key() == expected.public_key)
+        .ok_or(VerifyError::KeyMismatch(issued.certificates.len()))?;
+    if leaf.is_ca() {
+        return Err(VerifyError::IsCa);
+    }
+    if leaf.uris() != [&*expected.spiffe_id] || leaf.other_names() > 0 {
+        return Err(VerifyError::WrongNames { found: names(leaf), expected: expected.spiffe_id.clone() });
+    }
+    let validity = leaf.validity();
+    if validity.not_after < now {
+        return Err(VerifyError::Expired(validity.not_after));
+    }
+    if now < validity.not_before {
+        return Err(VerifyError::NotYetValid(validity.not_before));
+    }
+    let intermediates = in_order(leaf, &issued.certificates);
+    let anchor = path(leaf, &intermediates, trust, now)?;
+    Ok(Svid {
+        spiffe_id: expected.spiffe_id.clone(),
+        leaf: leaf.clone(),
+        intermediates,
+        key,
+        anchor,
+        policy_digest: expected.policy_digest.clone(),
+    })
+}
+
+/// Whether a leaf that is in use would be accepted under `trust`: asked when the trust changes.
+pub fn is_trusted(svid: &Svid, trust: &Bundle, now: Timestamp) -> bool {
+    path(&svid.leaf, &svid.intermediates, trust, now).is_ok()
+}
+
+/// The issuers of `leaf` among `candidates`, each followed by its own, up to but without a root.
+fn in_order(leaf: &Certificate, candidates: &[Certificate]) -> Vec<Certificate> {
+    let mut chain: Vec<Certificate> = Vec::new();
+    let mut last = leaf;
+    while let Some(next) = candidates
+        .iter()
+        .find(|next| last.names_issuer(next) && !next.is_self_issued() && *next != leaf && !chain.contains(next))
+    {
+        chain.push(next.clone());
+        last = next;
+    }
+    chain
+}
+
+/// Finds a path to a CA of `trust`, for client and server alike, and says which CA it is.
+fn path(
+    leaf: &Certificate,
+    intermediates: &[Certificate],
+    trust: &Bundle,
+    now: Timestamp,
+) -> Result<Certificate, VerifyError> {
+    let untrusted = |reason: String| VerifyError::Untrusted {
+        reason,
+        issuer: leaf.issuer().to_owned(),
+        trusted: trust.certificates().iter().map(|ca| format!("{:?}", ca.subject())).collect::<Vec<_>>().join(", "),
+    };
+    let anchors: Vec<TrustAnchor<'_>> =
+        trust.certificates().iter().filter_map(|ca| anchor_from_trusted_cert(ca.der()).ok()).collect();
+    let intermediates: Vec<CertificateDer<'_>> = intermediates.iter().map(|ca| ca.der().clone()).collect();
+    let time = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
+    let end_entity = EndEntityCert::try_from(leaf.der()).map_err(|error| untrusted(error.to_string()))?;
+    let mut anchor = None;
+    for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
+        let path = end_entity
+            .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, &intermediates, time, usage, None, None)
+            .map_err(|error| untrusted(error.to_string()))?;
+        let found = path.anchor();
+        anchor = trust.certificates().iter().find(|ca| {
+            anchor_from_trusted_cert(ca.der()).is_ok_and(|ca| {
+                ca.subject == found.subject && ca.subject_public_key_info == found.subject_public_key_info
+            })
+        });
+    }
+    let anchor = anchor.ok_or_else(|| untrusted("the path leads nowhere".to_owned()))?;
+    // Envoy (BoringSSL) refuses a trust anchor that is over; webpki does not look at an anchor's dates.
+    if anchor.validity().not_after < now {
+        return Err(untrusted(format!("its CA expired at {}", anchor.validity().not_after)));
+    }
+    Ok(anchor.clone())
+}
+
+fn names(leaf: &Certificate) -> String {
+    match (leaf.uris(), leaf.other_names()) {
+        ([], 0) => "absent".to_owned(),
+        (uris, 0) => uris.join(", "),
+        (uris, others) => format!("{} and {others} of other kinds", uris.join(", ")),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::issue::csr;
+    use crate::testing::certs::{LeafOptions, TestCa, timestamp};
+
+    const ID: &str = "spiffe://default/ns/shop/sa/web";
+
+    fn now() -> Timestamp {
+        timestamp(1_800_000_000)
+    }
+
+    /// An SVID with the given validity, under a CA that ends at `anchor_ends`.
+    pub(crate) fn svid_with(validity: (Timestamp, Timestamp), anchor_ends: Timestamp) -> Svid {
+        let ca = TestCa::root_until("CA", anchor_ends);
+        let made = csr::generate(ID).unwrap();
+        let leaf = ca.sign(&made.request, &LeafOptions { validity: Some(validity), ..LeafOptions::default() });
+        Svid {
+            spiffe_id: ID.into(),
+            leaf,
+            intermediates: Vec::new(),
+            key: made.key,
+            anchor: ca.certificate().clone(),
+            policy_digest: "digest".into(),
+        }
+    }
+
+    struct Case {
+        ca: TestCa,
+        request: csr::KeyAndRequest,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            Self { ca: TestCa::root("CA"), request: csr::generate(ID).unwrap() }
+        }
+
+        fn verify(&self, certificates: Vec<Certificate>, trust: &TestCa) -> Result<Svid, VerifyError> {
+            let expected = Expected {
+                spiffe_id: ID.into(),
+                public_key: self.request.public_key.clone(),
+                policy_digest: "digest".into(),
+            };
+            let issued = IssuedChain { certificates, authority: Vec::new() };
+            verify(&issued, &expected, self.request.key.clone(), &trust.bundle(), now())
+        }
+
+        fn leaf(&self, options: &LeafOptions) -> Certificate {
+            self.ca.sign(&self.request.request, options)
+        }
+    }
+
+    #[test]
+    fn a_good_leaf_is_taken() {
+        let case = Case::new();
+        let svid = case.verify(vec![case.leaf(&LeafOptions::default())], &case.ca).unwrap();
+        assert_eq!(svid.anchor, *case.ca.certificate());
+        assert!(svid.intermediates.is_empty());
+    }
+
+    #[test]
+    fn the_chain_is_put_into_order_and_roots_and_strangers_are_left_out() {
+        let root = TestCa::root("Root");
+        let upper = root.intermediate("Upper");
+        let lower = upper.intermediate("Lower");
+        let made = csr::generate(ID).unwrap();
+        let leaf = lower.sign(&made.request, &LeafOptions::default());
+        let stranger = TestCa::root("Other").intermediate("Stranger");
+        let certificates = [&root, &stranger, &upper].map(|ca| ca.certificate().clone()).into_iter();
+        let certificates = certificates.chain([leaf.clone(), lower.certificate().clone()]).collect();
+        let case = Case { ca: lower.clone(), request: made };
+        let svid = case.verify(certificates, &root).unwrap();
+        assert_eq!(svid.leaf, leaf);
+        assert_eq!(svid.intermediates, [lower.certificate().clone(), upper.certificate().clone()]);
+        assert_eq!(svid.anchor, *root.certificate());
+    }
+
+    #[test]
+    fn an_intermediate_may_be_the_anchor() {
+        let issuing = TestCa::root("Root").intermediate("Issuing");
+        let case = Case { ca: issuing.clone(), request: csr::generate(ID).unwrap() };
+        let svid = case.verify(vec![case.leaf(&LeafOptions::default())], &issuing).unwrap();
+        assert_eq!(svid.anchor, *issuing.certificate());
+    }
+
+    #[test]
+    fn what_is_wrong_is_refused() {
+        let case = Case::new();
+        let past = (timestamp(1_700_000_000), timestamp(1_700_000_100));
+        let future = (timestamp(1_800_000_030), timestamp(1_800_001_000));
+        let with = |change: fn(&mut LeafOptions)| {
+            let mut options = LeafOptions::default();
+            change(&mut options);
+            case.verify(vec![case.leaf(&options)], &case.ca).unwrap_err()
+        };
+        let of = |validity| {
+            let options = LeafOptions { validity: Some(validity), ..LeafOptions::default() };
+            case.verify(vec![case.leaf(&options)], &case.ca).unwrap_err()
+        };
+        assert_eq!(of(past), VerifyError::Expired(past.1));
+        assert_eq!(of(future), VerifyError::NotYetValid(future.0));
+        assert_eq!(of(future).good_in(now()), Some(Duration::from_secs(30)));
+        let wrong_names = |error| matches!(error, VerifyError::WrongNames { .. });
+        assert!(wrong_names(with(|options| options.uris = Some(vec!["spiffe://default/ns/shop/sa/admin".into()]))));
+        assert!(wrong_names(with(|options| options.uris = Some(vec![]))));
+        assert!(wrong_names(with(|options| options.uris = Some(vec![ID.into(), "spiffe://other/x".into()]))));
+        assert!(wrong_names(with(|options| options.dns = vec!["web.example".into()])));
+        assert_eq!(with(|options| options.is_ca = true), VerifyError::IsCa);
+        let untrusted = |error| matches!(error, VerifyError::Untrusted { .. });
+        assert!(untrusted(with(|options| options.client_auth = false)));
+        assert!(untrusted(with(|options| options.server_auth = false)));
+        let other = TestCa::root("CA"); // the same name, another key
+        assert!(untrusted(case.verify(vec![case.leaf(&LeafOptions::default())], &other).unwrap_err()));
+        let foreign = case.ca.sign(&csr::generate(ID).unwrap().request, &LeafOptions::default());
+        assert_eq!(case.verify(vec![foreign], &case.ca).unwrap_err(), VerifyError::KeyMismatch(1));
+        assert_eq!(case.verify(vec![], &case.ca).unwrap_err(), VerifyError::KeyMismatch(0));
+    }
+
+    #[test]
+    fn an_expired_anchor_is_refused() {
+        let svid = svid_with((timestamp(1_799_999_000), timestamp(1_800_010_000)), timestamp(1_799_999_999));
+        let trust = Bundle::from_certificates([svid.anchor.clone()]).unwrap();
+        assert!(!is_trusted(&svid, &trust, now()));
+    }
+}

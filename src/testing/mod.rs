@@ -1,0 +1,3 @@
+//! What the unit tests of several modules share. Compiled for tests only.
+
+pub(crate) mod certs;

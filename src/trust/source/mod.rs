@@ -1,0 +1,1 @@
+//! Where CA certificates come from.

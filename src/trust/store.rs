@@ -1,0 +1,273 @@
+//! The trust store: hears the sources, publishes each mesh's bundle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use tokio::sync::{mpsc, watch};
+
+use super::learned::LearnedStore;
+use super::state::{Answer, SourceKey, Trouble, TrustState};
+use crate::model::bundle::{Bundle, TrustSet};
+use crate::model::policy::{BackendKind, CaSource, PolicySet};
+use crate::model::roots::{RootNews, RootSink};
+use crate::model::secrets::MeshSecrets;
+use crate::runtime::clock::Clock;
+use crate::runtime::file_watch::FileWatch;
+use crate::runtime::tasks::Tasks;
+
+/// What the store hears.
+#[derive(Debug)]
+pub struct Sources {
+    /// The meshes, as they are wanted now.
+    pub policies: watch::Receiver<Arc<PolicySet>>,
+    /// Mesh Secrets from resource files; they come before those of the cluster.
+    pub file_secrets: watch::Receiver<Arc<MeshSecrets>>,
+    /// Mesh Secrets of the cluster: `None` while they have not been listed; no receiver without a cluster.
+    pub cluster_secrets: Option<watch::Receiver<Option<Arc<MeshSecrets>>>>,
+    /// Where roots that issuers named are kept.
+    pub state_dir: PathBuf,
+}
+
+/// Publishes each mesh's trust bundle. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TrustStore {
+    published: watch::Receiver<Arc<TrustSet>>,
+    troubles: watch::Receiver<Arc<Troubles>>,
+    meshes: MeshBundles,
+    news: mpsc::UnboundedSender<(SourceKey, RootNews)>,
+}
+
+/// Each mesh's bundle, for those who watch one mesh.
+type MeshBundles = Arc<DashMap<Arc<str>, watch::Sender<Option<Arc<Bundle>>>>>;
+
+/// The sources that are in trouble.
+pub type Troubles = std::collections::BTreeMap<SourceKey, Trouble>;
+
+impl TrustStore {
+    /// Starts it.
+    pub fn start(sources: Sources, clock: Clock, tasks: &Tasks) -> Self {
+        let (publish, published) = watch::channel(Arc::default());
+        let (tell_troubles, troubles) = watch::channel(Arc::default());
+        let (news, inbox) = mpsc::unbounded_channel();
+        let store = Self { published, troubles, meshes: Arc::default(), news };
+        let worker = Worker {
+            state: TrustState::default(),
+            learned: LearnedStore::new(&sources.state_dir),
+            told: std::collections::BTreeMap::new(),
+            files: FileWatch::new(),
+            sources,
+            clock,
+            publish,
+            tell_troubles,
+            meshes: store.meshes.clone(),
+        };
+        tasks.spawn_essential("trust store", worker.run(inbox));
+        store
+    }
+
+    /// All bundles, together.
+    pub fn all(&self) -> watch::Receiver<Arc<TrustSet>> {
+        self.published.clone()
+    }
+
+    /// One mesh's bundle; changes of other meshes do not wake it.
+    pub fn of(&self, mesh: &str) -> watch::Receiver<Option<Arc<Bundle>>> {
+        if let Some(sender) = self.meshes.get(mesh) {
+            return sender.subscribe();
+        }
+        // Published between these lines, the bundle is in the entry's initial value or sent to the entry.
+        let entry = self.meshes.entry(mesh.into());
+        entry.or_insert_with(|| watch::channel(self.published.borrow().meshes.get(mesh).cloned()).0).subscribe()
+    }
+
+    /// The sources that are in trouble now.
+    pub fn troubles(&self) -> watch::Receiver<Arc<Troubles>> {
+        self.troubles.clone()
+    }
+}
+
+impl RootSink for TrustStore {
+    fn publish(&self, mesh: &Arc<str>, backend: &Arc<str>, news: RootNews) {
+        // The worker is gone only when the program is.
+        let _ = self.news.send(((mesh.clone(), backend.clone()), news));
+    }
+}
+
+struct Worker {
+    state: TrustState,
+    learned: LearnedStore,
+    /// What backends last said of their own CA.
+    told: std::collections::BTreeMap<SourceKey, Answer>,
+    files: FileWatch,
+    sources: Sources,
+    clock: Clock,
+    publish: watch::Sender<Arc<TrustSet>>,
+    tell_troubles: watch::Sender<Arc<Troubles>>,
+    meshes: MeshBundles,
+}
+
+impl Worker {
+    async fn run(mut self, mut news: mpsc::UnboundedReceiver<(SourceKey, RootNews)>) {
+        let mut changes = self.files.changes();
+        loop {
+            self.look();
+            let cluster_changed = async {
+                match &mut self.sources.cluster_secrets {
+                    Some(secrets) => secrets.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            let go_on = tokio::select! {
+                changed = self.sources.policies.changed() => changed.is_ok(),
+                changed = self.sources.file_secrets.changed() => changed.is_ok(),
+                go_on = cluster_changed => go_on,
+                // Also once a minute, which is when roots that nobody needs any more are dropped.
+                () = changes.next() => true,
+                told = news.recv() => match told {
+                    Some((key, told)) => { self.hear(key, told); true }
+                    None => false,
+                },
+            };
+            if !go_on {
+                return;
+            }
+            while let Ok((key, told)) = news.try_recv() {
+                self.hear(key, told);
+            }
+        }
+    }
+
+    /// A backend speaks of its own CA.
+    fn hear(&mut self, key: SourceKey, news: RootNews) {
+        let answer = match news {
+            RootNews::Own(root) => match Bundle::from_certificates([root]) {
+                Ok(bundle) => Answer::Good(Arc::new(bundle)),
+                Err(error) => Answer::Bad(error.to_string()),
+            },
+            RootNews::Learned { root, needed_until } => {
+                if self.learned.roots(&key).observe(&root, needed_until) {
+                    self.learned.keep(&key);
+                }
+                // What is learned is asked of `learned` each time, since it ends with time.
+                self.told.remove(&key);
+                return;
+            }
+            RootNews::Missing(reason) => Answer::Bad(reason),
+        };
+        self.told.insert(key, answer);
+    }
+
+    /// Asks every source, and publishes what has changed.
+    fn look(&mut self) {
+        let policies = self.sources.policies.borrow_and_update().clone();
+        self.sources.file_secrets.borrow_and_update();
+        if let Some(secrets) = &mut self.sources.cluster_secrets {
+            secrets.borrow_and_update();
+        }
+        self.state.set_policies(policies.clone());
+        for (mesh, policy) in &policies.meshes {
+            for backend in &policy.backends {
+                let key = (mesh.clone(), backend.name.clone());
+                let answer = match &backend.kind {
+                    BackendKind::Builtin(_) => self.own(&key),
+                    BackendKind::CertManager { trust: CaSource::Issuer, .. } => self.named_by_issuer(&key),
+                    BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Answer::Good(bundle.clone()),
+                    BackendKind::CertManager { trust: CaSource::File(path), .. } => self.file(path),
+                    BackendKind::CertManager { trust: CaSource::Secret(name), .. } => self.secret(mesh, name),
+                };
+                if let Some(reason) = self.state.hear(&key, answer) {
+                    tracing::warn!(%mesh, backend = %backend.name, reason, "a trust source cannot be used; what it said before stays trusted");
+                }
+            }
+        }
+        let troubles = self.state.troubles();
+        self.tell_troubles.send_if_modified(|told| {
+            let changed = **told != troubles;
+            *told = Arc::new(troubles);
+            changed
+        });
+        self.publish_bundles();
+    }
+
+    fn own(&self, key: &SourceKey) -> Answer {
+        self.told.get(key).cloned().unwrap_or(Answer::Awaited("the CA is being loaded"))
+    }
+
+    fn named_by_issuer(&mut self, key: &SourceKey) -> Answer {
+        let now = self.clock.now();
+        if self.learned.roots(key).prune(now) {
+            self.learned.keep(key);
+        }
+        match (self.learned.roots(key).bundle(), self.told.get(key)) {
+            // The issuer does not answer at the moment, but what it said before holds.
+            (Some(bundle), Some(Answer::Bad(trouble))) => Answer::Doubtful(Arc::new(bundle), trouble.clone()),
+            (Some(bundle), _) => Answer::Good(Arc::new(bundle)),
+            (None, Some(trouble)) => trouble.clone(),
+            (None, None) => Answer::Awaited("the issuer has not named its CA yet (status.ca of a first request)"),
+        }
+    }
+
+    fn file(&self, path: &std::path::Path) -> Answer {
+        self.files.add(path);
+        match std::fs::read(path) {
+            Ok(pem) => self.parse(&pem, &format!("file {}", path.display())),
+            Err(error) => Answer::Bad(format!("file {}: {error}", path.display())),
+        }
+    }
+
+    fn secret(&self, mesh: &Arc<str>, name: &Arc<str>) -> Answer {
+        let source = format!("mesh Secret {name:?}");
+        if let Some(value) = self.sources.file_secrets.borrow().get(mesh, name) {
+            return self.parse(value, &source);
+        }
+        match &self.sources.cluster_secrets {
+            None => Answer::Bad(format!("{source} is in no resource file of mesh {mesh:?}")),
+            Some(secrets) => match &*secrets.borrow() {
+                None => Answer::Awaited("the mesh Secrets of the cluster are not listed yet"),
+                Some(secrets) => match secrets.get(mesh, name) {
+                    Some(value) => self.parse(value, &source),
+                    None => Answer::Bad(format!(
+                        "{source} is neither in a resource file nor in the cluster: it has to be of type \
+                         system.kuma.io/secret, in the system namespace, with label kuma.io/mesh: {mesh}"
+                    )),
+                },
+            },
+        }
+    }
+
+    fn parse(&self, pem: &[u8], source: &str) -> Answer {
+        match Bundle::from_pem(pem, self.clock.now()) {
+            Ok(bundle) => Answer::Good(Arc::new(bundle)),
+            Err(error) => Answer::Bad(format!("{source}: {error}")),
+        }
+    }
+
+    fn publish_bundles(&mut self) {
+        let bundles = self.state.bundles();
+        let changed = self.publish.send_if_modified(|published| {
+            let changed = **published != bundles;
+            if changed {
+                *published = Arc::new(bundles.clone());
+            }
+            changed
+        });
+        if !changed {
+            return;
+        }
+        for (mesh, bundle) in &bundles.meshes {
+            let sender = self.meshes.entry(mesh.clone()).or_insert_with(|| watch::channel(None).0);
+            let changed = sender.send_if_modified(|current| {
+                let changed = current.as_deref() != Some(bundle);
+                if changed {
+                    *current = Some(bundle.clone());
+                }
+                changed
+            });
+            if changed {
+                let cas: Vec<&str> = bundle.certificates().iter().map(|ca| ca.subject()).collect();
+                tracing::info!(%mesh, digest = bundle.digest(), ?cas, "the trust bundle is");
+            }
+        }
+    }
+}
