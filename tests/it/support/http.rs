@@ -1,0 +1,57 @@
+//! One HTTP request over one connection.
+
+use std::net::SocketAddr;
+
+use axum::http::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// GETs `path` from a plaintext server.
+pub async fn get(address: SocketAddr, path: &str) -> Result<Answer, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| format!("connect {address}: {error}"))?;
+    get_over(stream, path).await
+}
+
+/// GETs `path` from a plaintext server and reads the body as JSON; any status but 200 is an error.
+pub async fn get_json(address: SocketAddr, path: &str) -> Result<serde_json::Value, String> {
+    let answer = get(address, path).await?;
+    if answer.status != 200 {
+        return Err(format!("{path}: {} {}", answer.status, answer.body));
+    }
+    serde_json::from_str(&answer.body).map_err(|error| format!("{path}: {error}"))
+}
+
+/// GETs `path` over a connection that is made already, and closes it.
+pub async fn get_over<S>(stream: S, path: &str) -> Result<Answer, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let text = |error: hyper::Error| match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    let request = Request::get(path)
+        .header("host", "localhost")
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())
+        .expect("a request with a valid path");
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    };
+    // The connection's own error says more than "canceled", which is what the exchange sees of it.
+    let (exchanged, connected) = tokio::join!(exchange, connection);
+    let (status, body) = exchanged.map_err(|error| text(connected.err().unwrap_or(error)))?;
+    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+}
