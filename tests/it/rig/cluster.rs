@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
 use kube::api::{ListParams, PostParams};
 
-use crate::support::cluster::{Cluster, ClusterOptions, IssuerRef, client_from};
 use crate::support::PATIENCE;
+use crate::support::cluster::{Cluster, ClusterOptions, IssuerRef, client_from};
 use crate::support::eventually::eventually;
 use crate::support::pki::spiffe_csr;
 

@@ -75,10 +75,7 @@ async fn serves_over_plaintext_and_mutual_tls() {
     let accepted = wire::get(tls, Some(&client)).await.expect("a client of the same root is let in");
     assert_eq!((accepted.status, accepted.body.as_str()), (200, "from upstream"));
     let shown: Vec<_> = accepted.chain.iter().map(|cert| (cert.uris.concat(), cert.issuer.clone())).collect();
-    assert_eq!(
-        shown,
-        [(SERVER.to_owned(), "CN=intermediate".to_owned()), (String::new(), "CN=root".to_owned())]
-    );
+    assert_eq!(shown, [(SERVER.to_owned(), "CN=intermediate".to_owned()), (String::new(), "CN=root".to_owned())]);
     assert!(accepted.asked_for_certificate);
 
     let stranger = TestCa::root("stranger").issue(&Leaf::spiffe(CLIENT));

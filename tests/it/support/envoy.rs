@@ -95,7 +95,7 @@ impl Envoy {
             let found = items(&listeners["listener_statuses"]).find(|listener| listener["name"] == name);
             let address = &found.ok_or_else(|| listeners.to_string())?["local_address"]["socket_address"];
             let text = |field: &str| address[field].to_string().trim_matches('"').to_owned();
-            format!("{}:{}", text("address"), text("port_value")).parse().map_err(|_| address.to_string())
+            format!("{}:{}", text("address"), text("port_value")).parse().map_err(|error| format!("{address}: {error}"))
         })
         .await
     }

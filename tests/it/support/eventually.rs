@@ -7,11 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Asks `condition` until it says `Ok`, and returns that. Panics at the deadline with the last reason why not.
-pub async fn eventually<T>(
-    what: &str,
-    deadline: Duration,
-    mut condition: impl AsyncFnMut() -> Result<T, String>,
-) -> T {
+pub async fn eventually<T>(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + deadline;
     let mut reason = String::from("it did not answer");
     loop {

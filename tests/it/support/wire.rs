@@ -109,9 +109,8 @@ impl Certificate {
             uris,
             dns_names,
             is_ca: cert.is_ca(),
-            key_usages: usage.map_or_else(Vec::new, |usage| {
-                usage.value.to_string().split(", ").map(str::to_owned).collect()
-            }),
+            key_usages: usage
+                .map_or_else(Vec::new, |usage| usage.value.to_string().split(", ").map(str::to_owned).collect()),
             server_auth: extended.as_ref().is_some_and(|extended| extended.value.server_auth),
             client_auth: extended.as_ref().is_some_and(|extended| extended.value.client_auth),
             not_before: cert.validity().not_before.timestamp(),

@@ -97,7 +97,8 @@ impl Cluster {
 
     pub(super) async fn install_cert_manager_crds(&self) {
         let mut names = Vec::new();
-        self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": CERT_MANAGER_NAMESPACE}})).await;
+        self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": CERT_MANAGER_NAMESPACE}}))
+            .await;
         for entry in fs::read_dir(parts::crds()).expect("the folder can be read") {
             let path = entry.expect("the folder can be read").path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
