@@ -7,7 +7,7 @@
 //! | intermediate            | none         | leaf, intermediate   | the intermediate |
 
 use crate::support::cluster::{Cluster, IssuerRef, Signed};
-use crate::support::pki::{certs, spiffe_csr};
+use crate::support::pki::{TestCa, certs, spiffe_csr};
 use crate::support::wire::Certificate;
 
 const ID: &str = "spiffe://example.org/ns/default/sa/app";
@@ -16,8 +16,9 @@ const ID: &str = "spiffe://example.org/ns/default/sa/app";
 async fn sign(ns: &str, kind: &str, name: &str) -> (Signed, Certificate) {
     let cluster = Cluster::shared();
     let (csr, key) = spiffe_csr(ID);
-    cluster.request_certificate(ns, "app", &csr, IssuerRef { kind, name }).await;
-    let signed = cluster.signed(ns, "app").await;
+    let request = cluster.unique("app");
+    cluster.request_certificate(ns, &request, &csr, IssuerRef { kind, name }).await;
+    let signed = cluster.signed(ns, &request).await;
     let leaf = Certificate::parse_all(&signed.certificate).remove(0);
     assert_eq!(leaf.uris, [ID]);
     assert_eq!(leaf.subject, "");
@@ -59,4 +60,17 @@ async fn intermediate_alone_in_the_secret() {
     assert_eq!(leaf.issuer, "CN=mesh intermediate");
     assert_eq!(certs(&signed.certificate)[1..], certs(&ca.cert_pem));
     assert_eq!(certs(&signed.ca), certs(&ca.cert_pem));
+}
+
+#[tokio::test]
+async fn a_replaced_secret_signs_the_next_request() {
+    let cluster = Cluster::shared();
+    let ns = cluster.namespace("rotation").await;
+    cluster.ca_issuer_with_intermediate(&ns, "mesh").await;
+    sign(&ns, "Issuer", "mesh").await;
+    let next = TestCa::root("next root").intermediate("next intermediate");
+    cluster.ca_secret(&ns, "mesh", &next, true).await;
+    let (signed, leaf) = sign(&ns, "Issuer", "mesh").await;
+    assert_eq!(leaf.issuer, "CN=next intermediate");
+    assert_eq!(certs(&signed.ca), certs(&next.root_pem));
 }

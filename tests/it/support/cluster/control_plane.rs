@@ -96,17 +96,18 @@ impl Cluster {
     }
 
     pub(super) async fn install_cert_manager_crds(&self) {
-        let mut names = Vec::new();
+        let mut definitions = Vec::new();
         self.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": CERT_MANAGER_NAMESPACE}}))
             .await;
         for entry in fs::read_dir(parts::crds()).expect("the folder can be read") {
             let path = entry.expect("the folder can be read").path();
             if path.extension().is_some_and(|extension| extension == "yaml") {
-                names.extend(self.apply_yaml(&fs::read_to_string(path).expect("the file can be read")).await);
+                definitions.extend(self.apply_yaml(&fs::read_to_string(path).expect("the file can be read")).await);
             }
         }
-        for name in names {
-            self.crd_established(&name.metadata.name.expect("a definition has a name")).await;
+        for definition in definitions {
+            let name = definition.metadata.name.expect("a definition has a name");
+            self.condition("apiextensions.k8s.io/v1", "CustomResourceDefinition", None, &name, "Established").await;
         }
     }
 

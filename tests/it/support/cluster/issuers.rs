@@ -1,5 +1,7 @@
 //! cert-manager's CA issuers, over authorities that the test made.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
 use super::{CERT_MANAGER_NAMESPACE, Cluster};
@@ -49,16 +51,16 @@ impl Cluster {
 
     /// Makes or replaces the Secret of a CA issuer: replacing it is how a CA is rotated.
     pub async fn ca_secret(&self, ns: &str, name: &str, ca: &TestCa, with_root: bool) {
-        let mut data = json!({"tls.crt": ca.cert_pem, "tls.key": ca.key_pem()});
+        let mut data = json!({"tls.crt": STANDARD.encode(&ca.cert_pem), "tls.key": STANDARD.encode(ca.key_pem())});
         if with_root {
-            data["ca.crt"] = json!(ca.root_pem);
+            data["ca.crt"] = json!(STANDARD.encode(&ca.root_pem));
         }
         self.apply(json!({
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": name, "namespace": ns},
             "type": "kubernetes.io/tls",
-            "stringData": data,
+            "data": data,
         }))
         .await;
     }

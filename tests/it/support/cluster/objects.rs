@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::discovery::{Scope, pinned_kind};
 use kube::{Api, Client};
@@ -76,20 +75,6 @@ impl Cluster {
                 Some(found) if found["status"] == "True" => Ok(()),
                 other => Err(format!("{other:?}")),
             }
-        })
-        .await;
-    }
-
-    pub(super) async fn crd_established(&self, name: &str) {
-        let api: Api<CustomResourceDefinition> = Api::all(self.client().await);
-        eventually(&format!("{name} is established"), PATIENCE, async || {
-            let definition = api.get(name).await.map_err(|error| error.to_string())?;
-            let conditions = definition.status.and_then(|status| status.conditions).unwrap_or_default();
-            let established = |found: &&_| {
-                let found: &k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinitionCondition = found;
-                found.type_ == "Established" && found.status == "True"
-            };
-            conditions.iter().find(established).map(drop).ok_or_else(|| format!("{conditions:?}"))
         })
         .await;
     }
