@@ -3,4 +3,7 @@
 
 pub mod clock;
 pub mod file_watch;
+pub mod kube;
+#[cfg(test)]
+pub(crate) mod kube_fake;
 pub mod tasks;
