@@ -1,6 +1,8 @@
 //! CA backends. Everything clever (scheduling, retries, verification) sits in front of this trait, so that a backend
 //! is one small file.
 
+pub mod cert_manager;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
