@@ -3,5 +3,8 @@
 
 pub mod clock;
 pub mod file_watch;
+pub mod kube;
+#[cfg(test)]
+pub(crate) mod kube_fake;
 pub mod private_file;
 pub mod tasks;

@@ -15,7 +15,7 @@ use dashmap::DashMap;
 use self::builtin::Builtin;
 use self::cert_manager::CertManager;
 use crate::model::certificate::Certificate;
-use crate::model::policy::{Backend, BackendKind, IssuerRef};
+use crate::model::policy::{Backend, BackendKind};
 use crate::runtime::clock::Clock;
 use crate::runtime::private_file;
 

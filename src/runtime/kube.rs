@@ -1,0 +1,223 @@
+//! Access to Kubernetes: one client for the whole server, and watches that recover by themselves.
+
+use std::env;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Client, Config, Resource};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+/// Bound on opening a connection to the API server; kube's 30 s would be three times a usual request timeout.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long one watch call runs until it is resumed where it was. A connection that died without a word (NAT, a
+/// pulled cable) is noticed 5 s after it; with kube's default of 290 s a certificate could lie ready for minutes.
+const WATCH_SECONDS: u32 = 60;
+
+/// `kubernetes:` in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Kubernetes if there is a kubeconfig or a pod's service account, else without.
+    #[default]
+    Auto,
+    /// Kubernetes; not finding it is an error.
+    On,
+    /// Without Kubernetes, even inside a cluster.
+    Off,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig that was asked for cannot be used.
+    #[error("the kubeconfig {} cannot be used: {source}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<KubeconfigError>,
+    },
+    /// The kubeconfig that `KUBECONFIG` names cannot be used.
+    #[error("the kubeconfig named by the environment variable KUBECONFIG cannot be used: {0}")]
+    Environment(#[source] Box<KubeconfigError>),
+    /// `kubernetes: on`, and nothing says where it is.
+    #[error(
+        "Kubernetes is on, but there is neither a kubeconfig (--kubeconfig, KUBECONFIG) nor a pod's service account: {0}"
+    )]
+    NotFound(#[source] Box<InClusterError>),
+    /// In a pod, whose service account cannot be used.
+    #[error(
+        "this is a pod (KUBERNETES_SERVICE_HOST is set), but its service account cannot be used: {0}; mount its token, \
+         or say `kubernetes: off`"
+    )]
+    InCluster(#[source] Box<InClusterError>),
+    /// The configuration was found but no client can be made of it.
+    #[error("no Kubernetes client can be made of the configuration: {0}")]
+    Client(#[source] Box<kube::Error>),
+}
+
+/// Connects to Kubernetes as `mode` says: with `kubeconfig` if it is given, else with the files that `KUBECONFIG` names,
+/// else with the service account of the pod. `~/.kube/config` is left alone: a server that finds itself on a developer's
+/// machine must not create objects in whatever cluster was used last. No call is made; the API server may be down.
+///
+/// There is no client-side rate limit (the API server has its own), and no automatic retry: kube would repeat a POST
+/// that was answered with 504, which may have been carried out.
+///
+/// # Errors
+/// [`ConnectError`]. With [`Mode::Auto`], something that is there but broken is an error too.
+pub async fn connect(mode: Mode, kubeconfig: Option<&Path>) -> Result<Option<Client>, ConnectError> {
+    if mode == Mode::Off {
+        return Ok(None);
+    }
+    let in_pod = env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let named = env::var_os("KUBECONFIG").is_some_and(|files| !files.is_empty());
+    let mut config = if let Some(path) = kubeconfig {
+        from_file(path)
+            .await
+            .map_err(|source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) })?
+    } else if named {
+        Config::from_kubeconfig(&KubeConfigOptions::default())
+            .await
+            .map_err(|error| ConnectError::Environment(Box::new(error)))?
+    } else {
+        match Config::incluster() {
+            Ok(config) => config,
+            Err(error) if in_pod => return Err(ConnectError::InCluster(Box::new(error))),
+            Err(error) if mode == Mode::On => return Err(ConnectError::NotFound(Box::new(error))),
+            Err(_) => return Ok(None),
+        }
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.default_retry = false;
+    let server = config.cluster_url.clone();
+    let client = Client::try_from(config).map_err(|error| ConnectError::Client(Box::new(error)))?;
+    tracing::info!(%server, "using Kubernetes");
+    Ok(Some(client))
+}
+
+async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
+    Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await
+}
+
+/// What a watch tells. Objects are guarded: one that does not parse is handed over as such and spoils nothing else.
+pub type WatchEvent<K> = watcher::Event<DeserializeGuard<K>>;
+
+type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<WatchEvent<K>>> + Send>>;
+
+/// A watch that never ends and needs no care: it waits between attempts, and after *any* error begins anew with a list.
+///
+/// kube resumes most errors by itself, but not all: after an ERROR event other than 410 it keeps listening to a stream
+/// on which nothing may ever come again, and a watch that is refused with 410 at its start is repeated unchanged for
+/// ever. A list costs little here, so no stream that misbehaved once is trusted again.
+pub struct Watch<K> {
+    what: &'static str,
+    api: Api<DeserializeGuard<K>>,
+    config: watcher::Config,
+    events: Events<K>,
+    backoff: watcher::DefaultBackoff,
+    not_before: Option<Instant>,
+    failing: bool,
+}
+
+impl<K> Watch<K>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+{
+    /// A watch of the objects in `api` that `config` selects; `what` names them in logs. Nothing happens before the
+    /// first [`Watch::next`].
+    pub fn new(what: &'static str, api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
+        let config = config.timeout(WATCH_SECONDS);
+        let events = watcher(api.clone(), config.clone()).boxed();
+        Self {
+            what,
+            api,
+            config,
+            events,
+            backoff: watcher::DefaultBackoff::default(),
+            not_before: None,
+            failing: false,
+        }
+    }
+
+    /// The next event; waits out API server failures. `Init` is told *before* the list is asked for, so what was known
+    /// to exist by then is in the list. Cancel safe.
+    pub async fn next(&mut self) -> WatchEvent<K> {
+        loop {
+            if let Some(not_before) = self.not_before {
+                tokio::time::sleep_until(not_before).await;
+                self.not_before = None;
+            }
+            match self.events.next().await {
+                Some(Ok(event)) => {
+                    if self.failing && matches!(event, watcher::Event::InitDone) {
+                        tracing::info!(what = self.what, "the watch works again");
+                        self.failing = false;
+                    }
+                    return event;
+                }
+                Some(Err(error)) => {
+                    if self.failing {
+                        tracing::debug!(what = self.what, %error, "the watch still fails");
+                    } else {
+                        tracing::warn!(what = self.what, %error, "the watch failed; it is tried again until it works");
+                        self.failing = true;
+                    }
+                    self.not_before = self.backoff.next().map(|pause| Instant::now() + pause);
+                    self.relist();
+                }
+                None => self.relist(),
+            }
+        }
+    }
+
+    /// Begins anew: the next event is `Init`. A pause after an error is still kept.
+    pub fn relist(&mut self) {
+        self.events = watcher(self.api.clone(), self.config.clone()).boxed();
+    }
+}
+
+impl<K> fmt::Debug for Watch<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("what", &self.what).field("failing", &self.failing).finish_non_exhaustive()
+    }
+}
+
+/// Whether the API server says that there is no such object.
+pub fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_not_found())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_missing_kubeconfig_is_named() {
+        let error = connect(Mode::Auto, Some(Path::new("/no/such/config"))).await.err().unwrap().to_string();
+        assert!(error.contains("/no/such/config"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn off_is_off() {
+        assert!(connect(Mode::Off, Some(Path::new("/no/such/config"))).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_makes_a_client_without_any_call() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config");
+        let text = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "users": [{"name": "u", "user": {"token": "t"}}]}"#;
+        std::fs::write(&path, text).unwrap();
+        assert!(connect(Mode::On, Some(&path)).await.unwrap().is_some());
+    }
+}
