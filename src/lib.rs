@@ -5,3 +5,4 @@ pub mod issue;
 pub mod model;
 pub mod runtime;
 pub mod serve;
+pub mod trust;

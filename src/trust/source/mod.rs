@@ -1,0 +1,3 @@
+//! Sources of CA certificates; one file each.
+
+pub mod mesh_secret;
