@@ -1,5 +1,10 @@
 //! Stage 1, who is on the stream: from what the transport proves to an [`Identity`].
 
+pub mod chain;
+pub mod membership;
+pub mod node_id;
+pub mod service_account;
+
 use std::fmt;
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! Mesh Secrets: named bytes that belong to a mesh (Kuma's `system.kuma.io/secret`).
+//! Mesh Secrets: named bytes that belong to a mesh (Kuma's `system.kuma.io/secret`; S1-3).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,31 +6,47 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-/// Mesh Secrets by mesh and name; wiped when dropped, and only their names are ever formatted.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct MeshSecrets(BTreeMap<MeshAndName, Zeroizing<Vec<u8>>>);
+/// The content of a Secret: redacted in `Debug`, wiped when the last clone is dropped. (What a parser's own buffers held
+/// while it was read is not.)
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretBytes(Arc<Zeroizing<Vec<u8>>>);
 
-type MeshAndName = (Arc<str>, Arc<str>);
-
-impl MeshSecrets {
-    /// Adds one; a former one of that name is replaced.
-    pub fn insert(&mut self, mesh: &str, name: &str, value: Zeroizing<Vec<u8>>) {
-        self.0.insert((mesh.into(), name.into()), value);
+impl SecretBytes {
+    /// Takes over `bytes`.
+    pub fn new(bytes: impl Into<Zeroizing<Vec<u8>>>) -> Self {
+        Self(Arc::new(bytes.into()))
     }
 
-    /// Removes one.
-    pub fn remove(&mut self, mesh: &str, name: &str) {
-        self.0.remove(&(mesh.into(), name.into()));
-    }
-
-    /// The value of one.
-    pub fn get(&self, mesh: &Arc<str>, name: &Arc<str>) -> Option<&[u8]> {
-        self.0.get(&(mesh.clone(), name.clone())).map(|value| value.as_slice())
+    /// The content itself.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
     }
 }
 
-impl fmt::Debug for MeshSecrets {
+impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.write_str("SecretBytes([redacted])")
+    }
+}
+
+/// Mesh Secrets by mesh and name; only their names are ever formatted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshSecrets(BTreeMap<(Arc<str>, Arc<str>), SecretBytes>);
+
+impl MeshSecrets {
+    /// The content of Secret `name` of `mesh`.
+    pub fn get(&self, mesh: &str, name: &str) -> Option<&SecretBytes> {
+        self.0.get(&(mesh.into(), name.into()))
+    }
+
+    /// Mesh, name and content of each, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &SecretBytes)> {
+        self.0.iter().map(|((mesh, name), bytes)| (mesh.as_ref(), name.as_ref(), bytes))
+    }
+}
+
+impl FromIterator<((Arc<str>, Arc<str>), SecretBytes)> for MeshSecrets {
+    fn from_iter<T: IntoIterator<Item = ((Arc<str>, Arc<str>), SecretBytes)>>(secrets: T) -> Self {
+        Self(secrets.into_iter().collect())
     }
 }

@@ -219,14 +219,14 @@ impl Worker {
     fn secret(&self, mesh: &Arc<str>, name: &Arc<str>) -> Answer {
         let source = format!("mesh Secret {name:?}");
         if let Some(value) = self.sources.file_secrets.borrow().get(mesh, name) {
-            return self.parse(value, &source);
+            return self.parse(value.expose(), &source);
         }
         match &self.sources.cluster_secrets {
             None => Answer::Bad(format!("{source} is in no resource file of mesh {mesh:?}")),
             Some(secrets) => match &*secrets.borrow() {
                 None => Answer::Awaited("the mesh Secrets of the cluster are not listed yet"),
                 Some(secrets) => match secrets.get(mesh, name) {
-                    Some(value) => self.parse(value, &source),
+                    Some(value) => self.parse(value.expose(), &source),
                     None => Answer::Bad(format!(
                         "{source} is neither in a resource file nor in the cluster: it has to be of type \
                          system.kuma.io/secret, in the system namespace, with label kuma.io/mesh: {mesh}"

@@ -1,1 +1,3 @@
-//! Where CA certificates come from.
+//! Sources of CA certificates; one file each.
+
+pub mod mesh_secret;

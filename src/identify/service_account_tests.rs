@@ -1,0 +1,196 @@
+//! Tests of [`super`], with a fake API server that counts.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
+
+use super::super::BearerToken;
+use super::*;
+
+#[derive(Debug, Default)]
+struct Fake {
+    answer: Mutex<Option<TokenReviewStatus>>,
+    calls: Mutex<usize>,
+}
+
+#[async_trait]
+impl ReviewTokens for Fake {
+    async fn review(&self, _token: &str, _audiences: &[String]) -> Result<TokenReviewStatus, String> {
+        *self.calls.lock().unwrap() += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.answer.lock().unwrap().clone().ok_or_else(|| "down".to_owned())
+    }
+}
+
+impl Fake {
+    fn answer(&self, status: Option<TokenReviewStatus>) {
+        *self.answer.lock().unwrap() = status;
+    }
+
+    fn calls(&self) -> usize {
+        *self.calls.lock().unwrap()
+    }
+}
+
+fn yes() -> TokenReviewStatus {
+    let extra = [(POD_NAME, "web-0"), (POD_UID, "u1")];
+    TokenReviewStatus {
+        authenticated: Some(true),
+        audiences: Some(vec!["envoy-sds".to_owned()]),
+        error: None,
+        user: Some(UserInfo {
+            username: Some("system:serviceaccount:shop:web".to_owned()),
+            extra: Some(extra.map(|(key, value)| (key.to_owned(), vec![value.to_owned()])).into()),
+            ..UserInfo::default()
+        }),
+    }
+}
+
+fn no() -> TokenReviewStatus {
+    TokenReviewStatus { error: Some("invalid bearer token".to_owned()), ..TokenReviewStatus::default() }
+}
+
+fn rig(status: Option<TokenReviewStatus>) -> (Arc<Fake>, ServiceAccountTokens) {
+    let fake = Arc::new(Fake::default());
+    fake.answer(status);
+    let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
+    (fake.clone(), ServiceAccountTokens::new(fake, vec!["other".to_owned(), "envoy-sds".to_owned()], clock))
+}
+
+fn jwt(claims: &Value) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256"}"#);
+    format!("{header}.{}.c2lnbmF0dXJl", URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+fn token(exp: i64) -> String {
+    jwt(&json!({"aud": ["envoy-sds"], "exp": exp, "kubernetes.io": {"namespace": "shop"}}))
+}
+
+async fn identify(method: &ServiceAccountTokens, token: impl Into<String>) -> Result<Option<Proof>, IdentifyError> {
+    let evidence = Evidence { bearer_token: Some(BearerToken::new(token.into())), ..Evidence::default() };
+    method.identify(&evidence).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_token_proves_account_and_pod() {
+    let (_, method) = rig(Some(yes()));
+    let proof = identify(&method, token(3600)).await.unwrap().unwrap();
+    assert_eq!(proof.instance.as_deref(), Some("shop/web-0/u1"));
+    assert_eq!(proof.workload.namespace.as_deref(), Some("shop"));
+    assert_eq!(proof.workload.service_account.as_deref(), Some("web"));
+    assert_eq!(proof.workload.pod, Some(Pod { name: "web-0".into(), uid: "u1".into() }));
+    assert_eq!(proof.until, Some(Timestamp::from_second(3600).unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_a_pod_proves_no_instance() {
+    let mut status = yes();
+    status.user.as_mut().unwrap().extra = None;
+    let (_, method) = rig(Some(status));
+    assert_eq!(identify(&method, token(3600)).await.unwrap().unwrap().instance, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_server_says_is_read_strictly() {
+    let user = |name: &str| TokenReviewStatus {
+        user: Some(UserInfo { username: Some(name.to_owned()), ..UserInfo::default() }),
+        ..yes()
+    };
+    let two_pods = UserInfo {
+        extra: Some(BTreeMap::from([(POD_NAME.to_owned(), vec!["a".to_owned(), "b".to_owned()])])),
+        ..yes().user.unwrap()
+    };
+    for status in [
+        no(),
+        TokenReviewStatus { authenticated: None, ..yes() },
+        TokenReviewStatus { authenticated: Some(false), ..yes() },
+        TokenReviewStatus { audiences: None, ..yes() },
+        TokenReviewStatus { audiences: Some(vec!["https://kubernetes".to_owned()]), ..yes() },
+        TokenReviewStatus { user: None, ..yes() },
+        TokenReviewStatus { user: Some(two_pods), ..yes() },
+        user("system:node:n1"),
+        user("system:serviceaccount:shop"),
+        user("system:serviceaccount:shop:"),
+        user("system:serviceaccount::web"),
+        user("system:serviceaccount:shop:web:x"),
+        user("x:system:serviceaccount:shop:web"),
+    ] {
+        let (_, method) = rig(Some(status.clone()));
+        let outcome = identify(&method, token(3600)).await;
+        assert!(matches!(outcome, Err(IdentifyError::Refused { .. })), "{status:?}: {outcome:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rubbish_is_refused_without_a_review() {
+    let (fake, method) = rig(Some(yes()));
+    let kubernetes = json!({});
+    for bad in [
+        String::new(),
+        "opaque".to_owned(),
+        "a.b".to_owned(),
+        "a.b.c".to_owned(),
+        format!("{}.x.y", "a".repeat(MAX_TOKEN_BYTES)),
+        token(-1),
+        jwt(&json!({"aud": ["https://kubernetes"], "exp": 3600, "kubernetes.io": kubernetes})),
+        jwt(&json!({"aud": "vault", "exp": 3600, "kubernetes.io": kubernetes})),
+        jwt(&json!({"exp": 3600, "kubernetes.io": kubernetes})),
+        jwt(&json!({"aud": "envoy-sds", "kubernetes.io": kubernetes})),
+    ] {
+        let outcome = identify(&method, bad.clone()).await;
+        assert!(matches!(outcome, Err(IdentifyError::Refused { .. })), "{bad}: {outcome:?}");
+    }
+    assert_eq!(fake.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_methods_token_is_left_to_it() {
+    let (fake, method) = rig(Some(yes()));
+    assert_eq!(identify(&method, jwt(&json!({"aud": "envoy-sds", "exp": 3600, "mesh": "default"}))).await, Ok(None));
+    assert_eq!(method.identify(&Evidence::default()).await, Ok(None));
+    assert_eq!(fake.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_review_serves_all_until_the_token_expires() {
+    let (fake, method) = rig(Some(yes()));
+    let outcomes = futures::future::join_all((0..100).map(|_| identify(&method, token(3600)))).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(fake.calls(), 1);
+    tokio::time::sleep(Duration::from_secs(3590)).await;
+    assert!(identify(&method, token(3600)).await.is_ok());
+    assert_eq!(fake.calls(), 1);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(matches!(identify(&method, token(3600)).await, Err(IdentifyError::Refused { .. })));
+    assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_remembered_for_ten_seconds() {
+    let (fake, method) = rig(Some(no()));
+    for _ in 0..3 {
+        assert!(identify(&method, token(3600)).await.is_err());
+    }
+    assert_eq!(fake.calls(), 1);
+    fake.answer(Some(yes()));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(identify(&method, token(3600)).await.is_ok());
+    assert_eq!(fake.calls(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_not_remembered_and_known_tokens_survive_it() {
+    let (fake, method) = rig(None);
+    for _ in 0..2 {
+        assert!(matches!(identify(&method, token(3600)).await, Err(IdentifyError::Unavailable { .. })));
+    }
+    assert_eq!(fake.calls(), 2);
+    fake.answer(Some(yes()));
+    assert!(identify(&method, token(3600)).await.is_ok());
+    fake.answer(None);
+    assert!(identify(&method, token(3600)).await.is_ok());
+    assert_eq!(fake.calls(), 3);
+}
