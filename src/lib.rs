@@ -1,5 +1,7 @@
 //! envoy-sds: an xDS secret discovery (SDS) server for Envoy, fed by cert-manager.
 
+pub mod config;
+pub mod document;
 pub mod identify;
 pub mod issue;
 pub mod model;
