@@ -4,6 +4,7 @@ pub mod config;
 pub mod document;
 pub mod identify;
 pub mod issue;
+pub mod mesh;
 pub mod model;
 pub mod runtime;
 pub mod serve;
