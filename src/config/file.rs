@@ -1,0 +1,90 @@
+//! The configuration file: every field optional, none of it checked against another yet.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::endpoint::HostPort;
+use super::identify::{Identify, Places};
+use super::{Kubernetes, Limits, Listener};
+use crate::document::{Field, Node, Report};
+use crate::model::diagnostic::{Location, Problem};
+
+/// What a configuration file says.
+#[derive(Debug, Default)]
+pub(super) struct File {
+    pub(super) listeners: Option<Vec<(Listener, Location)>>,
+    pub(super) admin: Option<(HostPort, Location)>,
+    pub(super) resources: Vec<PathBuf>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) system_namespace: Option<(String, Location)>,
+    pub(super) zone: Option<(String, Location)>,
+    pub(super) kubernetes: Kubernetes,
+    pub(super) identify: Identify,
+    pub(super) places: Places,
+    pub(super) limits: Limits,
+}
+
+/// Decodes the one document of a file; an empty file has none.
+pub(super) fn decode(document: Option<&Node>, path: Arc<PathBuf>) -> (File, Vec<Problem>) {
+    let report = Report::new(Some(path));
+    let file = document.and_then(|node| decode_file(&report.root(node))).unwrap_or_default();
+    (file, report.finish().0)
+}
+
+fn decode_file(root: &Field<'_>) -> Option<File> {
+    let fields = root.map()?;
+    let (identify, places) = fields.given("identify").and_then(|f| Identify::decode(&f)).unwrap_or_default();
+    let kubernetes = [("auto", Kubernetes::Auto), ("on", Kubernetes::On), ("off", Kubernetes::Off)];
+    let located = |field: Field<'_>| field.text().map(|text| (text.to_owned(), field.location()));
+    let file = File {
+        listeners: fields.optional("listeners").and_then(|f| decode_listeners(&f)),
+        admin: fields.optional("admin").and_then(|f| decode_admin(&f)),
+        resources: fields.optional("resources").map(|f| decode_paths(&f)).unwrap_or_default(),
+        state_dir: fields.optional("stateDir").and_then(|f| f.name().map(PathBuf::from)),
+        system_namespace: fields.optional("systemNamespace").and_then(located),
+        zone: fields.optional("zone").and_then(located),
+        kubernetes: fields.optional("kubernetes").and_then(|f| f.one_of(&kubernetes)).unwrap_or_default(),
+        limits: fields.optional("limits").and_then(|f| decode_limits(&f)).unwrap_or_default(),
+        identify,
+        places,
+    };
+    fields.refuse_others();
+    Some(file)
+}
+
+fn decode_listeners(field: &Field<'_>) -> Option<Vec<(Listener, Location)>> {
+    let items = field.list()?;
+    if items.is_empty() {
+        field.problem_with_hint("must not be empty", "leave it out for the default ones");
+    }
+    Some(items.iter().filter_map(|item| Some((Listener::decode(item)?, item.location()))).collect())
+}
+
+fn decode_admin(field: &Field<'_>) -> Option<(HostPort, Location)> {
+    let fields = field.map()?;
+    let address = fields.required("address");
+    fields.refuse_others();
+    let address = address?;
+    Some((address.check(address.text()?.parse())?, address.location()))
+}
+
+fn decode_paths(field: &Field<'_>) -> Vec<PathBuf> {
+    let items = field.list().unwrap_or_default();
+    items.iter().filter_map(|item| item.name().map(PathBuf::from)).collect()
+}
+
+fn decode_limits(field: &Field<'_>) -> Option<Limits> {
+    let fields = field.map()?;
+    let default = Limits::default();
+    let limit = |key, most, default| {
+        let value = fields.optional(key).and_then(|field| field.integer(1..=most));
+        value.and_then(|value| usize::try_from(value).ok()).unwrap_or(default)
+    };
+    let limits = Limits {
+        streams: limit("streams", 1_000_000, default.streams),
+        streams_per_proxy: limit("streamsPerProxy", 10_000, default.streams_per_proxy),
+        issuances_in_flight: limit("issuancesInFlight", 10_000, default.issuances_in_flight),
+    };
+    fields.refuse_others();
+    Some(limits)
+}

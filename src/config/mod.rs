@@ -1,0 +1,169 @@
+//! The configuration of `serve`: from a file, the environment and flags to one validated [`Config`], or to all that is
+//! wrong with it. Relative paths, in the file too, are relative to the current directory.
+
+mod defaults;
+mod endpoint;
+mod file;
+mod identify;
+mod listener;
+mod merge;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use defaults::Surroundings;
+pub use endpoint::{Endpoint, HostPort};
+pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule};
+pub use listener::{Listener, ListenerTls};
+
+use crate::document;
+use crate::model::diagnostic::{Location, Problem};
+
+/// The namespace in which cert-manager's issuers and requests are, unless told otherwise (S0-8).
+pub const DEFAULT_SYSTEM_NAMESPACE: &str = "kong-mesh-system";
+
+/// What `serve` is to do; always valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where Envoys connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// Where the admin API listens.
+    pub admin: HostPort,
+    /// Resource files and folders to watch; none means a mesh `default` with the builtin CA.
+    pub resources: Vec<PathBuf>,
+    /// Where builtin CAs and token-signing keys are kept.
+    pub state_dir: PathBuf,
+    /// Where CertificateRequests are created (S0-8).
+    pub system_namespace: String,
+    /// Stamped on what this server creates; may be empty.
+    pub zone: String,
+    /// Whether to use a cluster.
+    pub kubernetes: Kubernetes,
+    /// A kubeconfig given by flag; otherwise `KUBECONFIG`, or the pod's own service account.
+    pub kubeconfig: Option<PathBuf>,
+    /// What proves an identity.
+    pub identify: Identify,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Whether to use a Kubernetes cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kubernetes {
+    /// If one is configured and answers.
+    #[default]
+    Auto,
+    /// It is an error if there is none.
+    On,
+    /// Not even if there is one.
+    Off,
+}
+
+/// Bounds on what peers can make the server hold or do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Open xDS streams.
+    pub streams: usize,
+    /// Open xDS streams of one proxy.
+    pub streams_per_proxy: usize,
+    /// Requests to CAs at one time.
+    pub issuances_in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { streams: 50_000, streams_per_proxy: 64, issuances_in_flight: 64 }
+    }
+}
+
+/// What flags and environment variables say. Each replaces what the file says; lists are replaced as a whole.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Vec<Endpoint>,
+    /// `--admin`
+    pub admin: Option<HostPort>,
+    /// `--resources`
+    pub resources: Vec<PathBuf>,
+    /// `--state-dir`
+    pub state_dir: Option<PathBuf>,
+    /// `--kubeconfig`
+    pub kubeconfig: Option<PathBuf>,
+    /// `--system-namespace`
+    pub system_namespace: Option<String>,
+    /// `--zone`
+    pub zone: Option<String>,
+    /// `--insecure-node-id`: turns that method on, and leaves the others as they are.
+    pub insecure_node_id: bool,
+}
+
+impl Config {
+    /// Reads `file`, if one is given, and puts `overrides` on top.
+    ///
+    /// # Errors
+    /// Every problem that there is.
+    pub fn load(file: Option<&Path>, overrides: Overrides, surroundings: &Surroundings) -> Result<Self, Vec<Problem>> {
+        let Some(path) = file else {
+            return merge::merge(None, overrides, surroundings);
+        };
+        let at = Location { file: Some(Arc::new(path.to_owned())), ..Location::default() };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::from_text(&text, path, overrides, surroundings),
+            Err(error) => Err(vec![Problem { at, what: format!("cannot be read: {error}"), hint: None }]),
+        }
+    }
+
+    /// The same, of a text that was read from `path`.
+    ///
+    /// # Errors
+    /// Every problem that there is.
+    pub fn from_text(
+        text: &str,
+        path: &Path,
+        overrides: Overrides,
+        surroundings: &Surroundings,
+    ) -> Result<Self, Vec<Problem>> {
+        let at = |line| Location { file: Some(Arc::new(path.to_owned())), line, ..Location::default() };
+        let documents = document::parse(text).map_err(|errors| {
+            let problem = |error: document::SyntaxError| Problem { at: at(error.line), what: error.what, hint: None };
+            errors.into_iter().map(problem).collect::<Vec<_>>()
+        })?;
+        if let Some(second) = documents.get(1) {
+            let what = "a second document; a configuration file has one".to_owned();
+            let hint = Some("resources such as a Mesh go into files of their own, listed under resources".to_owned());
+            return Err(vec![Problem { at: at(second.line), what, hint }]);
+        }
+        let (file, problems) = file::decode(documents.first(), Arc::new(path.to_owned()));
+        merge::merge(Some((file, problems)), overrides, surroundings)
+    }
+
+    /// What is configured but not in the program yet, in sentences for the log.
+    pub fn not_yet(&self) -> Vec<String> {
+        let methods = [
+            ("proxyToken", self.identify.proxy_token.is_some()),
+            ("clientCertificate", self.identify.client_certificate),
+            ("unixPeer", !self.identify.unix_peers.is_empty()),
+        ];
+        methods
+            .into_iter()
+            .filter(|(_, configured)| *configured)
+            .map(|(method, _)| format!("identify.{method} is not in the program yet: no proxy is accepted by it"))
+            .collect()
+    }
+
+    /// What the operator should know before the first proxy comes, [`Config::not_yet`] included.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = self.not_yet();
+        if self.identify.is_empty() {
+            warnings.push("nothing is listed under identify: no proxy is accepted".to_owned());
+        }
+        if self.identify.insecure_node_id {
+            warnings
+                .push("identify.insecureNodeId is on: whoever connects is believed; for development only".to_owned());
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests;

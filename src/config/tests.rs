@@ -1,0 +1,149 @@
+use std::path::Path;
+
+use super::*;
+
+fn surroundings() -> Surroundings {
+    Surroundings { xdg_state_home: None, home: Some("/home/me".into()) }
+}
+
+fn load(text: &str) -> Result<Config, Vec<String>> {
+    Config::from_text(text, Path::new("s.yaml"), Overrides::default(), &surroundings())
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+/// The example of the interface page.
+const FULL: &str = r#"
+listeners:
+- address: 0.0.0.0:5678
+  tls:
+    certificate: /etc/envoy-sds/tls/tls.crt
+    privateKey: /etc/envoy-sds/tls/tls.key
+    clientCa: /etc/envoy-sds/tls/client-ca.crt
+- unix: /run/envoy-sds/sds.sock
+  mode: "0600"
+admin: {address: 127.0.0.1:5681}
+resources: [/etc/envoy-sds/mesh.yaml]
+stateDir: /var/lib/envoy-sds
+systemNamespace: kong-mesh-system
+zone: ""
+kubernetes: off
+identify:
+  serviceAccountToken: {audiences: [envoy-sds]}
+  proxyToken: {}
+  clientCertificate: {}
+  unixPeer:
+  - {uid: 1001, mesh: default, name: web-0, workload: web, labels: {app: web}}
+  insecureNodeId: false
+limits: {streams: 50000, streamsPerProxy: 64, issuancesInFlight: 64}
+"#;
+
+#[test]
+fn the_documented_example_is_read() {
+    let config = load(FULL).unwrap();
+    assert_eq!(config.listeners.len(), 2);
+    assert_eq!(config.listeners[1].mode, 0o600);
+    assert_eq!(config.kubernetes, Kubernetes::Off);
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.identify.unix_peers[0].labels.len(), 1);
+    assert_eq!(config.not_yet().len(), 3, "{:?}", config.not_yet());
+}
+
+#[test]
+fn with_nothing_at_all_it_is_the_embedded_default() {
+    let config = Config::load(None, Overrides::default(), &surroundings()).unwrap();
+    let listeners: Vec<String> = config.listeners.iter().map(|listener| listener.at.to_string()).collect();
+    assert_eq!(listeners, ["127.0.0.1:5678", "unix:/home/me/.local/state/envoy-sds/sds.sock"]);
+    assert_eq!(config.admin.to_string(), "127.0.0.1:5681");
+    assert_eq!(config.identify, Identify { proxy_token: Some(ProxyToken::default()), ..Identify::default() });
+    assert_eq!(config.system_namespace, "kong-mesh-system");
+    assert!(config.resources.is_empty());
+}
+
+#[test]
+fn a_file_accepts_only_what_it_lists() {
+    let config = load("resources: [mesh.yaml]").unwrap();
+    assert!(config.identify.is_empty());
+    assert!(config.warnings().iter().any(|warning| warning.contains("no proxy is accepted")));
+}
+
+#[test]
+fn flags_override_the_file() {
+    let overrides = Overrides {
+        listen: vec!["127.0.0.1:0".parse().unwrap(), "unix:/tmp/sds.sock".parse().unwrap()],
+        admin: Some("127.0.0.1:0".parse().unwrap()),
+        resources: vec!["other.yaml".into()],
+        state_dir: Some("/tmp/state".into()),
+        system_namespace: Some("mesh".to_owned()),
+        zone: Some("east".to_owned()),
+        insecure_node_id: true,
+        kubeconfig: Some("/tmp/kubeconfig".into()),
+    };
+    let file = "listeners: [{address: 127.0.0.1:1}]\nidentify: {serviceAccountToken: {}}\nzone: west";
+    let config = Config::from_text(file, Path::new("s.yaml"), overrides, &surroundings()).unwrap();
+    assert_eq!(config.listeners.len(), 2);
+    assert_eq!((config.zone.as_str(), config.system_namespace.as_str()), ("east", "mesh"));
+    assert!(config.identify.insecure_node_id && config.identify.service_account_token.is_some());
+}
+
+#[test]
+fn problems_are_told_all_at_once() {
+    for (text, expected) in [
+        (
+            "listeners:\n- address: localhost\n- unix: /a\n  mode: rw\n- {address: '[::1]:1', unix: /b}\nadmn: {}\n",
+            &[
+                "s.yaml:2: listeners[0].address: \"localhost\" has no port; expected host:port, such as \
+                 127.0.0.1:5678 or [::1]:5678",
+                "s.yaml:4: listeners[1].mode: is not a mode; expected octal digits such as \"0660\"",
+                "s.yaml:5: listeners[2].unix: an address is given as well (list two listeners)",
+                "s.yaml:6: unknown field \"admn\" (did you mean admin?)",
+            ][..],
+        ),
+        ("listeners: []", &["s.yaml:1: listeners: must not be empty (leave it out for the default ones)"]),
+        (
+            "identify:\n  proxyToken:\n  serviceAccountToken: {audiences: []}\n",
+            &[
+                "s.yaml:2: identify.proxyToken: expected a map, found nothing (an empty map is written {})",
+                "s.yaml:3: identify.serviceAccountToken.audiences: must not be empty: a token for any audience could be \
+                 replayed from elsewhere",
+            ],
+        ),
+        (
+            "listeners: [{address: 'a:1'}]\nadmin: {address: 'a:1'}\nidentify:\n  clientCertificate: {}\n  \
+             unixPeer: [{uid: 1, name: a, workload: a}, {uid: 1, name: b, workload: b}, {uid: -1}]\n",
+            &[
+                "s.yaml:2: admin.address: a:1 is there twice",
+                "s.yaml:4: identify.clientCertificate: no listener asks for client certificates (give one of them \
+                 tls.clientCa)",
+                "s.yaml:5: identify.unixPeer: no listener is a unix socket",
+                "s.yaml:5: identify.unixPeer[1]: the same peer is there twice",
+                "s.yaml:5: identify.unixPeer[2].name: is missing",
+                "s.yaml:5: identify.unixPeer[2].uid: must be a whole number from 0 to 4294967295",
+                "s.yaml:5: identify.unixPeer[2].workload: is missing",
+            ],
+        ),
+        (
+            "systemNamespace: Kong\nzone: 'a b'\nlimits: {streams: 0}\nkubernetes: yes\n",
+            &[
+                "s.yaml:1: systemNamespace: is not the name of a Kubernetes namespace: lower-case letters, digits and \
+                 -, at most 63",
+                "s.yaml:2: zone: does not fit a Kubernetes label: letters, digits, -, _ and ., at most 63",
+                "s.yaml:3: limits.streams: must be a whole number from 1 to 1000000",
+                "s.yaml:4: kubernetes: \"yes\" is not one of auto, on, off",
+            ],
+        ),
+        (
+            "a: 1\n---\nb: 1",
+            &["s.yaml:3: a second document; a configuration file has one (resources such as a Mesh go \
+                               into files of their own, listed under resources)"],
+        ),
+        ("zone: [", &["s.yaml:2: not valid YAML: while parsing a node, did not find expected node content (column 1)"]),
+    ] {
+        assert_eq!(load(text).unwrap_err(), expected, "{text}");
+    }
+}
+
+#[test]
+fn without_a_home_the_state_directory_must_be_given() {
+    let problems = Config::load(None, Overrides::default(), &Surroundings::default()).unwrap_err();
+    assert!(problems[0].to_string().contains("--state-dir"), "{problems:?}");
+}

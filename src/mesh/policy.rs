@@ -1,0 +1,94 @@
+//! `spec.mtls` of a Mesh.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use spiffe::TrustDomain;
+
+use super::Context;
+use super::backend::{self, Reference};
+use crate::document::{Field, Fields};
+use crate::model::policy::MeshPolicy;
+
+/// What a Mesh says.
+#[derive(Debug, Clone)]
+pub(super) struct MeshDefinition {
+    /// `None`: mTLS is off, there is no identity to give.
+    pub(super) policy: Option<Arc<MeshPolicy>>,
+    /// The Secrets that its backends name.
+    pub(super) references: Vec<Reference>,
+}
+
+/// Decodes the mTLS part; everything else in a Mesh is left alone. `None` if it is broken.
+pub(super) fn decode(
+    name: &str,
+    name_field: &Field<'_>,
+    mtls: Option<&Field<'_>>,
+    context: &Context,
+) -> Option<MeshDefinition> {
+    let off = |field: &Field<'_>, why: &str| {
+        field.notice(format!("mTLS is off ({why}): this mesh has no identity to give"));
+        Some(MeshDefinition { policy: None, references: Vec::new() })
+    };
+    let Some(mtls) = mtls else { return off(name_field, "no mtls") };
+    let report = mtls.report();
+    let before = report.count();
+    check_trust_domain(name, name_field);
+
+    let fields = mtls.map()?;
+    let enabled = fields.optional("enabledBackend");
+    let listed = fields.optional("backends").and_then(|field| field.list()).unwrap_or_default();
+    // Kuma's switch for its test certificate (S0-15); this server makes none.
+    let _ = fields.optional("skipValidation").and_then(|field| field.boolean());
+    fields.refuse_others();
+
+    let mut references = Vec::new();
+    let backends: Vec<_> =
+        listed.iter().filter_map(|item| backend::decode(item, context, &mut references)).map(Arc::new).collect();
+    let names = names(&listed);
+    let enabled_name = enabled.as_ref().and_then(Field::text).filter(|name| !name.is_empty());
+    let (Some(enabled), Some(enabled_name)) = (enabled, enabled_name) else {
+        return if report.count() == before { off(mtls, "no enabledBackend") } else { None };
+    };
+    if !names.contains_key(enabled_name) {
+        let listed = names.keys().copied().collect::<Vec<_>>().join(", ");
+        let hint = if names.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
+        enabled.problem_with_hint(format!("{enabled_name:.60?} is not the name of one of the backends"), hint);
+    }
+    let policy = MeshPolicy { name: name.into(), enabled_backend: enabled_name.into(), backends };
+    let policy = Some(Arc::new(policy)).filter(|_| report.count() == before)?;
+    Some(MeshDefinition { policy: Some(policy), references })
+}
+
+/// The names of all listed backends, broken ones too; a name that is there twice is a problem.
+fn names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
+    let mut names = BTreeMap::new();
+    for (index, item) in listed.iter().enumerate() {
+        let Some(name) = item.node().get("name").and_then(|name| name.text()) else { continue };
+        if let Some(first) = names.get(name) {
+            item.problem(format!("the name {name:.60?} is there twice, first in backends[{first}]"));
+        } else {
+            names.insert(name, index);
+        }
+    }
+    names
+}
+
+/// The mesh's name is the trust domain of its SPIFFE IDs.
+fn check_trust_domain(name: &str, field: &Field<'_>) {
+    let usable = TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
+    if !usable {
+        field.problem_with_hint(
+            format!("{name:.60?} cannot be a SPIFFE trust domain"),
+            "lower-case letters, digits, -, _ and ., at most 255",
+        );
+    }
+}
+
+/// A map in which every field must be known: decodes with `decode`, then refuses the rest.
+pub(super) fn strict<'t, T>(field: &Field<'t>, decode: impl FnOnce(&Fields<'t>) -> T) -> Option<T> {
+    let fields = field.map()?;
+    let decoded = decode(&fields);
+    fields.refuse_others();
+    Some(decoded)
+}

@@ -1,0 +1,179 @@
+//! One document: which resource it is, in the Kubernetes form or the Universal form, and what it defines.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Context;
+use super::policy::{self, MeshDefinition};
+use super::secret::{self, SecretContent};
+use crate::document::{Field, Fields, Node, Report};
+use crate::model::diagnostic::{Location, Problem};
+
+/// The API group and version of Kuma's resources.
+const KUMA_API: &str = "kuma.io/v1alpha1";
+
+/// The mesh of a resource that names none.
+const DEFAULT_MESH: &str = "default";
+
+/// What tells resources apart.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Mesh(Arc<str>),
+    Secret { mesh: Arc<str>, name: Arc<str> },
+}
+
+/// What a good resource says.
+#[derive(Debug, Clone)]
+pub(super) enum Definition {
+    Mesh(MeshDefinition),
+    Secret(SecretContent),
+}
+
+/// What a document turned out to be.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Nothing that this program acts upon, and nothing wrong.
+    Ignored,
+    /// Something broken that cannot be told apart from other resources: it might be any of those that its file had.
+    Unidentified,
+    /// A resource; without a definition if it is broken.
+    Known { key: Key, at: Location, definition: Option<Definition> },
+}
+
+/// A document with everything that there is to say about it.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) outcome: Outcome,
+    pub(super) problems: Vec<Problem>,
+    pub(super) notices: Vec<Problem>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Mesh,
+    MeshIdentity,
+    MeshTrust,
+    Secret,
+}
+
+impl Kind {
+    const ALL: [(&'static str, Self); 4] = [
+        ("Mesh", Self::Mesh),
+        ("MeshIdentity", Self::MeshIdentity),
+        ("MeshTrust", Self::MeshTrust),
+        ("Secret", Self::Secret),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or("", |(name, _)| *name)
+    }
+
+    fn decode(field: &Field<'_>) -> Option<Self> {
+        let name = field.name()?;
+        let found = Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
+        if found.is_none() {
+            field.problem_with_hint(
+                format!("{name:.60?} is not a resource that this program reads"),
+                "it reads Mesh, MeshIdentity, MeshTrust and mesh Secrets; keep others in files that are not listed",
+            );
+        }
+        found
+    }
+}
+
+/// Decodes a document from `file` (`None`: from the cluster).
+pub(super) fn decode(document: &Node, file: Option<Arc<PathBuf>>, context: &Context) -> Decoded {
+    let report = Report::new(file);
+    let outcome = decode_outcome(&report.root(document), context).unwrap_or(Outcome::Unidentified);
+    let (problems, notices) = report.finish();
+    Decoded { outcome, problems, notices }
+}
+
+fn decode_outcome(root: &Field<'_>, context: &Context) -> Option<Outcome> {
+    let fields = root.map()?;
+    let kubernetes = ["apiVersion", "kind", "metadata"].iter().any(|key| root.node().get(key).is_some());
+    if kubernetes {
+        decode_kubernetes(&fields, context)
+    } else if root.node().get("type").is_some() {
+        decode_universal(&fields, context)
+    } else {
+        root.problem_with_hint(
+            "is not a resource",
+            "it needs apiVersion, kind and metadata (Kubernetes), or type and name (Universal)",
+        );
+        None
+    }
+}
+
+fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
+    let kind = fields.required("kind").and_then(|field| Kind::decode(&field));
+    let api_version = fields.required("apiVersion");
+    let metadata = fields.required("metadata").and_then(|field| field.map());
+    let name_field = metadata.as_ref().and_then(|metadata| metadata.required("name"));
+    let name = name_field.as_ref().and_then(Field::name);
+    let (kind, name_field, name, metadata) = (kind?, name_field?, name?, metadata?);
+    let labels = metadata.optional("labels").and_then(|labels| labels.map());
+    let mesh = labels.and_then(|labels| labels.optional("kuma.io/mesh")).and_then(|mesh| mesh.name());
+    let Some(key) = announce(fields, kind, name, mesh.unwrap_or(DEFAULT_MESH)) else { return Some(Outcome::Ignored) };
+
+    let report = name_field.report();
+    let before = report.count();
+    let expected = if kind == Kind::Secret { "v1" } else { KUMA_API };
+    if let Some(field) = api_version
+        && field.text().is_some_and(|found| found != expected)
+    {
+        field.problem(format!("a {} has the apiVersion {expected}", kind.name()));
+    }
+    let definition = if kind == Kind::Secret {
+        secret::decode_kubernetes(fields, &metadata, context).map(Definition::Secret)
+    } else {
+        let mtls = fields.optional("spec").and_then(|field| field.map()).and_then(|spec| spec.optional("mtls"));
+        policy::decode(name, &name_field, mtls.as_ref(), context).map(Definition::Mesh)
+    };
+    let definition = definition.filter(|_| report.count() == before);
+    Some(Outcome::Known { key, at: name_field.location(), definition })
+}
+
+fn decode_universal(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
+    let kind = fields.required("type").and_then(|field| Kind::decode(&field));
+    let name_field = fields.required("name");
+    let name = name_field.as_ref().and_then(Field::name);
+    let (kind, name_field, name) = (kind?, name_field?, name?);
+    let mesh = fields.optional("mesh").map_or(Some(DEFAULT_MESH), |field| field.name())?;
+    let Some(key) = announce(fields, kind, name, mesh) else { return Some(Outcome::Ignored) };
+
+    let report = name_field.report();
+    let before = report.count();
+    let definition = if kind == Kind::Secret {
+        secret::decode_universal(fields).map(Definition::Secret)
+    } else {
+        let inside = fields.optional("spec").and_then(|field| field.map()).and_then(|spec| spec.optional("mtls"));
+        let outside = fields.optional("mtls");
+        if let (Some(_), Some(inside)) = (&outside, &inside) {
+            inside.problem("there is an mtls outside of spec as well; one of them has to go");
+        }
+        policy::decode(name, &name_field, outside.or(inside).as_ref(), context).map(Definition::Mesh)
+    };
+    let definition = definition.filter(|_| report.count() == before);
+    Some(Outcome::Known { key, at: name_field.location(), definition })
+}
+
+/// From here on, problems are about this resource. `None` for the kinds that are known but not acted upon.
+fn announce(fields: &Fields<'_>, kind: Kind, name: &str, mesh: &str) -> Option<Key> {
+    let at = fields.as_field();
+    match kind {
+        Kind::Mesh => {
+            at.report().about(format!("Mesh {name}"));
+            Some(Key::Mesh(name.into()))
+        }
+        Kind::Secret => {
+            at.report().about(format!("Secret {mesh}/{name}"));
+            Some(Key::Secret { mesh: mesh.into(), name: name.into() })
+        }
+        Kind::MeshIdentity | Kind::MeshTrust => {
+            at.report().about(format!("{} {name}", kind.name()));
+            at.notice(format!("{} is not in the program yet: ignored", kind.name()));
+            None
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Mesh Secrets, in the Kubernetes and the Universal form (S1-3). Their content is never in a message.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+use super::Context;
+use crate::document::{Field, Fields};
+
+/// The type that makes a Kubernetes Secret a mesh Secret.
+const MESH_SECRET: &str = "system.kuma.io/secret";
+
+/// A Secret's content; wiped when dropped.
+pub(super) type SecretContent = Arc<Zeroizing<Vec<u8>>>;
+
+pub(super) fn decode_kubernetes(
+    fields: &Fields<'_>,
+    metadata: &Fields<'_>,
+    context: &Context,
+) -> Option<SecretContent> {
+    if let Some(field) = fields.required("type")
+        && field.text().is_some_and(|found| found != MESH_SECRET)
+    {
+        field.problem_with_hint(
+            "is not a mesh Secret, and other Secrets are not read (S1-3)",
+            format!("make it a Secret of type {MESH_SECRET}, labelled kuma.io/mesh: <mesh>"),
+        );
+    }
+    if let Some(field) = metadata.optional("namespace")
+        && field.text().is_some_and(|found| found != context.system_namespace)
+    {
+        field.problem(format!("mesh Secrets are in the system namespace, {} (S1-3)", context.system_namespace));
+    }
+    match (fields.optional("data"), fields.optional("stringData")) {
+        (Some(data), None) => content(&value(&data)?),
+        (None, Some(data)) => {
+            let field = value(&data)?;
+            Some(Arc::new(field.name()?.as_bytes().to_vec().into()))
+        }
+        (Some(_), Some(text)) => {
+            text.problem("there is data as well; one of them has to go");
+            None
+        }
+        (None, None) => {
+            fields.as_field().problem_with_hint("has no data", "the content, in base64, goes into data.value");
+            None
+        }
+    }
+}
+
+pub(super) fn decode_universal(fields: &Fields<'_>) -> Option<SecretContent> {
+    content(&fields.required("data")?)
+}
+
+fn value<'t>(field: &Field<'t>) -> Option<Field<'t>> {
+    let fields = field.map()?;
+    let value = fields.required("value");
+    fields.refuse_others();
+    value
+}
+
+fn content(field: &Field<'_>) -> Option<SecretContent> {
+    let content = field.check(from_base64(field.name()?))?;
+    if content.is_empty() {
+        field.problem("must not be empty");
+        return None;
+    }
+    Some(Arc::new(content))
+}
+
+/// Decodes base64, which may be broken into lines.
+///
+/// # Errors
+/// That it is none; without saying what it is, as it may be a key in clear.
+pub(super) fn from_base64(text: &str) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+    let joined: Zeroizing<String> = Zeroizing::new(text.split_ascii_whitespace().collect());
+    STANDARD.decode(joined.as_bytes()).map(Zeroizing::new).map_err(|_error| "is not base64")
+}
