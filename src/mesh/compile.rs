@@ -8,12 +8,12 @@ use super::backend::Reference;
 use super::last_good::{LastGood, Seen};
 use super::policy::MeshDefinition;
 use super::resource::{self, Decoded, Definition, Key, Outcome};
-use super::secret::SecretContent;
-use super::{Context, MeshSecrets, Resources};
+use super::{Context, Resources};
 use crate::document::{Node, Value};
 use crate::model::bundle::Bundle;
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::PolicySet;
+use crate::model::secrets::{MeshSecrets, SecretBytes};
 
 /// A file of resources, as far as it could be read.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub struct Compiled {
 #[derive(Debug, Default)]
 pub struct KnownGood {
     meshes: LastGood<Arc<str>, MeshDefinition>,
-    secrets: LastGood<(Arc<str>, Arc<str>), SecretContent>,
+    secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
 }
 
 /// One resource of one file.
@@ -89,10 +89,7 @@ pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> 
         }
         (Key::Mesh(_), _) => None,
     }));
-    let mut secrets = MeshSecrets::default();
-    for ((mesh, name), content) in known.secrets.iter() {
-        secrets.insert(mesh.clone(), name.clone(), content.clone());
-    }
+    let secrets: MeshSecrets = known.secrets.iter().map(|(key, content)| (key.clone(), content.clone())).collect();
 
     for found in found.iter_mut().flatten() {
         let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
@@ -167,7 +164,7 @@ fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, con
     let Reference { name, at } = reference;
     let (what, hint) = match secrets.get(mesh, name) {
         Some(content) => {
-            let error = Bundle::from_pem(content, context.now).err()?;
+            let error = Bundle::from_pem(content.expose(), context.now).err()?;
             (format!("the Secret {mesh}/{name} is no trust bundle: {error}"), None)
         }
         None if context.kubernetes_available => return None,

@@ -11,17 +11,16 @@ mod resource;
 mod secret;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use zeroize::Zeroizing;
 
 pub use compile::{Compiled, KnownGood, Source, compile};
 pub use files::{ResourceFiles, Settings};
 pub use last_good::{LastGood, Seen};
 
 use crate::model::policy::{Backend, BackendKind, BuiltinSettings, MeshPolicy, PolicySet};
+use crate::model::secrets::MeshSecrets;
 
 /// What is known outside of the resources themselves, and decides whether they are right.
 #[derive(Debug, Clone)]
@@ -59,38 +58,6 @@ impl Resources {
         };
         let policies = PolicySet { meshes: BTreeMap::from([(mesh, Arc::new(policy))]) };
         Self { policies, secrets: MeshSecrets::default() }
-    }
-}
-
-/// The content of mesh Secrets (S1-3), by mesh and name: wiped when dropped, redacted in `Debug`.
-#[derive(Clone, Default, PartialEq)]
-pub struct MeshSecrets(BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Zeroizing<Vec<u8>>>>>);
-
-impl MeshSecrets {
-    /// The content of the Secret `name` of `mesh`.
-    pub fn get(&self, mesh: &str, name: &str) -> Option<&[u8]> {
-        self.0.get(mesh)?.get(name).map(|content| content.as_slice())
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.values().map(BTreeMap::len).sum()
-    }
-
-    fn insert(&mut self, mesh: Arc<str>, name: Arc<str>, content: Arc<Zeroizing<Vec<u8>>>) {
-        self.0.entry(mesh).or_default().insert(name, content);
-    }
-}
-
-impl fmt::Debug for MeshSecrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = self.0.iter().flat_map(|(mesh, secrets)| secrets.keys().map(move |name| format!("{mesh}/{name}")));
-        f.debug_map().entries(names.map(|name| (name, "[redacted]"))).finish()
     }
 }
 

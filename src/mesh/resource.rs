@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::Context;
 use super::policy::{self, MeshDefinition};
-use super::secret::{self, SecretContent};
+use super::secret;
 use crate::document::{Field, Fields, Node, Report};
 use crate::model::diagnostic::{Location, Problem};
+use crate::model::secrets::SecretBytes;
 
 /// The API group and version of Kuma's resources.
 const KUMA_API: &str = "kuma.io/v1alpha1";
@@ -26,7 +27,7 @@ pub(super) enum Key {
 #[derive(Debug, Clone)]
 pub(super) enum Definition {
     Mesh(MeshDefinition),
-    Secret(SecretContent),
+    Secret(SecretBytes),
 }
 
 /// What a document turned out to be.

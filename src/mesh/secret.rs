@@ -1,25 +1,17 @@
 //! Mesh Secrets, in the Kubernetes and the Universal form (S1-3). Their content is never in a message.
 
-use std::sync::Arc;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::Context;
 use crate::document::{Field, Fields};
+use crate::model::secrets::SecretBytes;
 
 /// The type that makes a Kubernetes Secret a mesh Secret.
 const MESH_SECRET: &str = "system.kuma.io/secret";
 
-/// A Secret's content; wiped when dropped.
-pub(super) type SecretContent = Arc<Zeroizing<Vec<u8>>>;
-
-pub(super) fn decode_kubernetes(
-    fields: &Fields<'_>,
-    metadata: &Fields<'_>,
-    context: &Context,
-) -> Option<SecretContent> {
+pub(super) fn decode_kubernetes(fields: &Fields<'_>, metadata: &Fields<'_>, context: &Context) -> Option<SecretBytes> {
     if let Some(field) = fields.required("type")
         && field.text().is_some_and(|found| found != MESH_SECRET)
     {
@@ -37,7 +29,7 @@ pub(super) fn decode_kubernetes(
         (Some(data), None) => content(&value(&data)?),
         (None, Some(data)) => {
             let field = value(&data)?;
-            Some(Arc::new(field.name()?.as_bytes().to_vec().into()))
+            Some(SecretBytes::new(field.name()?.as_bytes().to_vec()))
         }
         (Some(_), Some(text)) => {
             text.problem("there is data as well; one of them has to go");
@@ -50,7 +42,7 @@ pub(super) fn decode_kubernetes(
     }
 }
 
-pub(super) fn decode_universal(fields: &Fields<'_>) -> Option<SecretContent> {
+pub(super) fn decode_universal(fields: &Fields<'_>) -> Option<SecretBytes> {
     content(&fields.required("data")?)
 }
 
@@ -61,13 +53,13 @@ fn value<'t>(field: &Field<'t>) -> Option<Field<'t>> {
     value
 }
 
-fn content(field: &Field<'_>) -> Option<SecretContent> {
+fn content(field: &Field<'_>) -> Option<SecretBytes> {
     let content = field.check(from_base64(field.name()?))?;
     if content.is_empty() {
         field.problem("must not be empty");
         return None;
     }
-    Some(Arc::new(content))
+    Some(SecretBytes::new(content))
 }
 
 /// Decodes base64, which may be broken into lines.

@@ -264,7 +264,8 @@ fn a_secret_with_a_ca_is_found_in_either_form() {
     ] {
         let compiled = compile_text(&format!("{with_mesh}---\n{secret}"), true);
         assert_eq!(texts(&compiled.problems), [""; 0]);
-        assert_eq!(compiled.resources.secrets.get("default", "ca"), Some(pem.as_bytes()));
+        let content = compiled.resources.secrets.get("default", "ca").map(|content| content.expose());
+        assert_eq!(content, Some(pem.as_bytes()));
         assert!(!format!("{:?}", compiled.resources).contains("BEGIN"));
     }
     let broken = format!("{with_mesh}---\ntype: Secret\nname: ca\ndata: YQ==");
