@@ -1,13 +1,33 @@
 //! envoy-sds: an xDS secret discovery (SDS) server for Envoy, fed by cert-manager.
+//!
+//! The modules are the stages of one pipeline; ARCHITECTURE.md has the picture and the rules, and a test holds the imports
+//! to them.
+
+pub mod model;
+
+pub mod runtime;
+
+pub mod observe;
+
+pub mod document;
 
 pub mod config;
-pub mod document;
-pub mod identify;
-pub mod issue;
+
 pub mod mesh;
-pub mod model;
-pub mod runtime;
+
+pub mod identify;
+
+pub mod issue;
+
+pub mod trust;
+
 pub mod serve;
+
+pub mod admin;
+
+pub mod app;
+
+pub mod demo;
+
 #[cfg(test)]
 mod testing;
-pub mod trust;

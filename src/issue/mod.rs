@@ -16,4 +16,4 @@ pub mod metrics;
 pub mod renewal;
 pub mod schedule;
 pub mod verify;
-mod worker;
+pub mod worker;

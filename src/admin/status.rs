@@ -1,0 +1,79 @@
+//! The status page: plain text, as it is read with curl as often as with a browser.
+
+use std::fmt::Write;
+
+use super::Admin;
+
+/// The most proxies that are listed.
+const LISTED: usize = 500;
+
+pub(super) fn page(admin: &Admin) -> String {
+    let mut page = String::new();
+    // Writing into a String cannot fail.
+    let _ = write(&mut page, admin);
+    page
+}
+
+fn write(page: &mut String, admin: &Admin) -> std::fmt::Result {
+    let reasons = admin.readiness.reasons();
+    let state = if reasons.is_empty() { "ready" } else { "not ready" };
+    writeln!(page, "envoy-sds {}: {state}", env!("CARGO_PKG_VERSION"))?;
+    for (name, reason) in reasons {
+        writeln!(page, "  waiting for {name}: {reason}")?;
+    }
+    writeln!(page, "listening on {}", admin.listeners.join(", "))?;
+    meshes(page, admin)?;
+    for (about, texts) in admin.warnings() {
+        writeln!(page, "\n! {about}")?;
+        for text in texts {
+            writeln!(page, "    {text}")?;
+        }
+    }
+    proxies(page, admin)
+}
+
+fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
+    let trust = admin.trust.all();
+    for policy in admin.policies.borrow().meshes.values() {
+        writeln!(page, "\nmesh {}", policy.name)?;
+        for backend in &policy.backends {
+            let role = if backend.name == policy.enabled_backend { "signs" } else { "is trusted" };
+            writeln!(page, "  backend {} ({}) {role}", backend.name, backend.kind.label())?;
+        }
+        match trust.borrow().meshes.get(&policy.name) {
+            None => writeln!(page, "  trust bundle: not known yet")?,
+            Some(bundle) => {
+                writeln!(page, "  trust bundle {}", bundle.digest())?;
+                for ca in bundle.certificates() {
+                    writeln!(page, "    {} until {}", ca.subject(), ca.validity().not_after)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn proxies(page: &mut String, admin: &Admin) -> std::fmt::Result {
+    let proxies = admin.manager.snapshot();
+    writeln!(page, "\nproxies: {}", proxies.len())?;
+    for (key, (svid, status)) in proxies.iter().take(LISTED) {
+        match svid {
+            None => writeln!(page, "  {key} in {}: no certificate yet", key.mesh)?,
+            Some(svid) => {
+                let renewal = status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
+                writeln!(
+                    page,
+                    "  {key} in {}: serial {} by {} until {}{renewal}",
+                    key.mesh,
+                    svid.leaf.serial(),
+                    svid.leaf.issuer(),
+                    svid.validity().not_after
+                )?;
+            }
+        }
+    }
+    if proxies.len() > LISTED {
+        writeln!(page, "  and {} more", proxies.len() - LISTED)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! From what the configuration says to what the stages take: no stage knows the configuration.
+
+use crate::config::{Endpoint, Kubernetes, Listener};
+use crate::runtime::kube;
+use crate::serve::listen;
+
+pub(super) fn kubernetes(mode: Kubernetes) -> kube::Mode {
+    match mode {
+        Kubernetes::Auto => kube::Mode::Auto,
+        Kubernetes::On => kube::Mode::On,
+        Kubernetes::Off => kube::Mode::Off,
+    }
+}
+
+pub(super) fn listeners(listeners: &[Listener]) -> Vec<listen::ListenerSettings> {
+    let of = |listener: &Listener| listen::ListenerSettings {
+        endpoint: match &listener.at {
+            Endpoint::Tcp(address) => listen::Endpoint::Tcp(address.to_string()),
+            Endpoint::Unix(path) => listen::Endpoint::Unix { path: path.clone(), mode: listener.mode },
+        },
+        tls: listener.tls.as_ref().map(|tls| listen::TlsFiles {
+            certificate: tls.certificate.clone(),
+            private_key: tls.private_key.clone(),
+            client_ca: tls.client_ca.clone(),
+        }),
+    };
+    listeners.iter().map(of).collect()
+}

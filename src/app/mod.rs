@@ -1,0 +1,295 @@
+//! The composition root: makes the stages, joins them, and ends them in order.
+
+mod convert;
+mod trust_readiness;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, watch};
+
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::identify::Identify;
+use crate::identify::chain::Identifiers;
+use crate::identify::service_account::{ApiServer, ServiceAccountTokens};
+use crate::issue;
+use crate::issue::announce::Announcer;
+use crate::issue::ca::Authorities;
+use crate::issue::ca::cert_manager::{self, CertManager, Timing};
+use crate::issue::manager::Manager;
+use crate::issue::worker::ManagerSettings;
+use crate::mesh::{ResourceFiles, Settings as ResourceSettings};
+use crate::model::bundle::Bundle;
+use crate::model::diagnostic::{Location, Problem};
+use crate::model::identity::Identity;
+use crate::observe::readiness::Readiness;
+use crate::runtime::clock::Clock;
+use crate::runtime::kube;
+use crate::runtime::tasks::{Deaths, Tasks};
+use crate::serve::source::{CertificateWatch, SecretSource};
+use crate::serve::{self, SdsServer, ServeSettings, StreamLimits, listen};
+use crate::trust::source::mesh_secret::watch_mesh_secrets;
+use crate::trust::store::{Sources, TrustStore};
+
+/// How long streams may take to end at shutdown; spread, so that proxies do not all reconnect in the same moment.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long requests in the cluster may take to be deleted at shutdown; other servers sweep what is left.
+const CLEANUP: Duration = Duration::from_secs(5);
+
+/// How long everything may take to end.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A server that is running.
+#[derive(Debug)]
+pub struct App {
+    listeners: Vec<String>,
+    admin: SocketAddr,
+    tasks: Tasks,
+    deaths: Mutex<Deaths>,
+    cert_manager: Option<CertManager>,
+}
+
+/// Why a server does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// What the user wrote is wrong: every problem of it.
+    Configuration(Vec<Problem>),
+    /// Something else.
+    Runtime(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for StartError {
+    fn from(error: E) -> Self {
+        Self::Runtime(error.into())
+    }
+}
+
+impl App {
+    /// Starts a server. When this returns, its sockets are open.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let clock = Clock::system();
+        let (tasks, deaths) = Tasks::new();
+        for warning in config.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let mode = convert::kubernetes(config.kubernetes);
+        let cluster = kube::connect(mode, config.kubeconfig.as_deref()).await.map_err(|error| wrong_cluster(&error))?;
+        if cluster.is_none() && config.identify.service_account_token.is_some() {
+            return Err(no_cluster_for("identify.serviceAccountToken"));
+        }
+        let resources = Resources::start(&config, cluster.is_some(), &clock, &tasks)?;
+
+        let mut registry = Registry::with_prefix("envoy_sds");
+        let readiness = Readiness::new();
+        let cert_manager = cluster.clone().map(|client| {
+            let settings = cert_manager::Settings {
+                system_namespace: config.system_namespace.clone(),
+                zone: config.zone.clone(),
+                timing: Timing::default(),
+            };
+            CertManager::new(client, settings, clock.clone(), &tasks)
+        });
+        let cluster_secrets =
+            cluster.clone().map(|client| watch_mesh_secrets(client, &config.system_namespace, &tasks));
+        let sources = Sources {
+            policies: resources.policies.clone(),
+            file_secrets: resources.secrets.clone(),
+            cluster_secrets,
+            state_dir: config.state_dir.clone(),
+        };
+        let trust = TrustStore::start(sources, clock.clone(), &tasks);
+        trust_readiness::start(&readiness, &trust, &tasks);
+
+        let authorities =
+            Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
+        let announcer =
+            Announcer { authorities: authorities.clone(), roots: Arc::new(trust.clone()), clock: clock.clone() };
+        tasks.spawn_essential("root announcer", announcer.run(resources.policies.clone()));
+        let settings = ManagerSettings {
+            in_flight_limit: config.limits.issuances_in_flight,
+            policies: resources.policies.clone(),
+            trust: trust.all(),
+            authorities,
+            roots: Arc::new(trust.clone()),
+            clock: clock.clone(),
+            metrics: issue::metrics::Metrics::new(&mut registry),
+        };
+        let manager = Manager::start(settings, &tasks);
+        manager.register(&mut registry, clock.clone());
+
+        let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
+        if let (Some(method), Some(client)) = (&config.identify.service_account_token, cluster) {
+            let reviewer = Arc::new(ApiServer::new(client));
+            methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock.clone())));
+        }
+        let identifiers =
+            Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
+
+        let bound = listen::bind(&convert::listeners(&config.listeners), &clock).await?;
+        let admin_socket = TcpListener::bind(config.admin.to_string())
+            .await
+            .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
+        let admin_address = admin_socket.local_addr()?;
+        let listeners = bound.addresses().to_vec();
+        let (_, always_ready) = watch::channel(true);
+        let limits =
+            StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
+        let sds = SdsServer::new(
+            ServeSettings { limits, drain: DRAIN, ..ServeSettings::default() },
+            Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
+            Arc::new(identifiers),
+            serve::metrics::Metrics::new(&mut registry),
+            always_ready,
+            clock.clone(),
+            &tasks,
+        );
+        let admin = Arc::new(Admin {
+            readiness,
+            listeners: listeners.clone(),
+            policies: resources.policies,
+            problems: resources.problems,
+            trust,
+            manager,
+            pending: cert_manager.as_ref().map(CertManager::pending),
+            registry,
+        });
+        let shutdown = tasks.shutdown().clone().cancelled_owned();
+        tasks.spawn_to_end(async move {
+            let served = axum::serve(admin_socket, admin::http::routes(admin)).with_graceful_shutdown(shutdown);
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the admin address is no longer served");
+            }
+        });
+        let routes = sds.into_routes();
+        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, DRAIN + Duration::from_secs(1)));
+        tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
+        Ok(Self { listeners, admin: admin_address, tasks, deaths: Mutex::new(deaths), cert_manager })
+    }
+
+    /// Where Envoys connect: `127.0.0.1:5678`, `unix:/path`.
+    pub fn listeners(&self) -> &[String] {
+        &self.listeners
+    }
+
+    /// Where operators look.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until something dies without which the server is of no use, and says what.
+    pub async fn died(&self) -> &'static str {
+        self.deaths.lock().await.next().await
+    }
+
+    /// Stops accepting, ends streams, deletes what is pending in the cluster; at most for [`DEADLINE`]. Says whether
+    /// everything has ended.
+    pub async fn stop(self) -> bool {
+        let cleanup = async {
+            match &self.cert_manager {
+                Some(cert_manager) => cert_manager.shutdown(CLEANUP).await,
+                None => true,
+            }
+        };
+        let (ended, clean) = tokio::join!(self.tasks.stop(DEADLINE), cleanup);
+        if !clean {
+            tracing::warn!("some CertificateRequests are left; the next server sweeps them");
+        }
+        if !ended {
+            tracing::warn!("some tasks did not end within {DEADLINE:?}");
+        }
+        ended
+    }
+}
+
+/// Secrets come from the certificate manager and the trust store.
+#[derive(Debug)]
+struct Secrets {
+    manager: Manager,
+    trust: TrustStore,
+}
+
+impl SecretSource for Secrets {
+    fn certificate(&self, identity: &Identity) -> CertificateWatch {
+        let subscription = self.manager.subscribe(identity);
+        CertificateWatch { current: subscription.current, interest: Box::new(subscription.interest) }
+    }
+
+    fn trust_bundle(&self, mesh: &str) -> watch::Receiver<Option<Arc<Bundle>>> {
+        self.trust.of(mesh)
+    }
+}
+
+/// The mesh resources, loaded and watched.
+struct Resources {
+    policies: watch::Receiver<Arc<crate::model::policy::PolicySet>>,
+    secrets: watch::Receiver<Arc<crate::model::secrets::MeshSecrets>>,
+    problems: watch::Receiver<Arc<Vec<Problem>>>,
+}
+
+impl Resources {
+    fn start(config: &Config, has_cluster: bool, clock: &Clock, tasks: &Tasks) -> Result<Self, StartError> {
+        let settings = ResourceSettings {
+            paths: config.resources.clone(),
+            kubernetes_available: has_cluster,
+            system_namespace: config.system_namespace.clone(),
+        };
+        let mut files = ResourceFiles::new(settings, clock.clone());
+        let compiled = files.load();
+        if !compiled.problems.is_empty() {
+            return Err(StartError::Configuration(compiled.problems));
+        }
+        for notice in &compiled.notices {
+            tracing::info!("{notice}");
+        }
+        let (publish_policies, policies) = watch::channel(Arc::new(compiled.resources.policies.clone()));
+        let (publish_secrets, secrets) = watch::channel(Arc::new(compiled.resources.secrets.clone()));
+        let (publish_problems, problems) = watch::channel(Arc::default());
+        let (publish, mut loaded) = watch::channel(Arc::new(compiled.resources));
+        loaded.mark_unchanged();
+        tasks.spawn_essential("resource files", files.run(publish, publish_problems));
+        tasks.spawn_essential("resource split", async move {
+            while loaded.changed().await.is_ok() {
+                let resources = loaded.borrow_and_update().clone();
+                // Secrets first: a policy that refers to a new one finds it.
+                send_if_changed(&publish_secrets, &resources.secrets);
+                send_if_changed(&publish_policies, &resources.policies);
+            }
+        });
+        Ok(Self { policies, secrets, problems })
+    }
+}
+
+fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value: &T) {
+    publish.send_if_modified(|current| {
+        let changed = **current != *value;
+        if changed {
+            *current = Arc::new(value.clone());
+        }
+        changed
+    });
+}
+
+fn wrong_cluster(error: &kube::ConnectError) -> StartError {
+    StartError::Configuration(vec![Problem {
+        at: Location { field: Some("kubernetes".to_owned()), ..Location::default() },
+        what: error.to_string(),
+        hint: None,
+    }])
+}
+
+fn no_cluster_for(field: &str) -> StartError {
+    StartError::Configuration(vec![Problem {
+        at: Location { field: Some(field.to_owned()), ..Location::default() },
+        what: "needs Kubernetes, and there is no cluster".to_owned(),
+        hint: Some("give --kubeconfig, set KUBECONFIG, or run in a pod".to_owned()),
+    }])
+}

@@ -1,0 +1,36 @@
+//! Not ready while no mesh has a trust bundle: such a server can give no proxy anything. One mesh's trouble, on the other
+//! hand, is a warning: it must not take the server away from the others.
+
+use crate::observe::readiness::Readiness;
+use crate::runtime::tasks::Tasks;
+use crate::trust::store::TrustStore;
+
+const NAME: &str = "trust";
+
+pub(super) fn start(readiness: &Readiness, trust: &TrustStore, tasks: &Tasks) {
+    let (readiness, mut bundles, mut troubles) = (readiness.clone(), trust.all(), trust.troubles());
+    let mut blocker = Some(readiness.block(NAME, "no mesh has a trust bundle yet"));
+    tasks.spawn_essential("trust readiness", async move {
+        loop {
+            let none = bundles.borrow_and_update().meshes.is_empty();
+            let reasons: Vec<String> = troubles
+                .borrow_and_update()
+                .iter()
+                .map(|((mesh, backend), trouble)| format!("mesh {mesh}, backend {backend}: {}", trouble.reason))
+                .collect();
+            // The old blocker goes first: it would take the new one of the same name away with it.
+            drop(blocker.take());
+            if none {
+                let reason = if reasons.is_empty() { "no mesh has mTLS on".to_owned() } else { reasons.join("; ") };
+                blocker = Some(readiness.block(NAME, format!("no mesh has a trust bundle: {reason}")));
+            }
+            let changed = tokio::select! {
+                changed = bundles.changed() => changed,
+                changed = troubles.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
+        }
+    });
+}
