@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use super::{Evidence, Identify, IdentifyError, Proof};
 use crate::model::identity::{Pod, Workload};
 use crate::runtime::clock::Clock;
+use crate::runtime::kube::explain;
 
 /// The name of the method, as configured.
 pub const METHOD: &str = "serviceAccountToken";
@@ -78,7 +79,7 @@ impl ReviewTokens for ApiServer {
         let params = PostParams::default();
         match tokio::time::timeout(REVIEW_TIMEOUT, Box::pin(self.0.create(&params, &review))).await {
             Ok(Ok(review)) => review.status.ok_or_else(|| "the API server's answer has no status".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(explain(&error)),
             Err(_elapsed) => Err(format!("the API server did not answer within {REVIEW_TIMEOUT:?}")),
         }
     }

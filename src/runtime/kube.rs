@@ -1,6 +1,7 @@
 //! Access to Kubernetes: one client for the whole server, and watches that recover by themselves.
 
 use std::env;
+use std::error::Error;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -163,10 +164,11 @@ where
                     return event;
                 }
                 Some(Err(error)) => {
+                    let error = explain(&error);
                     if self.failing {
-                        tracing::debug!(what = self.what, %error, "the watch still fails");
+                        tracing::debug!(what = self.what, error, "the watch still fails");
                     } else {
-                        tracing::warn!(what = self.what, %error, "the watch failed; it is tried again until it works");
+                        tracing::warn!(what = self.what, error, "the watch failed; it is tried again until it works");
                         self.failing = true;
                     }
                     self.not_before = self.backoff.next().map(|pause| Instant::now() + pause);
@@ -194,6 +196,26 @@ pub fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_not_found())
 }
 
+/// `error` and its causes in one line. kube's own `Display` leaves the cause out (`ServiceError: client error (Connect)`),
+/// or shows the API server's answer twice, once as a Rust structure.
+pub fn explain(error: &(dyn Error + 'static)) -> String {
+    let mut parts = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+            parts.push(format!("{} ({})", status.message, status.code));
+            break;
+        }
+        next = error.source();
+        let (text, cause) = (error.to_string(), next.map(ToString::to_string).unwrap_or_default());
+        let own = text.strip_suffix(&cause).unwrap_or(&text).trim_end_matches([':', ' ']);
+        if !own.is_empty() {
+            parts.push(own.to_owned());
+        }
+    }
+    parts.join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,5 +241,19 @@ mod tests {
             "users": [{"name": "u", "user": {"token": "t"}}]}"#;
         std::fs::write(&path, text).unwrap();
         assert!(connect(Mode::On, Some(&path)).await.unwrap().is_some());
+    }
+
+    #[test]
+    fn errors_are_explained_with_their_causes() {
+        let status = kube::core::Status::failure("leases is forbidden", "Forbidden").with_code(403).boxed();
+        let refused = || kube::Error::Service(Box::new(std::io::Error::other("connection refused")));
+        for (error, expected) in [
+            (watcher::Error::InitialListFailed(kube::Error::Api(status)), "leases is forbidden (403)"),
+            (watcher::Error::WatchFailed(refused()), "ServiceError: connection refused"),
+        ] {
+            let explained = explain(&error);
+            assert!(explained.ends_with(&format!(": {expected}")), "{explained}");
+            assert_eq!(explained.matches(expected).count(), 1);
+        }
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::resource::CertificateRequest;
 use super::{ObjectRef, Timing};
-use crate::runtime::kube::is_not_found;
+use crate::runtime::kube::{explain, is_not_found};
 
 /// How many deletions are under way at once: enough to keep pace with 64 issuances in flight (a DELETE takes a third of
 /// the time of a POST and its answer), few enough not to crowd out new requests.
@@ -97,7 +97,7 @@ pub(super) async fn delete_once(
         Ok(Err(error)) if is_not_found(&error) => Ok(()),
         // The precondition: another object has the name now, so this one is gone.
         Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
+        Ok(Err(error)) => Err(explain(&error)),
         Err(_elapsed) => Err("no answer".to_owned()),
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Timing;
 use super::resource::{INSTANCE, MANAGED_BY, MANAGER, Origin};
 use crate::runtime::clock::Clock;
-use crate::runtime::kube::is_not_found;
+use crate::runtime::kube::{explain, is_not_found};
 
 /// How the lease stands.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +73,7 @@ impl Renewal {
             let outcome = tokio::time::timeout(self.timing.api_call, Box::pin(self.renew())).await;
             let error = match outcome {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
+                Ok(Err(error)) => Some(explain(&error)),
                 Err(_elapsed) => Some("no answer".to_owned()),
             };
             self.standing.send_modify(|standing| {

@@ -16,7 +16,7 @@ use super::{ObjectRef, Shared, lease};
 const AT_ONCE: usize = 64;
 
 /// Pause before looking again for what is left.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// See [`super::CertManager::shutdown`]. It asks the API server what there is instead of trusting what this process
 /// remembers: a POST may have been carried out whose answer nobody has heard.
@@ -67,7 +67,6 @@ async fn delete_all(
                     let _ = delete_once(requests, &object, shared.timing.api_call).await;
                 })
                 .await;
-            continue;
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -16,6 +16,7 @@ use super::pending::{PendingRequest, Posted};
 use super::resource::CertificateRequest;
 use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
 use crate::model::policy::IssuerRef;
+use crate::runtime::kube::explain;
 
 /// Has leaves signed by one cert-manager issuer.
 #[derive(Debug, Clone)]
@@ -133,7 +134,7 @@ impl CertManagerAuthority {
                 Ok(Posting::Created)
             }
             Ok(Err(kube::Error::Api(status))) if status.code < 500 => Err(refused(&status)),
-            Ok(Err(error)) => Ok(Posting::Unclear(error.to_string())),
+            Ok(Err(error)) => Ok(Posting::Unclear(explain(&error))),
             Err(_elapsed) => Ok(Posting::Unclear(no_answer(request.request_timeout))),
         }
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::cleanup::Cleaner;
 use super::resource::{CertificateRequest, INSTANCE, Origin};
 use super::{ObjectRef, Timing};
+use crate::runtime::kube::explain;
 
 /// Requests listed by one call.
 const PAGE: u32 = 500;
@@ -113,7 +114,7 @@ impl Sweep {
         let mut observer = Observer::default();
         loop {
             if let Err(error) = self.once(&mut observer).await {
-                tracing::debug!(%error, "cannot look for what crashed servers have left behind");
+                tracing::debug!(error = explain(&error), "cannot look for what crashed servers have left behind");
             }
             // Servers that started together need not list together. Never later than `sweep_every`, lest the observer
             // take itself for blind.
@@ -136,7 +137,7 @@ impl Sweep {
             let unchanged = Preconditions { uid: Some(lease.object.uid), resource_version: lease.resource_version };
             let params = DeleteParams::default().preconditions(unchanged);
             if let Err(error) = Box::pin(self.leases.delete(&lease.object.name, &params)).await {
-                tracing::debug!(lease = %lease.object.name, %error, "cannot delete the Lease of a server that is gone");
+                tracing::debug!(lease = %lease.object.name, error = explain(&error), "cannot delete the Lease of a server that is gone");
             }
         }
         Ok(())
