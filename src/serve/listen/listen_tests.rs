@@ -1,0 +1,181 @@
+//! Listeners, over real sockets.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use hyper_util::rt::TokioIo;
+use rcgen::SanType;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Endpoint as ClientEndpoint;
+
+use super::*;
+use crate::serve::ServeSettings;
+use crate::serve::testing::{Ca, TestServer, ca};
+
+/// Opens a stream over `io` and subscribes to `default`.
+async fn subscribe<IO>(io: IO) -> (mpsc::Sender<DiscoveryRequest>, Streaming<DiscoveryResponse>)
+where
+    IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let mut io = Some(TokioIo::new(io));
+    let connector = tower::service_fn(move |_| {
+        let io = io.take().ok_or_else(|| io::Error::other("one connection only"));
+        async move { io }
+    });
+    let channel = ClientEndpoint::from_static("http://sds").connect_with_connector(connector).await.unwrap();
+    let (requests, outgoing) = mpsc::channel(4);
+    let node = Some(Node { id: "proxy-0".to_owned(), ..Default::default() });
+    let first = DiscoveryRequest { node, resource_names: vec!["default".to_owned()], ..Default::default() };
+    requests.send(first).await.unwrap();
+    let mut client = SecretDiscoveryServiceClient::new(channel);
+    let responses = client.stream_secrets(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+    (requests, responses)
+}
+
+async fn next(responses: &mut Streaming<DiscoveryResponse>) -> DiscoveryResponse {
+    let message = tokio::time::timeout(Duration::from_secs(10), responses.message()).await;
+    message.expect("soon").unwrap().expect("a response")
+}
+
+#[tokio::test]
+async fn item_14_a_unix_socket_and_its_peer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sds.sock");
+    let endpoint = Endpoint::Unix { path: path.clone(), mode: 0o600 };
+    let server = TestServer::start(ServeSettings::default(), &[ListenerSettings { endpoint, tls: None }]).await;
+    assert_eq!(server.addresses, [format!("unix:{}", path.display())]);
+    server.issue();
+    let (_requests, mut responses) = subscribe(UnixStream::connect(&path).await.unwrap()).await;
+    next(&mut responses).await;
+    let peer = server.authenticate.seen.lock().unwrap()[0].unix_peer.unwrap();
+    assert_eq!(peer.pid, Some(i32::try_from(std::process::id()).unwrap()));
+    assert!(server.tasks.stop(Duration::from_secs(8)).await);
+    assert!(!path.exists(), "the socket file goes with the server");
+}
+
+/// Writes a server certificate of `ca`; the new files replace the old ones, as a mount does it.
+fn write(folder: &Path, ca: &Ca) -> TlsFiles {
+    let (certificate, key) = ca.leaf(vec![SanType::DnsName("sds".try_into().unwrap())]);
+    let replace = |name: &str, content: &str| {
+        let (path, next) = (folder.join(name), folder.join("next"));
+        std::fs::write(&next, content).unwrap();
+        std::fs::rename(&next, &path).unwrap();
+        path
+    };
+    TlsFiles {
+        private_key: replace("tls.key", &key),
+        certificate: replace("tls.crt", &certificate.pem()),
+        client_ca: Some(folder.join("client-ca.crt")),
+    }
+}
+
+async fn connect(
+    address: &str,
+    trusted: &Ca,
+    client: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.certificate.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match client {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(address).await?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("sds").unwrap(), stream).await
+}
+
+fn client_certificate(ca: &Ca) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+    let (certificate, key) = ca.leaf(vec![SanType::URI("spiffe://default/web".try_into().unwrap())]);
+    (certificate.der().clone(), PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+}
+
+#[tokio::test]
+async fn tls_and_its_reload_without_dropping_a_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new, clients) = (ca("old CA"), ca("new CA"), ca("client CA"));
+    std::fs::write(folder.path().join("client-ca.crt"), clients.certificate.pem()).unwrap();
+    let tls = Some(write(folder.path(), &old));
+    let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls };
+    let server = TestServer::start(ServeSettings::default(), &[settings]).await;
+    let address = server.addresses[0].clone();
+
+    server.issue();
+    let (certificate, key) = client_certificate(&clients);
+    let io = connect(&address, &old, Some((certificate.clone(), key))).await.unwrap();
+    let (_requests, mut responses) = subscribe(io).await;
+    next(&mut responses).await;
+    assert_eq!(server.authenticate.seen.lock().unwrap()[0].peer_certificates, [certificate]);
+
+    // Without a client certificate the handshake is fine: who it is, others decide.
+    connect(&address, &old, None).await.unwrap();
+    // With one of a foreign CA it is not; in TLS 1.3 the client learns it when it first reads.
+    let mut foreign = connect(&address, &old, Some(client_certificate(&new))).await.unwrap();
+    foreign.read_u8().await.unwrap_err();
+
+    // A key that does not belong to the certificate changes nothing.
+    let good = std::fs::read(folder.path().join("tls.key")).unwrap();
+    write(folder.path(), &new);
+    std::fs::write(folder.path().join("tls.key"), &good).unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    connect(&address, &old, None).await.unwrap();
+
+    write(folder.path(), &new);
+    let reloaded = async {
+        while connect(&address, &new, None).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reloaded).await.expect("new connections see the new certificate");
+    server.issue();
+    next(&mut responses).await;
+}
+
+#[tokio::test]
+async fn peers_that_say_nothing_or_nonsense_hold_nobody_up() {
+    let server = TestServer::start(ServeSettings::default(), &[crate::serve::testing::tcp()]).await;
+    let address = &server.addresses[0];
+    let _mute = TcpStream::connect(address).await.unwrap();
+    let mut rude = TcpStream::connect(address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut rude, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    drop(rude);
+    let channel = ClientEndpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut client = SecretDiscoveryServiceClient::new(channel);
+    let refused = client.fetch_secrets(DiscoveryRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn what_cannot_be_bound_is_told() {
+    let clock = Clock::system();
+    let tcp = |address: &str, tls| ListenerSettings { endpoint: Endpoint::Tcp(address.to_owned()), tls };
+    let error = bind(&[tcp("no-such-host.invalid:1", None)], &clock).await.unwrap_err();
+    assert!(error.to_string().starts_with("cannot listen at no-such-host.invalid:1: "), "{error}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = write(folder.path(), &ca("CA"));
+    let error = bind(&[tcp("127.0.0.1:0", Some(files.clone()))], &clock).await.unwrap_err();
+    assert!(error.to_string().contains("client-ca.crt"), "{error}");
+    files.client_ca = None;
+    bind(&[tcp("127.0.0.1:0", Some(files.clone()))], &clock).await.unwrap();
+    std::fs::write(&files.private_key, ca("another").leaf(Vec::new()).1).unwrap();
+    let error = bind(&[tcp("127.0.0.1:0", Some(files))], &clock).await.unwrap_err();
+    assert!(matches!(error, BindError::Tls { source: TlsError::Pair { .. }, .. }), "{error}");
+}

@@ -1,0 +1,204 @@
+//! Where Envoys connect. Sockets are bound first, so that the addresses are known and mistakes are found before anything
+//! else starts; then they are served by loops that nothing a peer does, and no lack of file descriptors, can end.
+
+mod connection;
+mod tcp;
+mod tls;
+mod unix;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+pub use connection::{Connection, Peer};
+pub use tls::{TlsError, TlsFiles};
+
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+
+/// HTTP/2 windows. A real Envoy sends four requests of 61 KB at once, more than HTTP/2's 64 KiB default lets through
+/// without waiting for us.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// Calls at a time on one connection; Envoy opens further connections when it needs more (xds-conformance item 12).
+const CONCURRENT_STREAMS: u32 = 1024;
+
+/// Bytes of a call's headers. A Kubernetes token has about 1.2 KB.
+const HEADERS: u32 = 32 << 10;
+
+/// A connection that is silent for this long is asked for a sign of life (item 13) …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// … and dropped if none comes within this time.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Accepted connections that wait for the server to take them.
+const BACKLOG: usize = 64;
+
+/// One place to listen at.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// The address.
+    pub endpoint: Endpoint,
+    /// TLS; for TCP only.
+    pub tls: Option<TlsFiles>,
+}
+
+/// An address to listen at.
+#[derive(Debug, Clone)]
+pub enum Endpoint {
+    /// `host:port`; port 0 picks a free one.
+    Tcp(String),
+    /// A unix socket.
+    Unix {
+        /// The socket file.
+        path: PathBuf,
+        /// Its permissions, such as `0o660`.
+        mode: u32,
+    },
+}
+
+/// Why there is no listening.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address cannot be had.
+    #[error("cannot listen at {address}: {source}")]
+    Socket {
+        /// As configured.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The TLS files are no good.
+    #[error("cannot listen at {address}: {source}")]
+    Tls {
+        /// As configured.
+        address: String,
+        /// What is wrong with them.
+        source: TlsError,
+    },
+    /// TLS over a unix socket is not supported.
+    #[error("cannot listen at {address}: a unix socket has no TLS; its peer is known by its user and group")]
+    UnixTls {
+        /// As configured.
+        address: String,
+    },
+}
+
+/// Sockets that are listening; see [`bind`].
+#[derive(Debug)]
+pub struct Bound {
+    addresses: Vec<String>,
+    listeners: Vec<Listener>,
+}
+
+#[derive(Debug)]
+enum Listener {
+    Tcp(TcpListener, Option<tls::Tls>),
+    Unix(UnixListener, unix::SocketFile),
+}
+
+impl Bound {
+    /// The real addresses, in the order of the settings: `127.0.0.1:43121`, `unix:/path`.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+}
+
+/// Binds every listener and loads its TLS files.
+///
+/// # Errors
+/// [`BindError`] for the first that does not work.
+pub async fn bind(listeners: &[ListenerSettings], clock: &Clock) -> Result<Bound, BindError> {
+    let mut bound = Bound { addresses: Vec::new(), listeners: Vec::new() };
+    for ListenerSettings { endpoint, tls } in listeners {
+        let (address, listener) = match endpoint {
+            Endpoint::Tcp(address) => {
+                let failed = |source| BindError::Socket { address: address.clone(), source };
+                let tls = tls.clone().map(|files| tls::Tls::load(files, clock)).transpose();
+                let tls = tls.map_err(|source| BindError::Tls { address: address.clone(), source })?;
+                let socket = TcpListener::bind(address).await.map_err(failed)?;
+                (socket.local_addr().map_err(failed)?.to_string(), Listener::Tcp(socket, tls))
+            }
+            Endpoint::Unix { path, mode } => {
+                let address = format!("unix:{}", path.display());
+                if tls.is_some() {
+                    return Err(BindError::UnixTls { address });
+                }
+                match unix::bind(path, *mode).await {
+                    Ok((socket, file)) => (address, Listener::Unix(socket, file)),
+                    Err(source) => return Err(BindError::Socket { address, source }),
+                }
+            }
+        };
+        tracing::debug!(%address, tls = tls.is_some(), "bound");
+        bound.addresses.push(address);
+        bound.listeners.push(listener);
+    }
+    Ok(bound)
+}
+
+/// Serves `routes` on what is bound until shutdown begins, and then until all connections have ended, but at most for
+/// `drain` longer. To be spawned with [`Tasks::spawn_to_end`].
+pub async fn serve(bound: Bound, routes: Routes, tasks: Tasks, clock: Clock, drain: Duration) {
+    let (accepted, connections) = mpsc::channel(BACKLOG);
+    for listener in bound.listeners {
+        let accepted = accepted.clone();
+        match listener {
+            Listener::Tcp(socket, tls) => {
+                let tls = tls.map(|tls| tls.start(&tasks, clock.clone()));
+                tasks.spawn_essential("tcp listener", tcp::accept(socket, tls, tasks.clone(), accepted));
+            }
+            Listener::Unix(socket, file) => {
+                tasks.spawn_essential("unix listener", unix::accept(socket, file, accepted));
+            }
+        }
+    }
+    drop(accepted);
+    let server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(CONCURRENT_STREAMS)
+        .http2_max_header_list_size(HEADERS)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(
+            // An error here would end tonic's server, so there are none.
+            ReceiverStream::new(connections).map(Ok::<_, io::Error>),
+            tasks.shutdown().clone().cancelled_owned(),
+        );
+    // A peer that has connected and never spoken can hold up tonic's shutdown for ever (hyper#4170).
+    let deadline = async {
+        tasks.shutdown().cancelled().await;
+        tokio::time::sleep(drain).await;
+    };
+    tokio::select! {
+        ended = server => if let Err(error) = ended {
+            tracing::error!(%error, "the server has ended");
+        },
+        () = deadline => tracing::warn!("some connections are still open; leaving them"),
+    }
+}
+
+/// What to do about an error of `accept`: nothing if it is the peer's, and a pause if it is ours (EMFILE and the like),
+/// because trying again at once would only burn a processor.
+async fn accept_failed(error: &io::Error) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
+        tracing::warn!(%error, "cannot accept a connection; trying again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[cfg(test)]
+#[path = "listen_tests.rs"]
+mod tests;

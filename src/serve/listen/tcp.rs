@@ -1,0 +1,36 @@
+//! TCP, with TLS or without.
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::accept_failed;
+use super::connection::Connection;
+use super::tls::Handshakes;
+use crate::runtime::tasks::Tasks;
+
+/// Accepts connections for as long as somebody takes them.
+pub(super) async fn accept(
+    socket: TcpListener,
+    tls: Option<Handshakes>,
+    tasks: Tasks,
+    accepted: mpsc::Sender<Connection>,
+) {
+    while !accepted.is_closed() {
+        let stream = match socket.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                accept_failed(&error).await;
+                continue;
+            }
+        };
+        // A secret and its ACK are small; nothing is gained by waiting for more of them.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        match &tls {
+            Some(handshakes) => handshakes.start(stream, &tasks, accepted.clone()).await,
+            // An error means that the server is gone, which the loop notices.
+            None => drop(accepted.send(Connection::Plain(stream)).await),
+        }
+    }
+}

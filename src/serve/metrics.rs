@@ -1,0 +1,176 @@
+//! What the server counts. No label is a name of a client's choice.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use super::naming::SecretKind;
+
+/// The protocol stage's metrics; clones share their values.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    streams: Family<ProtocolLabel, Gauge>,
+    pushes: Family<SecretLabel, Counter>,
+    acks: Family<SecretLabel, Counter>,
+    nacks: Family<SecretLabel, Counter>,
+    withheld: Family<ReasonLabel, Counter>,
+    push_duration: Histogram,
+}
+
+/// A variant of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    /// `StreamSecrets`.
+    Sotw,
+    /// `FetchSecrets`.
+    Fetch,
+}
+
+/// Why a name is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Withheld {
+    /// No naming profile has such a name for this proxy.
+    UnknownName,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProtocolLabel {
+    protocol: Protocol,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SecretLabel {
+    secret: SecretKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: Withheld,
+}
+
+impl EncodeLabelValue for Protocol {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::Sotw => "sotw",
+            Self::Fetch => "fetch",
+        }
+        .encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Withheld {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::UnknownName => "unknown_name",
+        }
+        .encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for SecretKind {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::Bundle => "bundle",
+            Self::Certificate => "certificate",
+        }
+        .encode(encoder)
+    }
+}
+
+impl Metrics {
+    /// Registers them; the registry's prefix is the caller's.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            streams: Family::default(),
+            pushes: Family::default(),
+            acks: Family::default(),
+            nacks: Family::default(),
+            withheld: Family::default(),
+            // 100 µs to 26 s.
+            push_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
+        };
+        registry.register("streams", "Streams that are open", metrics.streams.clone());
+        registry.register("pushes", "Secrets sent", metrics.pushes.clone());
+        registry.register("acks", "Secrets that a proxy accepted", metrics.acks.clone());
+        registry.register("nacks", "Secrets that a proxy rejected", metrics.nacks.clone());
+        registry.register("withheld", "Names asked for and not answered", metrics.withheld.clone());
+        registry.register(
+            "push_duration_seconds",
+            "From the first sight of a changed secret to its hand-over to each stream's transport",
+            metrics.push_duration.clone(),
+        );
+        metrics
+    }
+
+    /// Counts a stream for as long as the returned value lives.
+    pub(crate) fn live_stream(&self, protocol: Protocol) -> LiveStream {
+        let gauge = self.streams.get_or_create(&ProtocolLabel { protocol }).clone();
+        gauge.inc();
+        LiveStream(gauge)
+    }
+
+    pub(crate) fn pushed(&self, secret: SecretKind, after_change: Option<Duration>) {
+        self.pushes.get_or_create(&SecretLabel { secret }).inc();
+        if let Some(duration) = after_change {
+            self.push_duration.observe(duration.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn answered(&self, secret: SecretKind, accepted: bool) {
+        let family = if accepted { &self.acks } else { &self.nacks };
+        family.get_or_create(&SecretLabel { secret }).inc();
+    }
+
+    pub(crate) fn withheld(&self, reason: Withheld) {
+        self.withheld.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}
+
+/// See [`Metrics::live_stream`].
+#[derive(Debug)]
+pub(crate) struct LiveStream(Gauge);
+
+impl Drop for LiveStream {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_those_of_the_interface() {
+        let mut registry = Registry::with_prefix("envoy_sds");
+        let metrics = Metrics::new(&mut registry);
+        let stream = metrics.live_stream(Protocol::Sotw);
+        metrics.pushed(SecretKind::Certificate, Some(Duration::from_millis(2)));
+        metrics.answered(SecretKind::Bundle, true);
+        metrics.answered(SecretKind::Bundle, false);
+        metrics.withheld(Withheld::UnknownName);
+        let text = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text
+        };
+        for line in [
+            "envoy_sds_streams{protocol=\"sotw\"} 1",
+            "envoy_sds_pushes_total{secret=\"certificate\"} 1",
+            "envoy_sds_acks_total{secret=\"bundle\"} 1",
+            "envoy_sds_nacks_total{secret=\"bundle\"} 1",
+            "envoy_sds_withheld_total{reason=\"unknown_name\"} 1",
+            "envoy_sds_push_duration_seconds_count 1",
+        ] {
+            assert!(text(&registry).contains(line), "{line} is not in\n{}", text(&registry));
+        }
+        drop(stream);
+        assert!(text(&registry).contains("envoy_sds_streams{protocol=\"sotw\"} 0"));
+    }
+}

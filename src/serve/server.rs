@@ -1,0 +1,150 @@
+//! The service: which call goes where, and what all calls share.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::stream;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tower::Service;
+
+use super::admission::{Admission, StreamLimits};
+use super::metrics::Metrics;
+use super::session::Session;
+use super::source::SecretSource;
+use super::wire::encoding::Encoder;
+use super::wire::outbound::Outbound;
+use super::{fetch, open};
+use crate::identify::Authenticate;
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct ServeSettings {
+    /// Names this replica to Envoy as `control_plane.identifier`, which Envoy shows in its statistics
+    /// (xds-conformance item 50).
+    pub replica: String,
+    /// Bounds on streams.
+    pub limits: StreamLimits,
+    /// At shutdown, streams end within this time, spread at random so that proxies do not all come back at once.
+    pub drain: Duration,
+}
+
+impl Default for ServeSettings {
+    fn default() -> Self {
+        Self { replica: "envoy-sds".to_owned(), limits: StreamLimits::default(), drain: Duration::from_secs(2) }
+    }
+}
+
+/// `envoy.service.secret.v3.SecretDiscoveryService` as a tower service, to be added to tonic's `Routes`. Clones are the
+/// same server.
+#[derive(Debug, Clone)]
+pub struct SdsServer(Arc<Shared>);
+
+/// What all calls share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) drain: Duration,
+    pub(super) source: Arc<dyn SecretSource>,
+    pub(super) authenticate: Arc<dyn Authenticate>,
+    pub(super) metrics: Metrics,
+    pub(super) ready: watch::Receiver<bool>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) clock: Clock,
+    pub(super) admission: Admission,
+    pub(super) encoder: Encoder,
+}
+
+impl SdsServer {
+    /// A server that lets calls in while `ready` is true (item 17) and ends streams when the shutdown of `tasks` begins.
+    pub fn new(
+        settings: ServeSettings,
+        source: Arc<dyn SecretSource>,
+        authenticate: Arc<dyn Authenticate>,
+        metrics: Metrics,
+        ready: watch::Receiver<bool>,
+        clock: Clock,
+        tasks: &Tasks,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            drain: settings.drain,
+            source,
+            authenticate,
+            metrics,
+            ready,
+            shutdown: tasks.shutdown().clone(),
+            clock,
+            admission: Admission::new(settings.limits),
+            encoder: Encoder::new(settings.replica),
+        }))
+    }
+
+    /// The routes of the service, for [`super::listen::serve`].
+    pub fn into_routes(self) -> Routes {
+        Routes::new(self)
+    }
+
+    async fn handle(self, request: Request<Body>) -> Result<Response<Body>, Status> {
+        let shared = self.0;
+        let (parts, body) = request.into_parts();
+        match parts.uri.path().strip_prefix('/').and_then(|path| path.split_once('/')) {
+            Some((Self::NAME, "StreamSecrets")) => {
+                let opened = open::open(&shared, &parts).await?;
+                Ok(Outbound::response(Session::new(shared, opened, body)))
+            }
+            Some((Self::NAME, "FetchSecrets")) => {
+                let response = fetch::fetch(&shared, &parts, body).await?;
+                Ok(Outbound::response(stream::iter([Ok(response)])))
+            }
+            Some((Self::NAME, "DeltaSecrets")) => {
+                Err(Status::unimplemented("DeltaSecrets is not there yet: use api_type GRPC"))
+            }
+            _ => Err(Status::unimplemented("no such method")),
+        }
+    }
+}
+
+impl NamedService for SdsServer {
+    const NAME: &'static str = "envoy.service.secret.v3.SecretDiscoveryService";
+}
+
+impl Service<Request<Body>> for SdsServer {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let server = self.clone();
+        Box::pin(async move {
+            if !is_grpc(&request) {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+                return Ok(response);
+            }
+            Ok(server.handle(request).await.unwrap_or_else(Status::into_http))
+        })
+    }
+}
+
+fn is_grpc(request: &Request<Body>) -> bool {
+    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

@@ -1,0 +1,338 @@
+//! Over real sockets, with the client that envoy-types has. Numbers are items of the conformance list.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::{Extension, Node, data_source::Specifier};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use envoy_types::pb::google::rpc;
+use jiff::SignedDuration;
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+
+use super::super::admission::StreamLimits;
+use super::super::testing::{TestServer, tcp};
+use super::super::version::Version;
+use super::super::wire::SECRET_TYPE;
+use super::ServeSettings;
+
+type Client = SecretDiscoveryServiceClient<Channel>;
+
+async fn server() -> TestServer {
+    TestServer::start(ServeSettings::default(), &[tcp()]).await
+}
+
+async fn client(server: &TestServer) -> Client {
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addresses[0])).unwrap();
+    Client::new(endpoint.connect().await.unwrap())
+}
+
+fn node() -> Option<Node> {
+    Some(Node { id: "proxy-0".to_owned(), cluster: "web".to_owned(), ..Default::default() })
+}
+
+fn request(names: &[&str]) -> DiscoveryRequest {
+    DiscoveryRequest {
+        node: node(),
+        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        type_url: SECRET_TYPE.to_owned(),
+        ..Default::default()
+    }
+}
+
+fn with_token<T>(message: T, token: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
+}
+
+/// A client's end of a SotW stream.
+struct Sotw {
+    requests: mpsc::Sender<DiscoveryRequest>,
+    responses: Streaming<DiscoveryResponse>,
+}
+
+impl Sotw {
+    async fn open(client: &mut Client, token: &str) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(16);
+        let responses = client.stream_secrets(with_token(ReceiverStream::new(outgoing), token)).await?.into_inner();
+        Ok(Self { requests, responses })
+    }
+
+    async fn send(&self, request: DiscoveryRequest) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    async fn next(&mut self) -> (DiscoveryResponse, Secret) {
+        let response = soon(self.responses.message()).await.unwrap().expect("a response");
+        assert_eq!(response.type_url, SECRET_TYPE, "item 32");
+        let [resource] = response.resources.as_slice() else { panic!("item 78: {response:?}") };
+        assert_eq!(resource.type_url, SECRET_TYPE);
+        let secret = Secret::decode(&*resource.value).unwrap();
+        (response, secret)
+    }
+
+    async fn ack(&self, response: &DiscoveryResponse, names: &[&str]) {
+        self.send(DiscoveryRequest {
+            version_info: response.version_info.clone(),
+            response_nonce: response.nonce.clone(),
+            ..request(names)
+        })
+        .await;
+    }
+
+    async fn status(mut self) -> Status {
+        soon(self.responses.message()).await.unwrap_err()
+    }
+
+    async fn silent(&mut self) {
+        let message = tokio::time::timeout(Duration::from_millis(150), self.responses.message()).await;
+        assert!(message.is_err(), "silence, not {message:?}");
+    }
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("soon")
+}
+
+async fn eventually(mut condition: impl FnMut() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+fn chain(secret: &Secret) -> String {
+    let Some(secret::Type::TlsCertificate(tls)) = &secret.r#type else { panic!("not a certificate") };
+    let Some(Specifier::InlineBytes(pem)) = &tls.certificate_chain.as_ref().unwrap().specifier else { panic!() };
+    String::from_utf8(pem.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn first_push_rotation_acks_and_nacks() {
+    let server = server().await;
+    let (svid, bundle) = (server.issue(), server.trust());
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    let names = ["default", "ROOTCA"];
+    stream.send(request(&names)).await;
+
+    let (first, secret) = stream.next().await;
+    assert_eq!((&*secret.name, &*first.version_info), ("ROOTCA", Version::of_bundle(&bundle).as_str()), "item 92");
+    let (second, secret) = stream.next().await;
+    assert_eq!((&*secret.name, &*second.version_info), ("default", Version::of_certificate(&svid).as_str()));
+    assert_eq!(chain(&secret), svid.chain_pem());
+    assert_eq!(second.control_plane.as_ref().unwrap().identifier, "envoy-sds", "item 50");
+    assert_ne!(first.nonce, second.nonce, "item 33");
+    stream.ack(&first, &names).await;
+    stream.ack(&second, &names).await;
+    stream.silent().await;
+
+    let renewed = server.issue();
+    let (third, secret) = stream.next().await;
+    assert_eq!(chain(&secret), renewed.chain_pem(), "item 91, and nothing that has not changed");
+    let error_detail = Some(rpc::Status { code: 3, message: "bad".to_owned(), details: Vec::new() });
+    let nack = DiscoveryRequest { response_nonce: third.nonce, error_detail, ..request(&names) };
+    stream.send(DiscoveryRequest { version_info: second.version_info, ..nack }).await;
+    stream.silent().await;
+    server.source.certificate.send_replace(Some(renewed));
+    stream.silent().await;
+    let again = server.issue();
+    assert_eq!(chain(&stream.next().await.1), again.chain_pem(), "item 43");
+
+    let metrics = server.metrics();
+    for line in [
+        "streams{protocol=\"sotw\"} 1",
+        "pushes_total{secret=\"certificate\"} 3",
+        "pushes_total{secret=\"bundle\"} 1",
+        "acks_total{secret=\"certificate\"} 1",
+        "nacks_total{secret=\"certificate\"} 1",
+        "push_duration_seconds_count 2",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn item_68_silence_while_pending_then_a_push() {
+    let server = server().await;
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    stream.send(request(&["default"])).await;
+    stream.silent().await;
+    let svid = server.issue();
+    assert_eq!(chain(&stream.next().await.1), svid.chain_pem());
+}
+
+#[tokio::test]
+async fn items_70_and_73_unknown_names_are_withheld_and_the_rest_is_served() {
+    let server = server().await;
+    server.trust();
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    stream.send(request(&["kubernetes://x", "ROOTCA", "spiffe://default/other"])).await;
+    assert_eq!(stream.next().await.1.name, "ROOTCA");
+    stream.silent().await;
+    assert!(server.metrics().contains("withheld_total{reason=\"unknown_name\"} 2"));
+    assert_eq!(std::sync::Arc::strong_count(&server.source.interest), 1, "item 64: nothing was issued");
+}
+
+#[tokio::test]
+async fn items_53_59_and_101_subscriptions_end_and_begin_again() {
+    let server = server().await;
+    server.issue();
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    let interest = || std::sync::Arc::strong_count(&server.source.interest) - 1;
+    stream.send(request(&["default"])).await;
+    let (first, _) = stream.next().await;
+    assert_eq!(interest(), 1);
+    stream.ack(&first, &[]).await;
+    eventually(|| interest() == 0).await;
+    server.issue();
+    stream.silent().await;
+    stream.send(request(&["default"])).await;
+    stream.next().await;
+    // A reset, as Envoy does when the last user of a secret is gone.
+    drop(stream);
+    eventually(|| interest() == 0 && server.metrics().contains("streams{protocol=\"sotw\"} 0")).await;
+}
+
+#[tokio::test]
+async fn items_18_19_22_and_29_who_is_refused_and_how() {
+    let server = server().await;
+    let mut client = client(&server).await;
+    for (token, code) in [("bad", Code::Unauthenticated), ("away", Code::Unavailable)] {
+        let status = Sotw::open(&mut client, token).await.err().unwrap();
+        assert_eq!(status.code(), code);
+        assert!(!status.message().contains("token"), "item 105: {status:?}");
+    }
+    let none = client.stream_secrets(ReceiverStream::new(mpsc::channel(1).1)).await;
+    assert_eq!(none.unwrap_err().code(), Code::Unauthenticated);
+
+    let anonymous = Some(Node { cluster: "web".to_owned(), ..Default::default() });
+    let other_type = "type.googleapis.com/envoy.api.v2.auth.Secret".to_owned();
+    for (token, first, code) in [
+        ("web", DiscoveryRequest { node: None, ..request(&[]) }, Code::InvalidArgument),
+        ("web", DiscoveryRequest { node: anonymous, ..request(&[]) }, Code::InvalidArgument),
+        ("web", DiscoveryRequest { type_url: other_type, ..request(&[]) }, Code::InvalidArgument),
+        ("forbidden", request(&[]), Code::PermissionDenied),
+    ] {
+        let stream = Sotw::open(&mut client, token).await.unwrap();
+        stream.send(first).await;
+        assert_eq!(stream.status().await.code(), code);
+    }
+
+    let mut stream = Sotw::open(&mut client, "web").await.unwrap();
+    stream.send(request(&["x"])).await;
+    stream.send(DiscoveryRequest { node: None, ..request(&["x"]) }).await;
+    stream.silent().await;
+    let other = Some(Node { id: "proxy-1".to_owned(), ..Default::default() });
+    stream.send(DiscoveryRequest { node: other, ..request(&["x"]) }).await;
+    assert_eq!(stream.status().await.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn items_17_and_63_readiness_and_limits() {
+    let limits = StreamLimits { streams: 2, per_proxy: 1 };
+    let server = TestServer::start(ServeSettings { limits, ..Default::default() }, &[tcp()]).await;
+    let mut client = client(&server).await;
+    server.ready.send_replace(false);
+    assert_eq!(Sotw::open(&mut client, "web").await.err().unwrap().code(), Code::Unavailable);
+    server.ready.send_replace(true);
+
+    let first = Sotw::open(&mut client, "web").await.unwrap();
+    first.send(request(&["x"])).await;
+    eventually(|| server.metrics().contains("unknown_name\"} 1")).await;
+    let second = Sotw::open(&mut client, "web").await.unwrap();
+    assert_eq!(Sotw::open(&mut client, "api").await.err().unwrap().code(), Code::ResourceExhausted);
+    second.send(request(&["x"])).await;
+    assert_eq!(second.status().await.code(), Code::ResourceExhausted);
+    Sotw::open(&mut client, "api").await.unwrap();
+}
+
+#[tokio::test]
+async fn item_26_a_stream_ends_with_its_proof() {
+    let server = server().await;
+    let until = crate::runtime::clock::Clock::system().now() + SignedDuration::from_millis(400);
+    server.authenticate.until.lock().unwrap().insert("web".to_owned(), until);
+    let stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    stream.send(request(&["default"])).await;
+    let status = stream.status().await;
+    assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "proof of identity expired"));
+}
+
+#[tokio::test]
+async fn item_102_shutdown_ends_streams() {
+    let settings = ServeSettings { drain: Duration::from_millis(50), ..Default::default() };
+    let server = TestServer::start(settings, &[tcp()]).await;
+    server.issue();
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    stream.send(request(&["default"])).await;
+    stream.next().await;
+    server.tasks.shutdown().cancel();
+    assert_eq!(stream.status().await.code(), Code::Unavailable);
+    assert!(server.tasks.stop(Duration::from_secs(8)).await, "every task has ended");
+}
+
+#[tokio::test]
+async fn items_7_and_8_the_node_of_a_real_envoy_in_every_request() {
+    let server = server().await;
+    server.issue();
+    let extension = |number: usize| Extension {
+        name: format!("envoy.filters.http.some_extension_{number:03}"),
+        category: "envoy.filters.http".to_owned(),
+        type_urls: vec![format!("envoy.extensions.filters.http.some_extension_{number:03}.v3.SomeExtension")],
+        ..Default::default()
+    };
+    let node = Node { extensions: (0..516).map(extension).collect(), ..node().unwrap() };
+    assert!(node.encoded_len() > 61_000, "{}", node.encoded_len());
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    let request = DiscoveryRequest { node: Some(node), ..request(&["default"]) };
+    stream.send(request.clone()).await;
+    for _ in 0..20 {
+        let (response, _) = stream.next().await;
+        let (version_info, response_nonce) = (response.version_info, response.nonce);
+        stream.send(DiscoveryRequest { version_info, response_nonce, ..request.clone() }).await;
+        server.issue();
+    }
+    eventually(|| server.metrics().contains("acks_total{secret=\"certificate\"} 20\n")).await;
+}
+
+#[tokio::test]
+async fn items_4_and_5_fetch() {
+    let server = server().await;
+    let mut client = client(&server).await;
+    assert_eq!(client.fetch_secrets(request(&["default"])).await.unwrap_err().code(), Code::Unauthenticated);
+    let empty = client.fetch_secrets(with_token(request(&[]), "web")).await;
+    assert_eq!(empty.unwrap_err().code(), Code::InvalidArgument);
+
+    let mut hasty = with_token(request(&["default"]), "web");
+    hasty.set_timeout(Duration::from_millis(500));
+    assert_eq!(client.fetch_secrets(hasty).await.unwrap_err().code(), Code::Unavailable);
+
+    let names = ["default", "unknown", "ROOTCA"];
+    let mut waiting = client.clone();
+    let answer = async { waiting.fetch_secrets(with_token(request(&names), "web")).await.unwrap().into_inner() };
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (server.issue(), server.trust())
+    };
+    let (answer, (svid, _)) = soon(Box::pin(async { tokio::join!(answer, later) })).await;
+    let secrets: Vec<_> = answer.resources.iter().map(|any| Secret::decode(&*any.value).unwrap()).collect();
+    assert_eq!(secrets.iter().map(|secret| &*secret.name).collect::<Vec<_>>(), ["default", "ROOTCA"]);
+    assert_eq!(chain(&secrets[0]), svid.chain_pem());
+    assert!(answer.version_info.starts_with("several."));
+    let one = client.fetch_secrets(with_token(request(&["default"]), "web")).await.unwrap().into_inner();
+    assert_eq!(one.version_info, Version::of_certificate(&svid).as_str());
+}
+
+#[tokio::test]
+async fn delta_is_said_to_be_missing() {
+    let server = server().await;
+    let requests = tokio_stream::pending::<DeltaDiscoveryRequest>();
+    let status = client(&server).await.delta_secrets(with_token(requests, "web")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented);
+}

@@ -1,0 +1,199 @@
+//! What the tests of this stage share: certificates, a source that a test drives, and a server on real sockets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use prometheus_client::registry::Registry;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use tokio::sync::watch;
+use tonic::service::Routes;
+
+use super::listen::{self, Endpoint, ListenerSettings};
+use super::metrics::Metrics;
+use super::source::{CertificateWatch, SecretSource};
+use super::{SdsServer, ServeSettings};
+use crate::identify::{Authenticate, Evidence, IdentifyError, NodeClaim, Proof};
+use crate::model::bundle::Bundle;
+use crate::model::certificate::Certificate;
+use crate::model::identity::{Identity, Instance, Workload};
+use crate::model::key::PrivateKeyPem;
+use crate::model::svid::Svid;
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::{Deaths, Tasks};
+
+/// A CA and its certificate.
+pub(super) struct Ca {
+    pub(super) certificate: Certificate,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+pub(super) fn ca(name: &str) -> Ca {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    let certificate = Certificate::from_der(params.self_signed(&key).unwrap().der().clone()).unwrap();
+    Ca { certificate, issuer: Issuer::new(params, key) }
+}
+
+impl Ca {
+    /// A leaf for `names` and its key, PEM.
+    pub(super) fn leaf(&self, names: Vec<SanType>) -> (Certificate, String) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.subject_alt_names = names;
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        (Certificate::from_der(leaf.der().clone()).unwrap(), key.serialize_pem())
+    }
+}
+
+/// A new certificate each time.
+pub(super) fn svid(name: &str) -> Svid {
+    let ca = ca("test CA");
+    let spiffe_id = format!("spiffe://default/{name}");
+    let (leaf, key) = ca.leaf(vec![SanType::URI(spiffe_id.as_str().try_into().unwrap())]);
+    Svid {
+        spiffe_id: spiffe_id.into(),
+        leaf,
+        intermediates: Vec::new(),
+        key: PrivateKeyPem::new(key),
+        anchor: ca.certificate,
+        policy_digest: "0123456789abcdef".into(),
+    }
+}
+
+/// A bundle of one new CA.
+pub(super) fn bundle(name: &str) -> Bundle {
+    Bundle::from_certificates([ca(name).certificate]).unwrap()
+}
+
+pub(super) fn identity(name: &str) -> Identity {
+    Identity {
+        mesh: "default".into(),
+        spiffe_id: format!("spiffe://default/{name}").parse().unwrap(),
+        instance: Instance::Proven(name.into()),
+        workload: Workload { name: Some(name.into()), ..Workload::default() },
+        method: "test",
+        proven_until: None,
+    }
+}
+
+/// Secrets that a test sets; every proxy has the same certificate.
+#[derive(Debug)]
+pub(super) struct FakeSource {
+    pub(super) certificate: watch::Sender<Option<Arc<Svid>>>,
+    pub(super) bundle: watch::Sender<Option<Arc<Bundle>>>,
+    /// One strong count for each certificate subscription, and one here.
+    pub(super) interest: Arc<()>,
+}
+
+impl SecretSource for FakeSource {
+    fn certificate(&self, _: &Identity) -> CertificateWatch {
+        CertificateWatch { current: self.certificate.subscribe(), interest: Box::new(self.interest.clone()) }
+    }
+
+    fn trust_bundle(&self, _: &str) -> watch::Receiver<Option<Arc<Bundle>>> {
+        self.bundle.subscribe()
+    }
+}
+
+/// Believes the tokens that a test has given out; a token's text says what becomes of it.
+#[derive(Debug, Default)]
+pub(super) struct FakeAuthenticate {
+    /// What each call has shown.
+    pub(super) seen: Mutex<Vec<Evidence>>,
+    pub(super) until: Mutex<HashMap<String, jiff::Timestamp>>,
+}
+
+#[async_trait]
+impl Authenticate for FakeAuthenticate {
+    async fn open(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
+        self.seen.lock().unwrap().push(evidence.clone());
+        let refused = |reason: &str| IdentifyError::Refused { method: "test", reason: reason.to_owned() };
+        let name = match evidence.bearer_token.as_ref().map(|token| token.expose().to_owned()) {
+            Some(token) if token == "bad" => return Err(refused("bad token")),
+            Some(token) if token == "away" => {
+                return Err(IdentifyError::Unavailable { method: "test", reason: String::new() });
+            }
+            Some(token) => token,
+            None if evidence.unix_peer.is_some() || !evidence.peer_certificates.is_empty() => "web".to_owned(),
+            None => return Err(IdentifyError::NoEvidence("no token".to_owned())),
+        };
+        Ok(Some(Proof {
+            method: "test",
+            mesh: None,
+            until: self.until.lock().unwrap().get(&name).copied(),
+            instance: Some(name),
+            workload: Workload::default(),
+        }))
+    }
+
+    fn complete(&self, proof: Option<&Proof>, _: &NodeClaim) -> Result<Identity, IdentifyError> {
+        let proof = proof.unwrap();
+        let name = proof.instance.as_deref().unwrap();
+        if name == "forbidden" {
+            return Err(IdentifyError::Forbidden("no such mesh".to_owned()));
+        }
+        Ok(Identity { proven_until: proof.until, ..identity(name) })
+    }
+}
+
+/// A server with everything around it that a test looks at.
+pub(super) struct TestServer {
+    pub(super) addresses: Vec<String>,
+    pub(super) source: Arc<FakeSource>,
+    pub(super) authenticate: Arc<FakeAuthenticate>,
+    pub(super) ready: watch::Sender<bool>,
+    pub(super) tasks: Tasks,
+    pub(super) registry: Registry,
+    _deaths: Deaths,
+}
+
+pub(super) fn tcp() -> ListenerSettings {
+    ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls: None }
+}
+
+impl TestServer {
+    pub(super) async fn start(settings: ServeSettings, listeners: &[ListenerSettings]) -> Self {
+        let source = Arc::new(FakeSource {
+            certificate: watch::Sender::new(None),
+            bundle: watch::Sender::new(None),
+            interest: Arc::default(),
+        });
+        let authenticate = Arc::new(FakeAuthenticate::default());
+        let (ready, is_ready) = watch::channel(true);
+        let (tasks, deaths) = Tasks::new();
+        let mut registry = Registry::default();
+        let metrics = Metrics::new(&mut registry);
+        let clock = Clock::system();
+        let server =
+            SdsServer::new(settings, source.clone(), authenticate.clone(), metrics, is_ready, clock.clone(), &tasks);
+        let bound = listen::bind(listeners, &clock).await.unwrap();
+        let addresses = bound.addresses().to_vec();
+        let serving = listen::serve(bound, Routes::new(server), tasks.clone(), clock, Duration::from_secs(5));
+        tasks.spawn_to_end(serving);
+        Self { addresses, source, authenticate, ready, tasks, registry, _deaths: deaths }
+    }
+
+    /// Makes a new certificate current and returns it.
+    pub(super) fn issue(&self) -> Arc<Svid> {
+        let svid = Arc::new(svid("web"));
+        self.source.certificate.send_replace(Some(svid.clone()));
+        svid
+    }
+
+    /// Makes a new trust bundle current and returns it.
+    pub(super) fn trust(&self) -> Arc<Bundle> {
+        let bundle = Arc::new(bundle("mesh CA"));
+        self.source.bundle.send_replace(Some(bundle.clone()));
+        bundle
+    }
+
+    pub(super) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+}

@@ -1,0 +1,109 @@
+//! Versions: readable, derived from content, the same on every replica and after a restart (xds-conformance 47 and 48).
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+
+use crate::model::bundle::Bundle;
+use crate::model::certificate::Certificate;
+use crate::model::svid::Svid;
+
+/// The version of one secret. Nothing in it is secret: it is made of public facts of the certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version(Arc<str>);
+
+impl Version {
+    /// `certificate.<notBefore>.<notAfter>.<policy digest>.<issuing CA digest>.<content digest>`, times in Unix
+    /// seconds. The issuing CA is the one in the trust bundle that the chain leads to. The content digest is over the
+    /// chain, and with it over the public key that belongs to the private one.
+    pub fn of_certificate(svid: &Svid) -> Self {
+        let validity = svid.validity();
+        let text = format!(
+            "certificate.{}.{}.{}.{}.{}",
+            validity.not_before.as_second(),
+            validity.not_after.as_second(),
+            svid.policy_digest,
+            short_digest([&svid.anchor]),
+            short_digest(std::iter::once(&svid.leaf).chain(&svid.intermediates)),
+        );
+        Self(text.into())
+    }
+
+    /// `bundle.<content digest>`.
+    pub fn of_bundle(bundle: &Bundle) -> Self {
+        Self(format!("bundle.{}", bundle.digest()).into())
+    }
+
+    /// One version for several secrets in one answer (`FetchSecrets` only); `None` if there are none.
+    pub(crate) fn of_several<'a>(versions: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut versions: Vec<&Self> = versions.into_iter().collect();
+        versions.sort_by(|a, b| a.0.cmp(&b.0));
+        match versions.as_slice() {
+            [] => None,
+            [only] => Some((*only).clone()),
+            several => {
+                let mut context = digest::Context::new(&digest::SHA256);
+                for version in several {
+                    context.update(version.0.as_bytes());
+                    context.update(b"\n");
+                }
+                Some(Self(format!("several.{}", hex::encode(&context.finish().as_ref()[..8])).into()))
+            }
+        }
+    }
+
+    /// As it is sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+impl From<&str> for Version {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// 16 hex digits of the SHA-256 over the certificates, one after the other; DER says itself where each one ends.
+fn short_digest<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for certificate in certificates {
+        context.update(certificate.der());
+    }
+    hex::encode(&context.finish().as_ref()[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::testing::{bundle, svid};
+
+    #[test]
+    fn a_certificate_version_says_when_for_what_and_by_whom() {
+        let svid = svid("web");
+        let version = Version::of_certificate(&svid);
+        let parts: Vec<&str> = version.as_str().split('.').collect();
+        assert_eq!(parts.len(), 6, "{version}");
+        assert_eq!(parts[0], "certificate");
+        assert_eq!(parts[1], svid.validity().not_before.as_second().to_string());
+        assert_eq!(parts[2], svid.validity().not_after.as_second().to_string());
+        assert_eq!(parts[3], &*svid.policy_digest);
+        assert_eq!(parts[4], &svid.anchor.fingerprint()[..16]);
+        assert_eq!(version, Version::of_certificate(&svid.clone()), "item 47: derived from content alone");
+        assert_ne!(version, Version::of_certificate(&super::super::testing::svid("web")), "item 48: new content");
+    }
+
+    #[test]
+    fn a_bundle_version_has_no_times() {
+        let bundle = bundle("mesh");
+        assert_eq!(Version::of_bundle(&bundle).as_str(), format!("bundle.{}", bundle.digest()));
+    }
+}

@@ -1,0 +1,130 @@
+//! One encoding per version of a secret.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use envoy_types::pb::envoy::config::core::v3::{ControlPlane, DataSource, data_source::Specifier};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
+use tokio::time::Instant;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::SECRET_TYPE;
+use crate::model::bundle::Bundle;
+use crate::model::svid::Svid;
+use crate::serve::secret as render;
+use crate::serve::version::Version;
+
+/// How many encodings of trust bundles are kept: one for each (name, mesh) in use, and some while a CA is changing.
+const KEPT: usize = 1024;
+
+/// A `DiscoveryResponse` with one secret in it, complete but for its nonce.
+#[derive(Debug, Clone)]
+pub(crate) struct Encoded {
+    /// The secret's version.
+    pub(crate) version: Version,
+    /// The encoding; wiped on drop if there is a key in it.
+    pub(crate) bytes: Bytes,
+    /// When it was made, which is when the first stream saw the version.
+    pub(crate) since: Instant,
+}
+
+/// Encodes secrets, and keeps what all streams of a mesh share.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    control_plane: String,
+    bundles: DashMap<(Arc<str>, Arc<str>), Encoded>,
+}
+
+impl Encoder {
+    /// `control_plane` names this replica to Envoy (xds-conformance item 50).
+    pub(crate) fn new(control_plane: String) -> Self {
+        Self { control_plane, bundles: DashMap::new() }
+    }
+
+    /// A certificate's encoding. There is a private key in it and it has one reader, so it is not kept.
+    pub(crate) fn certificate(&self, name: &str, svid: &Svid, version: Version) -> Bytes {
+        Bytes::from_owner(self.encode(render::certificate(name, svid), &version))
+    }
+
+    /// A trust bundle's encoding, shared by all streams that ask for it under this name.
+    pub(crate) fn trust_bundle(&self, name: &Arc<str>, bundle: &Bundle) -> Encoded {
+        let key = (name.clone(), bundle.digest().into());
+        if let Some(kept) = self.bundles.get(&key) {
+            return kept.clone();
+        }
+        if self.bundles.len() >= KEPT {
+            self.bundles.clear();
+        }
+        self.bundles
+            .entry(key)
+            .or_insert_with(|| {
+                let version = Version::of_bundle(bundle);
+                let bytes = self.encode(render::validation_context(name, bundle), &version);
+                Encoded { version, bytes: Bytes::from_owner(bytes), since: Instant::now() }
+            })
+            .clone()
+    }
+
+    /// Every copy of the secret that is made on the way is wiped, and none is made by a buffer that grows.
+    fn encode(&self, mut secret: Secret, version: &Version) -> Zeroizing<Vec<u8>> {
+        let value = secret.encode_to_vec();
+        wipe(&mut secret);
+        let mut response = DiscoveryResponse {
+            version_info: version.to_string(),
+            resources: vec![Any { type_url: SECRET_TYPE.to_owned(), value }],
+            type_url: SECRET_TYPE.to_owned(),
+            control_plane: Some(ControlPlane { identifier: self.control_plane.clone() }),
+            ..Default::default()
+        };
+        let encoded = Zeroizing::new(response.encode_to_vec());
+        response.resources.iter_mut().for_each(|resource| resource.value.zeroize());
+        encoded
+    }
+}
+
+fn wipe(secret: &mut Secret) {
+    if let Some(secret::Type::TlsCertificate(certificate)) = &mut secret.r#type
+        && let Some(DataSource { specifier: Some(Specifier::InlineBytes(key)), .. }) = &mut certificate.private_key
+    {
+        key.zeroize();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::testing::{bundle, svid};
+
+    #[test]
+    fn a_certificate_decodes_to_the_message_meant() {
+        let (encoder, svid) = (Encoder::new("replica-0".to_owned()), svid("a"));
+        let version = Version::of_certificate(&svid);
+        let mut bytes = encoder.certificate("default", &svid, version.clone()).to_vec();
+        DiscoveryResponse { nonce: "n-1".to_owned(), ..Default::default() }.encode(&mut bytes).unwrap();
+        let secret = render::certificate("default", &svid);
+        let expected = DiscoveryResponse {
+            version_info: version.to_string(),
+            resources: vec![Any { type_url: SECRET_TYPE.to_owned(), value: secret.encode_to_vec() }],
+            type_url: SECRET_TYPE.to_owned(),
+            nonce: "n-1".to_owned(),
+            control_plane: Some(ControlPlane { identifier: "replica-0".to_owned() }),
+            ..Default::default()
+        };
+        assert_eq!(DiscoveryResponse::decode(&*bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_bundle_is_encoded_once_for_a_name_and_a_content() {
+        let encoder = Encoder::new(String::new());
+        let (name, other): (Arc<str>, Arc<str>) = ("ROOTCA".into(), "mesh_ca".into());
+        let (first, second) = (bundle("one"), bundle("two"));
+        let bytes = encoder.trust_bundle(&name, &first).bytes;
+        assert_eq!(encoder.trust_bundle(&name, &first.clone()).bytes.as_ptr(), bytes.as_ptr());
+        assert_ne!(encoder.trust_bundle(&name, &second).bytes, bytes);
+        assert_ne!(encoder.trust_bundle(&other, &first).bytes, bytes);
+    }
+}
