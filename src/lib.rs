@@ -1,5 +1,6 @@
 //! envoy-sds: an xDS secret discovery (SDS) server for Envoy, fed by cert-manager.
 
+pub mod cli;
 pub mod config;
 pub mod document;
 pub mod identify;
