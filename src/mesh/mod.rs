@@ -15,12 +15,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use zeroize::Zeroizing;
 
 pub use compile::{Compiled, KnownGood, Source, compile};
 pub use files::{ResourceFiles, Settings};
 pub use last_good::{LastGood, Seen};
 
+use self::secret::SecretContent;
 use crate::model::policy::{Backend, BackendKind, BuiltinSettings, MeshPolicy, PolicySet};
 
 /// What is known outside of the resources themselves, and decides whether they are right.
@@ -64,7 +64,7 @@ impl Resources {
 
 /// The content of mesh Secrets (S1-3), by mesh and name: wiped when dropped, redacted in `Debug`.
 #[derive(Clone, Default, PartialEq)]
-pub struct MeshSecrets(BTreeMap<Arc<str>, BTreeMap<Arc<str>, Arc<Zeroizing<Vec<u8>>>>>);
+pub struct MeshSecrets(BTreeMap<Arc<str>, BTreeMap<Arc<str>, SecretContent>>);
 
 impl MeshSecrets {
     /// The content of the Secret `name` of `mesh`.
@@ -82,7 +82,7 @@ impl MeshSecrets {
         self.0.values().map(BTreeMap::len).sum()
     }
 
-    fn insert(&mut self, mesh: Arc<str>, name: Arc<str>, content: Arc<Zeroizing<Vec<u8>>>) {
+    fn insert(&mut self, mesh: Arc<str>, name: Arc<str>, content: SecretContent) {
         self.0.entry(mesh).or_default().insert(name, content);
     }
 }
