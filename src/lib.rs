@@ -29,5 +29,7 @@ pub mod app;
 
 pub mod demo;
 
+pub mod cli;
+
 #[cfg(test)]
 mod testing;

@@ -5,12 +5,12 @@ use super::file::File;
 use super::{Config, DEFAULT_SYSTEM_NAMESPACE, Listener, Overrides, Surroundings, defaults};
 use crate::model::diagnostic::{Location, Problem};
 
-/// Puts `overrides` on what `file` says (`None`: there is none), and defaults under both.
+/// Puts `overrides` on what `file` says (`None`: there is none), and defaults under both and under what is broken.
 pub(super) fn merge(
     file: Option<(File, Vec<Problem>)>,
     overrides: Overrides,
     surroundings: &Surroundings,
-) -> Result<Config, Vec<Problem>> {
+) -> (Config, Vec<Problem>) {
     let (file, mut problems) =
         file.unwrap_or_else(|| (File { identify: defaults::identify(), ..File::default() }, Vec::new()));
     let flag = |name: &str| Location { field: Some(name.to_owned()), ..Location::default() };
@@ -54,11 +54,8 @@ pub(super) fn merge(
         problems.push(Problem { at, what: "no listener is a unix socket".to_owned(), hint: None });
     }
 
-    if !problems.is_empty() {
-        problems.sort();
-        return Err(problems);
-    }
-    Ok(Config {
+    problems.sort();
+    let config = Config {
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         admin,
         resources: if overrides.resources.is_empty() { file.resources } else { overrides.resources },
@@ -69,7 +66,8 @@ pub(super) fn merge(
         kubeconfig: overrides.kubeconfig,
         identify,
         limits: file.limits,
-    })
+    };
+    (config, problems)
 }
 
 /// Addresses that are there twice. Port 0 never clashes.

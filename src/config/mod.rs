@@ -16,6 +16,7 @@ pub use endpoint::{Endpoint, HostPort};
 pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule};
 pub use listener::{Listener, ListenerTls};
 
+use self::file::File;
 use crate::document;
 use crate::model::diagnostic::{Location, Problem};
 
@@ -103,38 +104,21 @@ impl Config {
     /// # Errors
     /// Every problem that there is.
     pub fn load(file: Option<&Path>, overrides: Overrides, surroundings: &Surroundings) -> Result<Self, Vec<Problem>> {
-        let Some(path) = file else {
-            return merge::merge(None, overrides, surroundings);
-        };
-        let at = Location { file: Some(Arc::new(path.to_owned())), ..Location::default() };
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::from_text(&text, path, overrides, surroundings),
-            Err(error) => Err(vec![Problem { at, what: format!("cannot be read: {error}"), hint: None }]),
-        }
+        let (config, problems) = Self::inspect(file, overrides, surroundings);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// The same, of a text that was read from `path`.
-    ///
-    /// # Errors
-    /// Every problem that there is.
-    pub fn from_text(
-        text: &str,
-        path: &Path,
-        overrides: Overrides,
-        surroundings: &Surroundings,
-    ) -> Result<Self, Vec<Problem>> {
-        let at = |line| Location { file: Some(Arc::new(path.to_owned())), line, ..Location::default() };
-        let documents = document::parse(text).map_err(|errors| {
-            let problem = |error: document::SyntaxError| Problem { at: at(error.line), what: error.what, hint: None };
-            errors.into_iter().map(problem).collect::<Vec<_>>()
-        })?;
-        if let Some(second) = documents.get(1) {
-            let what = "a second document; a configuration file has one".to_owned();
-            let hint = Some("resources such as a Mesh go into files of their own, listed under resources".to_owned());
-            return Err(vec![Problem { at: at(second.line), what, hint }]);
-        }
-        let (file, problems) = file::decode(documents.first(), Arc::new(path.to_owned()));
-        merge::merge(Some((file, problems)), overrides, surroundings)
+    /// The same for `check`, which goes on to look at the resources: with problems, the configuration is what could be
+    /// understood, and nothing to run a server with.
+    pub fn inspect(file: Option<&Path>, overrides: Overrides, surroundings: &Surroundings) -> (Self, Vec<Problem>) {
+        let file = file.map(|path| match std::fs::read_to_string(path) {
+            Ok(text) => read(&text, path),
+            Err(error) => {
+                let at = Location { file: Some(Arc::new(path.to_owned())), ..Location::default() };
+                (File::default(), vec![Problem { at, what: format!("cannot be read: {error}"), hint: None }])
+            }
+        });
+        merge::merge(file, overrides, surroundings)
     }
 
     /// What is configured but not in the program yet, in sentences for the log.
@@ -162,6 +146,29 @@ impl Config {
                 .push("identify.insecureNodeId is on: whoever connects is believed; for development only".to_owned());
         }
         warnings
+    }
+}
+
+/// What the text of a configuration file says, as far as it can be understood, and what is wrong with it.
+fn read(text: &str, path: &Path) -> (File, Vec<Problem>) {
+    let path = Arc::new(path.to_owned());
+    let problem = |line, what: String, hint| {
+        let at = Location { file: Some(path.clone()), line, ..Location::default() };
+        Problem { at, what, hint }
+    };
+    match document::parse(text) {
+        Err(errors) => {
+            (File::default(), errors.into_iter().map(|error| problem(error.line, error.what, None)).collect())
+        }
+        Ok(documents) => {
+            let (file, mut problems) = file::decode(documents.first(), path.clone());
+            if let Some(second) = documents.get(1) {
+                let hint = "resources such as a Mesh go into files of their own, listed under resources".to_owned();
+                let what = "a second document; a configuration file has one".to_owned();
+                problems.push(problem(second.line, what, Some(hint)));
+            }
+            (file, problems)
+        }
     }
 }
 

@@ -7,8 +7,12 @@ fn surroundings() -> Surroundings {
 }
 
 fn load(text: &str) -> Result<Config, Vec<String>> {
-    Config::from_text(text, Path::new("s.yaml"), Overrides::default(), &surroundings())
-        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    let (config, problems) = load_with(text, Overrides::default());
+    if problems.is_empty() { Ok(config) } else { Err(problems.iter().map(ToString::to_string).collect()) }
+}
+
+fn load_with(text: &str, overrides: Overrides) -> (Config, Vec<Problem>) {
+    merge::merge(Some(read(text, Path::new("s.yaml"))), overrides, &surroundings())
 }
 
 /// The example of the interface page.
@@ -79,7 +83,8 @@ fn flags_override_the_file() {
         kubeconfig: Some("/tmp/kubeconfig".into()),
     };
     let file = "listeners: [{address: 127.0.0.1:1}]\nidentify: {serviceAccountToken: {}}\nzone: west";
-    let config = Config::from_text(file, Path::new("s.yaml"), overrides, &surroundings()).unwrap();
+    let (config, problems) = load_with(file, overrides);
+    assert_eq!(problems, []);
     assert_eq!(config.listeners.len(), 2);
     assert_eq!((config.zone.as_str(), config.system_namespace.as_str()), ("east", "mesh"));
     assert!(config.identify.insecure_node_id && config.identify.service_account_token.is_some());
@@ -132,7 +137,7 @@ fn problems_are_told_all_at_once() {
             ],
         ),
         (
-            "a: 1\n---\nb: 1",
+            "zone: a\n---\nb: 1",
             &["s.yaml:3: a second document; a configuration file has one (resources such as a Mesh go \
                                into files of their own, listed under resources)"],
         ),

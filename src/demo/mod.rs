@@ -188,15 +188,16 @@ fn short(serial: &str) -> &str {
 async fn start_server(folder: &std::path::Path, socket: &std::path::Path) -> anyhow::Result<App> {
     let mesh = folder.join("mesh.yaml");
     std::fs::write(&mesh, mesh_resource())?;
-    let config = format!(
+    let text = format!(
         "listeners:\n- unix: {socket}\n  mode: \"0600\"\nadmin: {{address: \"127.0.0.1:0\"}}\nresources: [{mesh}]\n\
          stateDir: {state}\nkubernetes: off\nidentify: {{insecureNodeId: true}}\n",
         socket = socket.display(),
         mesh = mesh.display(),
         state = folder.join("state").display(),
     );
-    let config =
-        Config::from_text(&config, std::path::Path::new("demo"), Overrides::default(), &Surroundings::default());
+    let file = folder.join("server.yaml");
+    std::fs::write(&file, text)?;
+    let config = Config::load(Some(&file), Overrides::default(), &Surroundings::default());
     let config = config.map_err(|problems| anyhow::anyhow!("BUG: the demo's configuration is wrong: {problems:?}"))?;
     match App::start(config).await {
         Ok(app) => Ok(app),

@@ -5,6 +5,9 @@ mod decode;
 mod node;
 mod yaml;
 
-pub use decode::{Field, Fields, Report};
+pub use decode::{Field, Fields, Report, quoted};
 pub use node::{Entry, Map, Node, Scalar, ScalarKind, Value};
 pub use yaml::{MAX_BYTES, MAX_DEPTH, SyntaxError, parse};
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Tag};
 
+use super::decode::quoted;
 use super::node::{Entry, Map, Node, Scalar, ScalarKind, Value};
 
 /// The largest text that is read, in bytes: etcd holds no resource half as large.
@@ -145,7 +146,7 @@ impl Builder {
                     None => map.entries.push(Entry { key, line: Some(line), value: node }),
                     Some(_) if self.errors.len() >= MAX_ERRORS => {}
                     Some(first) => {
-                        let what = format!("the key {key:.60?} is there twice, first on line {first}");
+                        let what = format!("the key {} is there twice, first on line {first}", quoted(&key));
                         self.errors.push(SyntaxError { line: Some(line), what });
                     }
                 },

@@ -16,14 +16,11 @@ const SPREAD: f64 = 2.0 / 3.0 * 0.2;
 /// It goes by the real validity, not by the lifetime asked for: a CA may shorten (or lengthen) it. The life ends with the
 /// first certificate of the chain that ends, the anchor included, because nobody accepts the leaf after that.
 pub fn renew_at(svid: &Svid, received: Timestamp, chance: f64) -> Timestamp {
-    let begins = svid.validity().not_before;
+    // CAs date their leaves back (Vault by 30 s, the builtin CA too): that part of the life is over at birth.
+    let begins = svid.validity().not_before.max(received);
     let ends = usable_until(svid);
-    let at = |from: Timestamp| {
-        let life = ends.duration_since(from).max(SignedDuration::ZERO);
-        from.saturating_add(life.mul_f64(EARLIEST + SPREAD * chance.clamp(0.0, 1.0))).unwrap_or(ends)
-    };
-    // A CA that dates its leaves back (Vault: 30 s) would make very short ones due at birth.
-    if at(begins) > received { at(begins) } else { at(received) }
+    let life = ends.duration_since(begins).max(SignedDuration::ZERO);
+    begins.saturating_add(life.mul_f64(EARLIEST + SPREAD * chance.clamp(0.0, 1.0))).unwrap_or(ends)
 }
 
 /// The end of the first certificate of the chain that ends.
@@ -88,10 +85,9 @@ mod tests {
             ((0, 86_400), 10_000_000, 0, 1.0, 63_360),
             // the CA ends first: so does the leaf's use
             ((0, 86_400), 3_600, 0, 0.5, 2_400),
-            // dated back by 30 s, lives 10 s from now: not due at birth
+            // dated back: what counts is what is left
             ((-30, 10), 10_000_000, 0, 0.5, 6),
-            // dated back, but due later all the same
-            ((-300, 86_400), 10_000_000, 0, 0.5, -300 + 57_800),
+            ((-300, 86_400), 10_000_000, 0, 0.5, 57_600),
         ] {
             let svid = svid_with((at(leaf.0), at(leaf.1)), at(anchor_ends));
             let got = renew_at(&svid, at(received), chance).as_second() - T0;

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::policy::strict;
 use super::{Context, ca_cert};
 use crate::document::{Field, Fields};
 use crate::model::diagnostic::Location;
@@ -94,16 +93,16 @@ impl Common {
     fn decode(fields: &Fields<'_>) -> Self {
         let timeout = |fields: &Fields<'_>| fields.optional("requestTimeout").and_then(|f| f.duration(REQUEST_TIMEOUT));
         let dp_cert = fields.optional("dpCert").and_then(|field| {
-            strict(&field, |fields| {
+            field.strict_map(|fields| {
                 let rotation = fields.optional("rotation").and_then(|field| {
-                    strict(&field, |fields| fields.optional("expiration").and_then(|f| f.duration(LEAF_LIFETIME)))
+                    field.strict_map(|fields| fields.optional("expiration").and_then(|f| f.duration(LEAF_LIFETIME)))
                 });
                 (rotation.flatten(), timeout(fields))
             })
         });
         let (leaf_lifetime, request_timeout) = dp_cert.unwrap_or_default();
         // Accepted as Kuma does. Here the root comes with the certificates, or from caCert, and is not asked for apart.
-        let _ = fields.optional("rootChain").and_then(|field| strict(&field, |fields| timeout(fields)));
+        let _ = fields.optional("rootChain").and_then(|field| field.strict_map(|fields| timeout(fields)));
         // Whether plain text is let in is decided by the proxy's listeners, which this server does not configure.
         let _ = fields.optional("mode").and_then(|field| field.one_of(&[("STRICT", ()), ("PERMISSIVE", ())]));
         Self { leaf_lifetime, request_timeout }
@@ -113,9 +112,9 @@ impl Common {
 fn decode_builtin(fields: &Fields<'_>, leaf_lifetime: Option<Duration>) -> Option<BackendKind> {
     let mut settings = BuiltinSettings::default();
     let conf = fields.optional("conf");
-    let ca_cert = conf.and_then(|field| strict(&field, |fields| fields.optional("caCert"))).flatten();
+    let ca_cert = conf.and_then(|field| field.strict_map(|fields| fields.optional("caCert"))).flatten();
     let Some(ca_cert) = ca_cert else { return Some(BackendKind::Builtin(settings)) };
-    strict(&ca_cert, |fields| {
+    ca_cert.strict_map(|fields| {
         // Kuma's documents write RSAbits, its JSON rsaBits.
         for bits in [fields.optional("RSAbits"), fields.optional("rsaBits")].into_iter().flatten() {
             if bits.integer(0..=16_384).is_some() {
@@ -138,14 +137,14 @@ fn decode_cert_manager(fields: &Fields<'_>, context: &Context, references: &mut 
     let backend = fields.as_field();
     let conf = fields.optional("conf");
     let conf_parts = conf.as_ref().and_then(|field| {
-        strict(field, |fields| {
+        field.strict_map(|fields| {
             let issuer = fields.optional("issuerRef").map(|field| decode_issuer_ref(&field));
             (issuer, fields.optional("caCert").map(|field| ca_cert::decode(&field, context, references)))
         })
     });
     let block = fields.optional("certManager");
     let block_parts = block.as_ref().and_then(|field| {
-        strict(field, |fields| {
+        field.strict_map(|fields| {
             let named = ["issuerName", "issuerKind", "issuerGroup"].iter().any(|key| field.node().get(key).is_some());
             let issuer = decode_issuer(fields, ["issuerName", "issuerKind", "issuerGroup"], named);
             let issuer = named.then_some(issuer);
@@ -186,7 +185,7 @@ fn agree<T: PartialEq>(
 }
 
 fn decode_issuer_ref(field: &Field<'_>) -> Option<IssuerRef> {
-    strict(field, |fields| decode_issuer(fields, ["name", "kind", "group"], true)).flatten()
+    field.strict_map(|fields| decode_issuer(fields, ["name", "kind", "group"], true)).flatten()
 }
 
 /// Only the name is required; kind and group are cert-manager's defaults (S0-10).

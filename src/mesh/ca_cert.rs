@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::Context;
 use super::backend::Reference;
-use super::policy::strict;
 use super::secret::from_base64;
 use crate::document::Field;
 use crate::model::bundle::Bundle;
@@ -14,7 +13,7 @@ use crate::model::policy::CaSource;
 /// Decodes a caCert; a Secret that it names is added to `references`.
 pub(super) fn decode(field: &Field<'_>, context: &Context, references: &mut Vec<Reference>) -> Option<CaSource> {
     const KINDS: [&str; 4] = ["inlineString", "inline", "file", "secret"];
-    let sources = strict(field, |fields| KINDS.map(|kind| fields.optional(kind)))?;
+    let sources = field.strict_map(|fields| KINDS.map(|kind| fields.optional(kind)))?;
     match sources.iter().flatten().count() {
         1 => {}
         0 => {

@@ -9,7 +9,7 @@ use super::last_good::{LastGood, Seen};
 use super::policy::MeshDefinition;
 use super::resource::{self, Decoded, Definition, Key, Outcome};
 use super::{Context, Resources};
-use crate::document::{Node, Value};
+use crate::document::{Node, Value, quoted};
 use crate::model::bundle::Bundle;
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::PolicySet;
@@ -42,6 +42,13 @@ pub struct KnownGood {
     secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
 }
 
+/// What a [`Source`] holds; see [`Seen`] for `complete`.
+struct File {
+    path: Arc<PathBuf>,
+    complete: bool,
+    found: Vec<Found>,
+}
+
 /// One resource of one file.
 struct Found {
     key: Key,
@@ -49,37 +56,22 @@ struct Found {
     definition: Option<Definition>,
 }
 
+/// What the user is to be told.
+#[derive(Default)]
+struct Told {
+    problems: Vec<Problem>,
+    notices: Vec<Problem>,
+}
+
 /// Compiles everything that all sources hold. What is broken is replaced by what is known to be good of it; see
 /// [`LastGood::update`] for the rules.
 pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> Compiled {
-    let (mut problems, mut notices) = (Vec::new(), Vec::new());
-    let mut files: Vec<Seen<(), ()>> = Vec::new();
-    let mut found: Vec<Vec<Found>> = Vec::new();
-    for source in sources {
-        let mut complete = source.documents.is_ok();
-        let mut resources = Vec::new();
-        match &source.documents {
-            Err(unreadable) => problems.extend(unreadable.iter().cloned()),
-            Ok(documents) => {
-                for document in documents.iter().flat_map(expand) {
-                    let decoded = resource::decode(document, Some(source.path.clone()), context);
-                    let Decoded { outcome, problems: more, notices: told } = decoded;
-                    problems.extend(more);
-                    notices.extend(told);
-                    match outcome {
-                        Outcome::Ignored => {}
-                        Outcome::Unidentified => complete = false,
-                        Outcome::Known { key, at, definition } => resources.push(Found { key, at, definition }),
-                    }
-                }
-            }
-        }
-        files.push(Seen { file: source.path.clone(), complete, resources: Vec::new() });
-        found.push(resources);
-    }
-    problems.extend(refuse_duplicates(&mut found));
+    let mut told = Told::default();
+    let mut files: Vec<File> = sources.iter().map(|source| decode(source, context, &mut told)).collect();
+    let Told { mut problems, mut notices } = told;
+    problems.extend(refuse_duplicates(&mut files));
 
-    known.secrets.update(&pick(&files, &found, |found| match (&found.key, &found.definition) {
+    known.secrets.update(&pick(&files, |found| match (&found.key, &found.definition) {
         (Key::Secret { mesh, name }, definition) => {
             let content = match definition {
                 Some(Definition::Secret(content)) => Some(content.clone()),
@@ -91,7 +83,7 @@ pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> 
     }));
     let secrets: MeshSecrets = known.secrets.iter().map(|(key, content)| (key.clone(), content.clone())).collect();
 
-    for found in found.iter_mut().flatten() {
+    for found in files.iter_mut().flat_map(|file| &mut file.found) {
         let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
         let broken: Vec<Problem> = definition
             .references
@@ -103,7 +95,7 @@ pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> 
             problems.extend(broken);
         }
     }
-    known.meshes.update(&pick(&files, &found, |found| match (&found.key, &found.definition) {
+    known.meshes.update(&pick(&files, |found| match (&found.key, &found.definition) {
         (Key::Mesh(name), Some(Definition::Mesh(definition))) => Some((name.clone(), Some(definition.clone()))),
         (Key::Mesh(name), _) => Some((name.clone(), None)),
         (Key::Secret { .. }, _) => None,
@@ -116,6 +108,28 @@ pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> 
     Compiled { resources: Resources { policies, secrets }, problems, notices }
 }
 
+fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
+    let mut file = File { path: source.path.clone(), complete: true, found: Vec::new() };
+    let documents = match &source.documents {
+        Ok(documents) => documents,
+        Err(problems) => {
+            told.problems.extend(problems.iter().cloned());
+            return File { complete: false, ..file };
+        }
+    };
+    for document in documents.iter().flat_map(expand) {
+        let Decoded { outcome, problems, notices } = resource::decode(document, Some(source.path.clone()), context);
+        told.problems.extend(problems);
+        told.notices.extend(notices);
+        match outcome {
+            Outcome::Ignored => {}
+            Outcome::Unidentified => file.complete = false,
+            Outcome::Known { key, at, definition } => file.found.push(Found { key, at, definition }),
+        }
+    }
+    file
+}
+
 /// The items of a Kubernetes `List`, as `kubectl get -o yaml` writes it, or the document itself.
 fn expand(document: &Node) -> Vec<&Node> {
     let is_list = document.get("kind").and_then(Node::text) == Some("List");
@@ -126,14 +140,16 @@ fn expand(document: &Node) -> Vec<&Node> {
 }
 
 /// Takes the definitions away from resources that are there more than once: nobody can tell which one is meant.
-fn refuse_duplicates(found: &mut [Vec<Found>]) -> Vec<Problem> {
+fn refuse_duplicates(files: &mut [File]) -> Vec<Problem> {
     let mut places: BTreeMap<Key, Vec<Location>> = BTreeMap::new();
-    for found in found.iter().flatten() {
+    for found in files.iter().flat_map(|file| &file.found) {
         places.entry(found.key.clone()).or_default().push(found.at.clone());
     }
     places.retain(|_, places| places.len() > 1);
-    for found in found.iter_mut().flatten().filter(|found| places.contains_key(&found.key)) {
-        found.definition = None;
+    for found in files.iter_mut().flat_map(|file| &mut file.found) {
+        if places.contains_key(&found.key) {
+            found.definition = None;
+        }
     }
     let mut problems = Vec::new();
     for places in places.into_values() {
@@ -146,17 +162,14 @@ fn refuse_duplicates(found: &mut [Vec<Found>]) -> Vec<Problem> {
     problems
 }
 
-fn pick<K, V>(
-    files: &[Seen<(), ()>],
-    found: &[Vec<Found>],
-    pick: impl Fn(&Found) -> Option<(K, Option<V>)>,
-) -> Vec<Seen<K, V>> {
-    let of_file = |(file, found): (&Seen<(), ()>, &Vec<Found>)| Seen {
-        file: file.file.clone(),
+/// The resources of one kind, file by file.
+fn pick<K, V>(files: &[File], pick: impl Fn(&Found) -> Option<(K, Option<V>)>) -> Vec<Seen<K, V>> {
+    let of_file = |file: &File| Seen {
+        file: file.path.clone(),
         complete: file.complete,
-        resources: found.iter().filter_map(&pick).collect(),
+        resources: file.found.iter().filter_map(&pick).collect(),
     };
-    files.iter().zip(found).map(of_file).collect()
+    files.iter().map(of_file).collect()
 }
 
 /// A Secret with CA certificates must hold some. One that is in no file may be in the cluster, if there is one.
@@ -165,12 +178,12 @@ fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, con
     let (what, hint) = match secrets.get(mesh, name) {
         Some(content) => {
             let error = Bundle::from_pem(content.expose(), context.now).err()?;
-            (format!("the Secret {mesh}/{name} is no trust bundle: {error}"), None)
+            (format!("the Secret {} is no trust bundle: {error}", quoted(name)), None)
         }
         None if context.kubernetes_available => return None,
         None => {
-            let hint = format!("add a mesh Secret {name} of mesh {mesh} to the resource files");
-            (format!("there is no Secret {mesh}/{name}"), Some(hint))
+            let hint = "add it to the resource files".to_owned();
+            (format!("there is no mesh Secret {}", quoted(name)), Some(hint))
         }
     };
     Some(Problem { at: at.clone(), what, hint })

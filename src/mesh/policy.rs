@@ -7,7 +7,7 @@ use spiffe::TrustDomain;
 
 use super::Context;
 use super::backend::{self, Reference};
-use crate::document::{Field, Fields};
+use crate::document::{Field, quoted};
 use crate::model::policy::MeshPolicy;
 
 /// What a Mesh says.
@@ -53,7 +53,7 @@ pub(super) fn decode(
     if !names.contains_key(enabled_name) {
         let listed = names.keys().copied().collect::<Vec<_>>().join(", ");
         let hint = if names.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
-        enabled.problem_with_hint(format!("{enabled_name:.60?} is not the name of one of the backends"), hint);
+        enabled.problem_with_hint(format!("{} is not the name of one of the backends", quoted(enabled_name)), hint);
     }
     let policy = MeshPolicy { name: name.into(), enabled_backend: enabled_name.into(), backends };
     let policy = Some(Arc::new(policy)).filter(|_| report.count() == before)?;
@@ -66,7 +66,7 @@ fn names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
     for (index, item) in listed.iter().enumerate() {
         let Some(name) = item.node().get("name").and_then(|name| name.text()) else { continue };
         if let Some(first) = names.get(name) {
-            item.problem(format!("the name {name:.60?} is there twice, first in backends[{first}]"));
+            item.problem(format!("the name {} is there twice, first in backends[{first}]", quoted(name)));
         } else {
             names.insert(name, index);
         }
@@ -79,16 +79,8 @@ fn check_trust_domain(name: &str, field: &Field<'_>) {
     let usable = TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
     if !usable {
         field.problem_with_hint(
-            format!("{name:.60?} cannot be a SPIFFE trust domain"),
+            format!("{} cannot be a SPIFFE trust domain", quoted(name)),
             "lower-case letters, digits, -, _ and ., at most 255",
         );
     }
-}
-
-/// A map in which every field must be known: decodes with `decode`, then refuses the rest.
-pub(super) fn strict<'t, T>(field: &Field<'t>, decode: impl FnOnce(&Fields<'t>) -> T) -> Option<T> {
-    let fields = field.map()?;
-    let decoded = decode(&fields);
-    fields.refuse_others();
-    Some(decoded)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Context;
 use super::policy::{self, MeshDefinition};
 use super::secret;
-use crate::document::{Field, Fields, Node, Report};
+use crate::document::{Field, Fields, Node, Report, quoted};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::secrets::SecretBytes;
 
@@ -74,7 +74,7 @@ impl Kind {
         let found = Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, kind)| *kind);
         if found.is_none() {
             field.problem_with_hint(
-                format!("{name:.60?} is not a resource that this program reads"),
+                format!("{} is not a resource that this program reads", quoted(name)),
                 "it reads Mesh, MeshIdentity, MeshTrust and mesh Secrets; keep others in files that are not listed",
             );
         }
@@ -162,17 +162,19 @@ fn decode_universal(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
 /// From here on, problems are about this resource. `None` for the kinds that are known but not acted upon.
 fn announce(fields: &Fields<'_>, kind: Kind, name: &str, mesh: &str) -> Option<Key> {
     let at = fields.as_field();
+    // Not validated yet, and on its way into a log.
+    let shown = |name: &str| name.chars().take(80).flat_map(char::escape_debug).collect::<String>();
     match kind {
         Kind::Mesh => {
-            at.report().about(format!("Mesh {name}"));
+            at.report().about(format!("Mesh {}", shown(name)));
             Some(Key::Mesh(name.into()))
         }
         Kind::Secret => {
-            at.report().about(format!("Secret {mesh}/{name}"));
+            at.report().about(format!("Secret {}/{}", shown(mesh), shown(name)));
             Some(Key::Secret { mesh: mesh.into(), name: name.into() })
         }
         Kind::MeshIdentity | Kind::MeshTrust => {
-            at.report().about(format!("{} {name}", kind.name()));
+            at.report().about(format!("{} {}", kind.name(), shown(name)));
             at.notice(format!("{} is not in the program yet: ignored", kind.name()));
             None
         }

@@ -269,9 +269,7 @@ fn a_secret_with_a_ca_is_found_in_either_form() {
         assert!(!format!("{:?}", compiled.resources).contains("BEGIN"));
     }
     let broken = format!("{with_mesh}---\ntype: Secret\nname: ca\ndata: YQ==");
-    assert!(
-        check(&broken)[0].contains("mtls.backends[0].conf.caCert.secret: the Secret default/ca is no trust bundle")
-    );
+    assert!(check(&broken)[0].contains("mtls.backends[0].conf.caCert.secret: the Secret \"ca\" is no trust bundle"));
 }
 
 #[test]

@@ -1,0 +1,95 @@
+//! The command line: what each command reads, and how it ends. One file per command.
+
+mod check;
+mod demo;
+mod flags;
+mod output;
+mod serve;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+pub use flags::{LogFlags, LogFormat, ServerFlags};
+
+use crate::model::diagnostic::Problem;
+
+/// Exit code of a run that was refused because of what is configured (`EX_USAGE` of sysexits.h). clap ends with 2.
+const BAD_CONFIGURATION: u8 = 64;
+
+/// An xDS secret discovery (SDS) server for Envoy that gets workload certificates through cert-manager
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example: envoy-sds serve\n  starts with a builtin CA, for Envoys on this machine; see also envoy-sds serve --help\n\n\
+                  Exit codes: 0 done, 1 failed at run time, 2 wrong usage, 64 bad configuration"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Demo(demo::Demo),
+    Check(check::Check),
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub enum Failure {
+    /// What is configured is wrong; nothing was started.
+    Configuration(Vec<Problem>),
+    /// Something went wrong at run time.
+    Runtime(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+impl Cli {
+    /// Runs the command to its end; what went wrong is on stderr then.
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Serve(command) => command.run(),
+            Command::Demo(command) => command.run(),
+            Command::Check(command) => command.run(),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Configuration(problems)) => {
+                for problem in &problems {
+                    output::error(problem);
+                }
+                output::error(counted(problems.len(), "problem"));
+                ExitCode::from(BAD_CONFIGURATION)
+            }
+            Err(Failure::Runtime(error)) => {
+                output::error(format_args!("error: {error:#}"));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// The runtime that every command that waits for something runs on.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?)
+}
+
+/// `1 mesh`, `2 problems`.
+fn counted(count: usize, what: &str) -> String {
+    match (count, what) {
+        (1, _) => format!("1 {what}"),
+        (_, "mesh") => format!("{count} meshes"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,70 @@
+use clap::CommandFactory;
+
+use super::*;
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_flag_of_serve_has_its_variable() {
+    let command = Cli::command();
+    let serve = command.find_subcommand("serve").unwrap();
+    for flag in serve.get_arguments().filter(|flag| flag.get_id() != "help") {
+        let long = flag.get_long().unwrap();
+        let expected = format!("ENVOY_SDS_{}", long.to_uppercase().replace('-', "_"));
+        assert_eq!(flag.get_env().and_then(|name| name.to_str()), Some(expected.as_str()));
+    }
+}
+
+#[test]
+fn wrong_usage_is_told_by_clap() {
+    for (line, expected) in [
+        ("serve --listen nowhere", "has no port"),
+        ("serve --admin unix:/x", "has no port"),
+        ("serve --log-level verbose", "expected off, error"),
+        ("demo --for ever", "is not a duration"),
+        ("sreve", "unrecognized subcommand"),
+    ] {
+        let words = std::iter::once("envoy-sds").chain(line.split(' '));
+        let error = Cli::try_parse_from(words).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains(expected), "{line}: {error}");
+    }
+    Cli::try_parse_from("envoy-sds check --listen unix:/a,[::1]:0 --log-level info,kube=debug a b".split(' ')).unwrap();
+}
+
+/// What `envoy-sds check` says about these arguments: `None` if all is well.
+fn check(arguments: &[&str]) -> Option<String> {
+    let state = ["envoy-sds", "check", "--state-dir", "/tmp/state"];
+    let cli = Cli::try_parse_from(state.iter().chain(arguments)).unwrap();
+    let Command::Check(check) = cli.command else { panic!("another command") };
+    match check.run() {
+        Ok(()) => None,
+        Err(Failure::Configuration(problems)) => Some(problems.iter().map(|problem| format!("{problem}\n")).collect()),
+        Err(Failure::Runtime(error)) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn check_reports_configuration_and_resources_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (config, mesh) = (path("server.yaml"), path("mesh.yaml"));
+    let cert_manager = "{name: b, type: certmanager, conf: {issuerRef: {name: i}, caCert: {file: /nowhere/ca.pem}}}";
+    let text = format!("type: Mesh\nname: default\nmtls: {{enabledBackend: b, backends: [{cert_manager}]}}");
+    std::fs::write(&mesh, text).unwrap();
+    assert!(check(&[&mesh]).unwrap().contains("/nowhere/ca.pem: cannot be read"));
+
+    std::fs::write(&config, format!("kubernetes: off\nresources: [{mesh}]\nzones: a")).unwrap();
+    let problems = check(&["--config", &config]).unwrap();
+    assert!(problems.contains("unknown field \"zones\" (did you mean zone?)"), "{problems}");
+    assert!(problems.contains("needs a Kubernetes cluster with cert-manager"), "{problems}");
+
+    std::fs::write(&mesh, "type: Mesh\nname: default\nmtls: {enabledBackend: b, backends: [{name: b, type: builtin}]}")
+        .unwrap();
+    std::fs::write(&config, format!("resources: [{mesh}]\nidentify: {{serviceAccountToken: {{}}}}")).unwrap();
+    assert_eq!(check(&["--config", &config]), None);
+    assert_eq!(check(&[]), None);
+}
