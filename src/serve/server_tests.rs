@@ -1,5 +1,6 @@
 //! Over real sockets, with the client that envoy-types has. Numbers are items of the conformance list.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{Extension, Node, data_source::Specifier};
@@ -15,10 +16,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 
 use super::super::admission::StreamLimits;
-use super::super::testing::{TestServer, tcp};
+use super::super::testing::{TestServer, ca, tcp};
 use super::super::version::Version;
 use super::super::wire::SECRET_TYPE;
 use super::ServeSettings;
+use crate::model::bundle::Bundle;
+use crate::runtime::clock::Clock;
 
 type Client = SecretDiscoveryServiceClient<Channel>;
 
@@ -27,8 +30,9 @@ async fn server() -> TestServer {
 }
 
 async fn client(server: &TestServer) -> Client {
+    // A small window, so that a reader that does not read is soon a slow one.
     let endpoint = Endpoint::from_shared(format!("http://{}", server.addresses[0])).unwrap();
-    Client::new(endpoint.connect().await.unwrap())
+    Client::new(endpoint.initial_stream_window_size(65_535).connect().await.unwrap())
 }
 
 fn node() -> Option<Node> {
@@ -177,7 +181,7 @@ async fn items_70_and_73_unknown_names_are_withheld_and_the_rest_is_served() {
     assert_eq!(stream.next().await.1.name, "ROOTCA");
     stream.silent().await;
     assert!(server.metrics().contains("withheld_total{reason=\"unknown_name\"} 2"));
-    assert_eq!(std::sync::Arc::strong_count(&server.source.interest), 1, "item 64: nothing was issued");
+    assert_eq!(Arc::strong_count(&server.source.interest), 1, "item 64: nothing was issued");
 }
 
 #[tokio::test]
@@ -185,7 +189,7 @@ async fn items_53_59_and_101_subscriptions_end_and_begin_again() {
     let server = server().await;
     server.issue();
     let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
-    let interest = || std::sync::Arc::strong_count(&server.source.interest) - 1;
+    let interest = || Arc::strong_count(&server.source.interest) - 1;
     stream.send(request(&["default"])).await;
     let (first, _) = stream.next().await;
     assert_eq!(interest(), 1);
@@ -256,7 +260,7 @@ async fn items_17_and_63_readiness_and_limits() {
 #[tokio::test]
 async fn item_26_a_stream_ends_with_its_proof() {
     let server = server().await;
-    let until = crate::runtime::clock::Clock::system().now() + SignedDuration::from_millis(400);
+    let until = Clock::system().now() + SignedDuration::from_millis(400);
     server.authenticate.until.lock().unwrap().insert("web".to_owned(), until);
     let stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
     stream.send(request(&["default"])).await;
@@ -275,6 +279,33 @@ async fn item_102_shutdown_ends_streams() {
     server.tasks.shutdown().cancel();
     assert_eq!(stream.status().await.code(), Code::Unavailable);
     assert!(server.tasks.stop(Duration::from_secs(8)).await, "every task has ended");
+}
+
+#[tokio::test]
+async fn items_94_and_95_a_slow_reader_gets_the_newest_and_holds_nobody_up() {
+    let server = server().await;
+    let mut slow = Sotw::open(&mut client(&server).await, "slow").await.unwrap();
+    let mut quick = Sotw::open(&mut client(&server).await, "quick").await.unwrap();
+    slow.send(request(&["ROOTCA"])).await;
+    quick.send(request(&["ROOTCA"])).await;
+    // Some 16 KB each; another order is another version.
+    let mut certificates: Vec<_> = (0..30).map(|number| ca(&number.to_string()).certificate).collect();
+    let mut newest = String::new();
+    for _ in 0..100 {
+        certificates.rotate_left(1);
+        let swapped = fastrand::usize(1..30);
+        certificates.swap(0, swapped);
+        let bundle = Arc::new(Bundle::from_certificates(certificates.clone()).unwrap());
+        newest = Version::of_bundle(&bundle).to_string();
+        server.source.bundle.send_replace(Some(bundle));
+        assert_eq!(quick.next().await.0.version_info, newest);
+    }
+    let mut read = 1;
+    while slow.next().await.0.version_info != newest {
+        read += 1;
+    }
+    assert!(read < 30, "{read} of 100 versions were kept for a reader that did not read");
+    assert!(read > 1, "it was slow");
 }
 
 #[tokio::test]

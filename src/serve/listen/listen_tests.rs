@@ -179,3 +179,15 @@ async fn what_cannot_be_bound_is_told() {
     let error = bind(&[tcp("127.0.0.1:0", Some(files))], &clock).await.unwrap_err();
     assert!(matches!(error, BindError::Tls { source: TlsError::Pair { .. }, .. }), "{error}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lack_of_file_descriptors_is_waited_out() {
+    let pause = async |error: io::Error| {
+        let before = tokio::time::Instant::now();
+        accept_failed(&error).await;
+        before.elapsed()
+    };
+    const EMFILE: i32 = 24;
+    assert!(pause(io::Error::from_raw_os_error(EMFILE)).await > Duration::from_millis(100));
+    assert_eq!(pause(io::ErrorKind::ConnectionAborted.into()).await, Duration::ZERO);
+}

@@ -114,9 +114,15 @@ fn items_39_and_40_a_stale_nonce_keeps_its_names_and_its_own_verdict() {
     assert_eq!(outcome.verdict.map(|verdict| verdict.version), Some("1".into()));
     let outcome = state.request(&ack(&second, &["a", "b"])).unwrap();
     assert_eq!(outcome.verdict.map(|verdict| (verdict.version, verdict.result)), Some(("2".into(), Ok(()))));
-    let unknown = DiscoveryRequest { response_nonce: "from-before".into(), ..request(&["a", "c"]) };
+    certificate(&mut state, "a", "3");
+    let third = state.next_push().unwrap();
+    // The nonce that another stream gave to its third response.
+    let foreign = third.nonce.replace("00000007", "00000008");
+    assert_ne!(foreign, third.nonce);
+    let unknown = DiscoveryRequest { response_nonce: foreign, ..request(&["a", "c"]) };
     let outcome = state.request(&unknown).unwrap();
     assert_eq!((outcome.subscribe, outcome.unsubscribe), (vec!["c".into()], vec!["b".into()]));
+    assert_eq!(outcome.verdict, None);
 }
 
 #[test]

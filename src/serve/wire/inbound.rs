@@ -1,12 +1,11 @@
 //! Requests from a call's body, without a buffer between messages.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BytesMut};
 use http_body::Body as _;
 use prost::Message;
 use tonic::Status;
@@ -17,14 +16,15 @@ use super::HEADER;
 /// The largest request: 68 times what a real Envoy sends (xds-conformance item 7).
 const LIMIT: usize = 4 << 20;
 
-/// Smaller pieces than this are joined, so that a peer that sends single bytes cannot make us hold a hundred times as
-/// many in bookkeeping.
-const SMALL: usize = 512;
+/// Room is made at once for no more than this, whatever length a peer announces.
+const ROOM: usize = 64 << 10;
 
 /// The requests of one call.
 pub(crate) struct Inbound<T> {
     body: Body,
-    received: Pieces,
+    /// What has arrived of the message, copied into one piece: decoding from HTTP/2's own pieces took half as much
+    /// time again (61 KB nodes, measured) and keeps HTTP/2 from using its buffers again.
+    received: BytesMut,
     /// Length of the message being received, once its header is known.
     expected: Option<usize>,
     message: PhantomData<fn() -> T>,
@@ -32,7 +32,7 @@ pub(crate) struct Inbound<T> {
 
 impl<T: Message + Default> Inbound<T> {
     pub(crate) fn new(body: Body) -> Self {
-        Self { body, received: Pieces::default(), expected: None, message: PhantomData }
+        Self { body, received: BytesMut::new(), expected: None, message: PhantomData }
     }
 
     /// The next request; `None` when the client has ended the call, in whichever way (item 101).
@@ -51,7 +51,7 @@ impl<T: Message + Default> Inbound<T> {
                 }
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.received.push(data);
+                        self.received.extend_from_slice(&data);
                     }
                 }
             }
@@ -70,6 +70,7 @@ impl<T: Message + Default> Inbound<T> {
                 if length > LIMIT {
                     return Err(Status::resource_exhausted(format!("the request is larger than {LIMIT} bytes")));
                 }
+                self.received.reserve(length.min(ROOM));
                 *self.expected.insert(length)
             }
         };
@@ -77,8 +78,12 @@ impl<T: Message + Default> Inbound<T> {
             return Ok(None);
         }
         self.expected = None;
-        let message = T::decode((&mut self.received).take(length));
-        self.received.release();
+        let message = T::decode(&self.received[..length]);
+        self.received.advance(length);
+        if self.received.is_empty() {
+            // Give the memory back, and not only the room in it.
+            self.received = BytesMut::new();
+        }
         message.map(Some).map_err(|error| {
             tracing::debug!(%error, "a request does not decode");
             Status::invalid_argument("the request does not decode")
@@ -88,69 +93,15 @@ impl<T: Message + Default> Inbound<T> {
 
 impl<T> fmt::Debug for Inbound<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inbound").field("received", &self.received.length).finish_non_exhaustive()
-    }
-}
-
-/// What has been received of a message, in the pieces in which HTTP/2 delivered it.
-#[derive(Default)]
-struct Pieces {
-    pieces: VecDeque<Bytes>,
-    length: usize,
-}
-
-impl Pieces {
-    fn push(&mut self, piece: Bytes) {
-        self.length += piece.len();
-        let joined = match self.pieces.pop_back() {
-            Some(last) if piece.len() < SMALL => {
-                let mut joined = last.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
-                joined.extend_from_slice(&piece);
-                joined.freeze()
-            }
-            Some(last) => {
-                self.pieces.push_back(last);
-                piece
-            }
-            None => piece,
-        };
-        if !joined.is_empty() {
-            self.pieces.push_back(joined);
-        }
-    }
-
-    /// Gives back the memory of a finished message.
-    fn release(&mut self) {
-        if self.pieces.is_empty() {
-            self.pieces = VecDeque::new();
-        }
-    }
-}
-
-impl Buf for Pieces {
-    fn remaining(&self) -> usize {
-        self.length
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.pieces.front().map_or(&[], |piece| piece)
-    }
-
-    fn advance(&mut self, mut count: usize) {
-        self.length = self.length.saturating_sub(count);
-        while let Some(front) = self.pieces.front_mut() {
-            if count < front.len() {
-                front.advance(count);
-                return;
-            }
-            count -= front.len();
-            self.pieces.pop_front();
-        }
+        f.debug_struct("Inbound").field("received", &self.received.len()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::super::DiscoveryRequest;
