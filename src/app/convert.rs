@@ -1,14 +1,14 @@
 //! From what the configuration says to what the stages take: no stage knows the configuration.
 
 use crate::config::{Endpoint, Kubernetes, Listener};
-use crate::runtime::kube;
+use crate::runtime::cluster;
 use crate::serve::listen;
 
-pub(super) fn kubernetes(mode: Kubernetes) -> kube::Mode {
+pub(super) fn kubernetes(mode: Kubernetes) -> cluster::Mode {
     match mode {
-        Kubernetes::Auto => kube::Mode::Auto,
-        Kubernetes::On => kube::Mode::On,
-        Kubernetes::Off => kube::Mode::Off,
+        Kubernetes::Auto => cluster::Mode::Auto,
+        Kubernetes::On => cluster::Mode::On,
+        Kubernetes::Off => cluster::Mode::Off,
     }
 }
 

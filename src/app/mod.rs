@@ -29,7 +29,7 @@ use crate::model::diagnostic::{Location, Problem};
 use crate::model::identity::Identity;
 use crate::observe::readiness::Readiness;
 use crate::runtime::clock::Clock;
-use crate::runtime::kube;
+use crate::runtime::cluster;
 use crate::runtime::tasks::{Deaths, Tasks};
 use crate::serve::source::{CertificateWatch, SecretSource};
 use crate::serve::{self, SdsServer, ServeSettings, StreamLimits, listen};
@@ -82,15 +82,16 @@ impl App {
             tracing::warn!("{warning}");
         }
         let mode = convert::kubernetes(config.kubernetes);
-        let cluster = kube::connect(mode, config.kubeconfig.as_deref()).await.map_err(|error| wrong_cluster(&error))?;
-        if cluster.is_none() && config.identify.service_account_token.is_some() {
+        let kubernetes =
+            cluster::connect(mode, config.kubeconfig.as_deref()).await.map_err(|error| wrong_cluster(&error))?;
+        if kubernetes.is_none() && config.identify.service_account_token.is_some() {
             return Err(no_cluster_for("identify.serviceAccountToken"));
         }
-        let resources = Resources::start(&config, cluster.is_some(), &clock, &tasks)?;
+        let resources = Resources::start(&config, kubernetes.is_some(), &clock, &tasks)?;
 
         let mut registry = Registry::with_prefix("envoy_sds");
         let readiness = Readiness::new();
-        let cert_manager = cluster.clone().map(|client| {
+        let cert_manager = kubernetes.clone().map(|client| {
             let settings = cert_manager::Settings {
                 system_namespace: config.system_namespace.clone(),
                 zone: config.zone.clone(),
@@ -99,7 +100,7 @@ impl App {
             CertManager::new(client, settings, clock.clone(), &tasks)
         });
         let cluster_secrets =
-            cluster.clone().map(|client| watch_mesh_secrets(client, &config.system_namespace, &tasks));
+            kubernetes.clone().map(|client| watch_mesh_secrets(client, &config.system_namespace, &tasks));
         let sources = Sources {
             policies: resources.policies.clone(),
             file_secrets: resources.secrets.clone(),
@@ -126,7 +127,7 @@ impl App {
         manager.register(&mut registry, clock.clone());
 
         let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
-        if let (Some(method), Some(client)) = (&config.identify.service_account_token, cluster) {
+        if let (Some(method), Some(client)) = (&config.identify.service_account_token, kubernetes) {
             let reviewer = Arc::new(ApiServer::new(client));
             methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock.clone())));
         }
@@ -275,7 +276,7 @@ fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value:
     });
 }
 
-fn wrong_cluster(error: &kube::ConnectError) -> StartError {
+fn wrong_cluster(error: &cluster::ConnectError) -> StartError {
     StartError::Configuration(vec![Problem {
         at: Location { field: Some("kubernetes".to_owned()), ..Location::default() },
         what: error.to_string(),

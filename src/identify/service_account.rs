@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use super::{Evidence, Identify, IdentifyError, Proof};
 use crate::model::identity::{Pod, Workload};
 use crate::runtime::clock::Clock;
-use crate::runtime::kube::explain;
+use crate::runtime::cluster::explain;
 
 /// The name of the method, as configured.
 pub const METHOD: &str = "serviceAccountToken";

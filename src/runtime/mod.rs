@@ -2,9 +2,7 @@
 //! access. Knows no stage.
 
 pub mod clock;
+pub mod cluster;
 pub mod file_watch;
-pub mod kube;
-#[cfg(test)]
-pub(crate) mod kube_fake;
 pub mod private_file;
 pub mod tasks;

@@ -1,3 +1,4 @@
 //! What the unit tests of several modules share. Compiled for tests only.
 
 pub(crate) mod certs;
+pub(crate) mod fake_cluster;

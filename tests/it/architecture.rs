@@ -25,9 +25,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// Crate → the only places that may use it.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("envoy_types", &["serve"]),
+    ("envoy_types", &["serve"]), // what Envoy is sent
     ("tonic", &["serve"]),
-    ("kube", &["runtime/kube", "issue/ca/cert_manager", "identify/service_account", "trust/source/mesh_secret"]),
+    ("kube", &["runtime/cluster", "issue/ca/cert_manager", "identify/service_account", "trust/source/mesh_secret"]),
     ("axum", &["admin", "app"]),
     ("rcgen", &["issue/csr.rs", "issue/ca/builtin.rs", "testing"]),
     ("saphyr", &["document"]),
@@ -64,6 +64,10 @@ fn every_module_has_a_place_in_the_picture() {
 fn foreign_crates_stay_at_the_rim() {
     let mut wrong = Vec::new();
     for (file, text) in sources() {
+        // Tests make their own certificates and fake servers.
+        if ["tests.rs", "testing.rs"].iter().any(|end| file.ends_with(end)) || file.starts_with("testing/") {
+            continue;
+        }
         for (name, places) in ONLY_IN {
             let used = text.lines().any(|line| mentions(line, name));
             if used && !places.iter().any(|place| file.starts_with(place)) {

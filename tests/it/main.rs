@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "the tests watch real processes, in real time and with their own tasks")]
 #![allow(clippy::print_stdout, reason = "only a failed test's output is shown")]
 
+mod architecture;
 mod rig;
 #[allow(dead_code, unreachable_pub, reason = "a rig offers more than the tests of one day use")]
 mod support;

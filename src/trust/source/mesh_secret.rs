@@ -11,7 +11,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use crate::model::secrets::{MeshSecrets, SecretBytes};
-use crate::runtime::kube::Watch;
+use crate::runtime::cluster::Watch;
 use crate::runtime::tasks::Tasks;
 
 /// The type of Kubernetes Secret that is a mesh Secret.
@@ -121,7 +121,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::runtime::kube_fake::FakeApi;
+    use crate::testing::fake_cluster::FakeApi;
 
     fn secret(name: &str, mesh: Option<&str>, value: &str) -> Value {
         let labels = mesh.map(|mesh| json!({"kuma.io/mesh": mesh}));

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::resource::CertificateRequest;
 use super::{ObjectRef, Timing};
-use crate::runtime::kube::{explain, is_not_found};
+use crate::runtime::cluster::{explain, is_not_found};
 
 /// How many deletions are under way at once: enough to keep pace with 64 issuances in flight (a DELETE takes a third of
 /// the time of a POST and its answer), few enough not to crowd out new requests.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Timing;
 use super::resource::{INSTANCE, MANAGED_BY, MANAGER, Origin};
 use crate::runtime::clock::Clock;
-use crate::runtime::kube::{explain, is_not_found};
+use crate::runtime::cluster::{explain, is_not_found};
 
 /// How the lease stands.
 #[derive(Debug, Clone, Default)]

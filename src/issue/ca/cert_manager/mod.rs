@@ -42,7 +42,7 @@ pub use self::sign::CertManagerAuthority;
 use self::sweep::Sweep;
 use crate::model::policy::IssuerRef;
 use crate::runtime::clock::Clock;
-use crate::runtime::kube::Watch;
+use crate::runtime::cluster::Watch;
 use crate::runtime::tasks::Tasks;
 
 /// What the server has to do with cert-manager; one per server. Cheap to clone.

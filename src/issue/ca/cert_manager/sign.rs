@@ -16,7 +16,7 @@ use super::pending::{PendingRequest, Posted};
 use super::resource::CertificateRequest;
 use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
 use crate::model::policy::IssuerRef;
-use crate::runtime::kube::explain;
+use crate::runtime::cluster::explain;
 
 /// Has leaves signed by one cert-manager issuer.
 #[derive(Debug, Clone)]

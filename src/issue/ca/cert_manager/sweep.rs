@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::cleanup::Cleaner;
 use super::resource::{CertificateRequest, INSTANCE, Origin};
 use super::{ObjectRef, Timing};
-use crate::runtime::kube::explain;
+use crate::runtime::cluster::explain;
 
 /// Requests listed by one call.
 const PAGE: u32 = 500;

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
-use crate::runtime::kube_fake::{FakeApi, Fault};
 use crate::runtime::tasks::Deaths;
+use crate::testing::fake_cluster::{FakeApi, Fault};
 
 const REQUESTS: &str = "certificaterequests";
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -59,7 +59,7 @@ impl Cluster {
         let client = self.client().await;
         eventually("the API server is ready", PATIENCE, async || {
             process.assert_running();
-            let request = axum::http::Request::get("/readyz").body(Vec::new()).expect("a valid request");
+            let request = http::Request::get("/readyz").body(Vec::new()).expect("a valid request");
             client.request_text(request).await.map(drop).map_err(|error| format!("{error}\n{}", process.log_tail()))
         })
         .await;
