@@ -1,0 +1,248 @@
+//! How fast certificates come from a real cert-manager through the server, beside a bare client that makes the same
+//! requests: create, watch for the answer, delete. Both in one run on one cluster, turn by turn; the medians are printed.
+//!
+//! `tests/run --parts-only && cargo bench --bench cert_manager [-- [CERTIFICATES [IN_FLIGHT [ROUNDS]]]]`
+
+#![expect(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program that measures and prints"
+)]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    reason = "the rig is the integration tests', and more than is needed here"
+)]
+
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use futures::{StreamExt, TryStreamExt};
+use kube::Api;
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams, WatchEvent, WatchParams,
+};
+use serde_json::json;
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use support::cluster::{Cluster, ClusterOptions};
+use support::process::Process;
+use support::{pki, scratch};
+
+/// One round's figures.
+struct Round {
+    per_second: f64,
+    p50: Duration,
+    p99: Duration,
+}
+
+fn main() {
+    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse::<usize>().ok());
+    let certificates = numbers.next().unwrap_or(300);
+    let in_flight = numbers.next().unwrap_or(50);
+    let rounds = numbers.next().unwrap_or(3);
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(measure(certificates, in_flight, rounds));
+}
+
+async fn measure(certificates: usize, in_flight: usize, rounds: usize) {
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let namespace = cluster.namespace("bench").await;
+    let issuer = cluster.unique("bench");
+    cluster.cluster_ca_issuer(&issuer).await;
+    for in_flight in [1, in_flight] {
+        println!("{certificates} certificates, {in_flight} in flight, medians of {rounds} rounds each");
+        let (mut bare, mut server) = (Vec::new(), Vec::new());
+        for round in 1..=rounds {
+            bare.push(bare_client(&cluster, &namespace, &issuer, certificates, in_flight).await);
+            server.push(through_server(&cluster, &namespace, &issuer, certificates, in_flight, round).await);
+        }
+        let bare = print("  bare client, created until seen ", bare);
+        let server = print("  envoy-sds, asked until received", server);
+        println!("  rate of envoy-sds / rate of the bare client: {:.2}", server / bare);
+    }
+}
+
+/// Prints the medians; returns that of the rate.
+fn print(who: &str, rounds: Vec<Round>) -> f64 {
+    fn median<T: PartialOrd + Copy>(of: impl Iterator<Item = T>) -> T {
+        let mut all: Vec<T> = of.collect();
+        all.sort_by(|one, other| one.partial_cmp(other).expect("no NaN"));
+        all[all.len() / 2]
+    }
+    let rate = median(rounds.iter().map(|round| round.per_second));
+    let (p50, p99) = (median(rounds.iter().map(|round| round.p50)), median(rounds.iter().map(|round| round.p99)));
+    println!("{who}: {rate:.1}/s, p50 {} ms, p99 {} ms", p50.as_millis(), p99.as_millis());
+    rate
+}
+
+fn round(took: Duration, mut latencies: Vec<Duration>) -> Round {
+    latencies.sort();
+    let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
+    Round { per_second: latencies.len() as f64 / took.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
+}
+
+/// Creates requests, sees their certificates through one watch, deletes them; CSRs are made beforehand.
+async fn bare_client(cluster: &Cluster, namespace: &str, issuer: &str, certificates: usize, in_flight: usize) -> Round {
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("cert-manager.io", "v1", "CertificateRequest"));
+    let api: Api<DynamicObject> = Api::namespaced_with(cluster.client().await, namespace, &kind);
+    let run = cluster.unique("bare");
+    let csrs: Vec<String> =
+        (0..certificates).map(|n| pki::spiffe_csr(&format!("spiffe://default/bare/{n}")).0).collect();
+    let listed = api.list(&ListParams::default().labels(&format!("bench={run}"))).await.expect("a list");
+    let version = listed.metadata.resource_version.expect("a version");
+    let watch = WatchParams::default().labels(&format!("bench={run}"));
+    let mut events = api.watch(&watch, &version).await.expect("a watch").boxed();
+
+    let created: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
+    let slots = Arc::new(Semaphore::new(in_flight));
+    let began = Instant::now();
+    let mut posts = JoinSet::new();
+    let feeder = {
+        let (api, slots, created, run, issuer) =
+            (api.clone(), slots.clone(), created.clone(), run.clone(), issuer.to_owned());
+        async move {
+            for (n, csr) in csrs.into_iter().enumerate() {
+                slots.acquire().await.expect("open").forget();
+                let name = format!("{run}-{n}");
+                created.lock().await.insert(name.clone(), Instant::now());
+                let object = serde_json::from_value(json!({
+                    "apiVersion": "cert-manager.io/v1", "kind": "CertificateRequest",
+                    "metadata": {"name": name, "labels": {"bench": run}},
+                    "spec": {"request": STANDARD.encode(csr), "duration": "24h", "isCA": false,
+                        "usages": ["digital signature", "key encipherment", "server auth", "client auth"],
+                        "issuerRef": {"name": issuer, "kind": "ClusterIssuer", "group": "cert-manager.io"}}
+                }))
+                .expect("an object");
+                let api = api.clone();
+                posts.spawn(async move { api.create(&PostParams::default(), &object).await.map(drop) });
+            }
+            while let Some(posted) = posts.join_next().await {
+                posted.expect("no panic").expect("a request can be created");
+            }
+        }
+    };
+    let feeder = tokio::spawn(feeder);
+    let (mut latencies, mut deletions) = (Vec::new(), JoinSet::new());
+    while latencies.len() < certificates {
+        let event = events.try_next().await.expect("the watch goes on").expect("the watch goes on");
+        let WatchEvent::Modified(object) = event else { continue };
+        let name = object.metadata.name.clone().expect("a name");
+        if object.data["status"]["certificate"].as_str().is_none_or(str::is_empty) {
+            continue;
+        }
+        let Some(at) = created.lock().await.remove(&name) else { continue };
+        latencies.push(at.elapsed());
+        slots.add_permits(1);
+        let api = api.clone();
+        deletions.spawn(async move { api.delete(&name, &DeleteParams::default()).await.map(drop) });
+    }
+    let took = began.elapsed();
+    feeder.await.expect("no panic");
+    while let Some(deleted) = deletions.join_next().await {
+        deleted.expect("no panic").expect("a request can be deleted");
+    }
+    round(took, latencies)
+}
+
+/// Has as many simulated proxies subscribe, as many at a time; each latency is from the connection to the secret's arrival.
+async fn through_server(
+    cluster: &Cluster,
+    namespace: &str,
+    issuer: &str,
+    certificates: usize,
+    in_flight: usize,
+    number: usize,
+) -> Round {
+    let dir = scratch::dir(&format!("bench-{number}"));
+    let (mut server, address) = start_server(cluster, namespace, issuer, in_flight, &dir).await;
+    // The trust bundle is known, and the lease held, before the clock starts.
+    first_secret(&address, "default.warm-up".to_owned()).await;
+    let (tell, mut arrived) = mpsc::unbounded_channel();
+    let slots = Arc::new(Semaphore::new(in_flight));
+    let began = Instant::now();
+    let mut proxies = JoinSet::new();
+    for n in 0..certificates {
+        let (address, tell, slots) = (address.clone(), tell.clone(), slots.clone());
+        proxies.spawn(async move {
+            let slot = slots.acquire().await.expect("open");
+            let asked = Instant::now();
+            let stream = first_secret(&address, format!("default.bench-{number}-{n}")).await;
+            tell.send(asked.elapsed()).expect("somebody counts");
+            drop(slot);
+            // Held open: a proxy that leaves is a different story.
+            std::future::pending::<()>().await;
+            drop(stream);
+        });
+    }
+    let mut latencies = Vec::new();
+    while latencies.len() < certificates {
+        latencies.push(arrived.recv().await.expect("proxies live"));
+    }
+    let took = began.elapsed();
+    proxies.abort_all();
+    server.stop(Duration::from_secs(20)).await;
+    round(took, latencies)
+}
+
+async fn first_secret(address: &str, node: String) -> impl Drop + use<> {
+    struct Held<T>(T);
+    impl<T> Drop for Held<T> {
+        fn drop(&mut self) {}
+    }
+    let mut client =
+        SecretDiscoveryServiceClient::connect(format!("http://{address}")).await.expect("the server is there");
+    let request = DiscoveryRequest {
+        node: Some(Node { id: node, ..Node::default() }),
+        resource_names: vec!["default".to_owned()],
+        type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret".to_owned(),
+        ..DiscoveryRequest::default()
+    };
+    let requests = futures::stream::iter([request]).chain(futures::stream::pending());
+    let mut stream = client.stream_secrets(requests).await.expect("a stream").into_inner();
+    stream.message().await.expect("a secret").expect("a secret");
+    Held((client, stream))
+}
+
+async fn start_server(
+    cluster: &Cluster,
+    namespace: &str,
+    issuer: &str,
+    in_flight: usize,
+    dir: &Path,
+) -> (Process, String) {
+    let mesh = dir.join("mesh.yaml");
+    let config = dir.join("server.yaml");
+    std::fs::write(&mesh, format!("type: Mesh\nname: default\nmtls:\n  enabledBackend: cm\n  backends:\n  - name: cm\n    type: certmanager\n    dpCert: {{rotation: {{expiration: 24h}}}}\n    conf: {{issuerRef: {{name: {issuer}, kind: ClusterIssuer}}}}\n")).expect("written");
+    std::fs::write(&config, format!("listeners: [{{address: \"127.0.0.1:0\"}}]\nadmin: {{address: \"127.0.0.1:0\"}}\nresources: [{}]\nstateDir: {}\nsystemNamespace: {namespace}\nidentify: {{insecureNodeId: true}}\nlimits: {{issuancesInFlight: {in_flight}}}\n", mesh.display(), dir.join("state").display())).expect("written");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_envoy-sds"));
+    command
+        .args(["serve", "--log-format", "json", "--config"])
+        .arg(&config)
+        .arg("--kubeconfig")
+        .arg(cluster.kubeconfig());
+    let process = Process::start("envoy-sds", command, dir);
+    let address = support::eventually::eventually("the server listens", support::PATIENCE, async || {
+        let log = process.log();
+        let line = log.lines().find(|line| line.contains("\"listening\"")).ok_or("not yet")?;
+        let at = line.find("127.0.0.1:").ok_or("no address")?;
+        Ok(line[at..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect::<String>())
+    })
+    .await;
+    (process, address)
+}
