@@ -30,6 +30,7 @@ use crate::model::identity::Identity;
 use crate::observe::readiness::Readiness;
 use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
+use crate::runtime::private_file;
 use crate::runtime::tasks::{Deaths, Tasks};
 use crate::serve::source::{CertificateWatch, SecretSource};
 use crate::serve::{self, SdsServer, ServeSettings, StreamLimits, listen};
@@ -80,6 +81,10 @@ impl App {
         let (tasks, deaths) = Tasks::new();
         for warning in config.warnings() {
             tracing::warn!("{warning}");
+        }
+        // Not every server needs it; whoever does and cannot write there says so.
+        if let Err(error) = private_file::make_folder(&config.state_dir) {
+            tracing::warn!(%error, "the state directory cannot be made");
         }
         let mode = convert::kubernetes(config.kubernetes);
         let kubernetes =
@@ -133,7 +138,10 @@ impl App {
         }
         let identifiers = Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
 
-        let bound = listen::bind(&convert::listeners(&config.listeners), &clock).await?;
+        // The error's text has its causes in it already.
+        let bound = listen::bind(&convert::listeners(&config.listeners), &clock)
+            .await
+            .map_err(|error| StartError::Runtime(anyhow::anyhow!("{error}")))?;
         let admin_socket = TcpListener::bind(config.admin.to_string())
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
@@ -170,6 +178,12 @@ impl App {
         let routes = sds.into_routes();
         tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, DRAIN + Duration::from_secs(1)));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
+        if config.identify.accepts_nobody_yet() {
+            tracing::info!(
+                "to connect a first Envoy on this machine, for development: envoy-sds serve --insecure-node-id, and \
+                 envoy-config/unix-node-id.yaml"
+            );
+        }
         Ok(Self { listeners, admin: admin_address, tasks, deaths: Mutex::new(deaths), cert_manager })
     }
 

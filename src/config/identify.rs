@@ -24,6 +24,13 @@ pub struct Identify {
     pub insecure_node_id: bool,
 }
 
+impl Identify {
+    /// Whether nothing is listed that is in the program already.
+    pub fn accepts_nobody_yet(&self) -> bool {
+        self.service_account_token.is_none() && !self.insecure_node_id
+    }
+}
+
 /// `identify.serviceAccountToken`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceAccountToken {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let folder = path.parent().unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at)?;
+    make_folder(folder)?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.new", std::process::id()));
     let temporary = PathBuf::from(temporary);
@@ -33,6 +33,15 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written.map_err(at)
+}
+
+/// Makes a folder with mode 0700, and those above it, unless it is there.
+///
+/// # Errors
+/// The system's, with the path in it.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(at)
 }
 
 /// A file name made of any text, one to one: letters, digits, `-` and `_` stay, everything else becomes `%` and hex.

@@ -28,6 +28,12 @@ struct Source {
     trouble: Option<String>,
 }
 
+impl Source {
+    fn trouble(&self) -> Option<Trouble> {
+        Some(Trouble { reason: self.trouble.clone()?, has_last_good: self.good.is_some() })
+    }
+}
+
 /// See the module.
 ///
 /// A mesh's bundle is the union over *all* its backends, or it is absent: a bundle that lacks a CA because a Secret was
@@ -54,9 +60,10 @@ impl TrustState {
         self.policies = policies;
     }
 
-    /// A source says something. Returns the trouble if it is news.
-    pub fn hear(&mut self, key: &SourceKey, answer: Answer) -> Option<String> {
+    /// A source says something. Returns its trouble if that is news, and more than having to wait.
+    pub fn hear(&mut self, key: &SourceKey, answer: Answer) -> Option<Trouble> {
         let source = self.sources.get_mut(key)?;
+        let is_waiting = matches!(answer, Answer::Awaited(_));
         let trouble = match answer {
             Answer::Good(bundle) => {
                 source.good = Some(bundle);
@@ -69,9 +76,9 @@ impl TrustState {
             Answer::Bad(reason) => Some(reason),
             Answer::Awaited(what) => source.good.is_none().then(|| what.to_owned()),
         };
-        let is_news = trouble != source.trouble;
+        let is_news = trouble != source.trouble && !is_waiting;
         source.trouble = trouble;
-        source.trouble.clone().filter(|_| is_news)
+        source.trouble().filter(|_| is_news)
     }
 
     /// The bundle of every mesh all of whose sources have been good at least once.
@@ -91,13 +98,7 @@ impl TrustState {
 
     /// Which sources are in trouble, and why; whether an older answer of theirs is in use.
     pub fn troubles(&self) -> BTreeMap<SourceKey, Trouble> {
-        self.sources
-            .iter()
-            .filter_map(|(key, source)| {
-                let trouble = Trouble { reason: source.trouble.clone()?, has_last_good: source.good.is_some() };
-                Some((key.clone(), trouble))
-            })
-            .collect()
+        self.sources.iter().filter_map(|(key, source)| Some((key.clone(), source.trouble()?))).collect()
     }
 }
 
@@ -167,12 +168,14 @@ mod tests {
         let mut state = TrustState::default();
         state.set_policies(policies(&[("default", &["a"])]));
         state.hear(&key("default", "a"), good(&TestCa::root("A")));
-        assert_eq!(state.hear(&key("default", "a"), Answer::Bad("gone".into())), Some("gone".into()));
+        let news = |trouble: Option<Trouble>| trouble.map(|trouble| (trouble.reason, trouble.has_last_good));
+        let bad = || Answer::Bad("gone".into());
+        assert_eq!(news(state.hear(&key("default", "a"), bad())), Some(("gone".into(), true)));
         assert_eq!(state.hear(&key("default", "a"), Answer::Bad("gone".into())), None);
         assert_eq!(state.hear(&key("default", "a"), Answer::Awaited("list")), None);
         assert_eq!(trusted(&state, "default").unwrap(), ["CN=A"]);
         let doubtful = || Answer::Doubtful(Arc::new(TestCa::root("A").bundle()), "away".into());
-        assert_eq!(state.hear(&key("default", "a"), doubtful()), Some("away".into()));
+        assert_eq!(news(state.hear(&key("default", "a"), doubtful())), Some(("away".into(), true)));
         assert_eq!(state.hear(&key("default", "a"), doubtful()), None);
         assert!(state.troubles()[&key("default", "a")].has_last_good);
         state.hear(&key("default", "a"), good(&TestCa::root("B")));

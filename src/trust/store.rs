@@ -176,8 +176,8 @@ impl Worker {
                     BackendKind::CertManager { trust: CaSource::File(path), .. } => self.file(path),
                     BackendKind::CertManager { trust: CaSource::Secret(name), .. } => self.secret(mesh, name),
                 };
-                if let Some(reason) = self.state.hear(&key, answer) {
-                    tracing::warn!(%mesh, backend = %backend.name, reason, "a trust source cannot be used; what it said before stays trusted");
+                if let Some(Trouble { reason, has_last_good }) = self.state.hear(&key, answer) {
+                    tracing::warn!(%mesh, backend = %backend.name, reason, keeps_last_good = has_last_good, "a trust source cannot be used");
                 }
             }
         }
