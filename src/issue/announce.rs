@@ -2,7 +2,8 @@
 //!
 //! A mesh's trust bundle holds the CAs of *all* listed backends, also of those that do not sign. A builtin CA just shows
 //! its root. An issuer that is to name its CA itself (no `conf.caCert`) does so only with an answer to a request: so one
-//! certificate is asked for that nobody gets, its key thrown away at once.
+//! certificate is asked for that nobody gets (`spiffe://<mesh>/envoy-sds/probe`; approvers have to know it), its key thrown
+//! away at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,15 +16,18 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::ca::{AuthoritySource, SigningRequest};
 use super::issuer::{IssueError, learnable};
 use super::renewal::retry_after;
-use super::verify::{Expected, verify};
+use super::verify::{Expected, valid_in};
 use super::{csr, issuer};
-use crate::model::bundle::Bundle;
+use crate::model::certificate::Certificate;
 use crate::model::policy::{Backend, BackendKind, CaSource, PolicySet};
 use crate::model::roots::{RootNews, RootSink};
 use crate::runtime::clock::Clock;
 
-/// An issuer's CA changes without anybody telling us; issuances tell for the backend that signs, this asks for the others.
+/// An issuer's CA changes without anybody telling us: it is asked again. (Issuances tell sooner, where there are any.)
 const ASK_AGAIN: Duration = Duration::from_secs(3600);
+
+/// A state directory that is not there yet may be mounted later.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// The probe's lifetime where the Mesh says none: it is of no use to anybody, so let it be short.
 const PROBE_LIFETIME: Duration = Duration::from_secs(3600);
@@ -81,8 +85,9 @@ impl Announcer {
             Ok(None) if issues_names_its_ca => self.probe_for_ever(&mesh, &backend).await,
             Ok(None) => {}
             Err(reason) => {
-                tracing::error!(%mesh, backend = %backend.name, reason, "the backend cannot be used");
                 self.roots.publish(&mesh, &backend.name, RootNews::Missing(reason));
+                tokio::time::sleep(TRY_AGAIN).await;
+                Box::pin(self.announce(mesh, backend)).await;
             }
         }
     }
@@ -108,11 +113,7 @@ impl Announcer {
         }
     }
 
-    async fn probe(
-        &self,
-        mesh: &Arc<str>,
-        backend: &Arc<Backend>,
-    ) -> Result<(crate::model::certificate::Certificate, Timestamp), IssueError> {
+    async fn probe(&self, mesh: &Arc<str>, backend: &Arc<Backend>) -> Result<(Certificate, Timestamp), IssueError> {
         let authority = self.authorities.of(mesh, backend).map_err(IssueError::Internal)?;
         let spiffe_id: Arc<str> = format!("spiffe://{mesh}/envoy-sds/probe").into();
         let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
@@ -129,11 +130,9 @@ impl Announcer {
         let subject = issuer::Subject { mesh: mesh.clone(), proxy: "probe".into(), spiffe_id: spiffe_id.clone() };
         let policy_digest = issuer::policy_digest(backend, &subject);
         let expected = Expected { spiffe_id, public_key: made.public_key, policy_digest };
-        let (root, needed_until) = learnable(&issued, &expected)?;
-        let bundle =
-            Bundle::from_certificates([root.clone()]).map_err(|error| IssueError::Internal(error.to_string()))?;
-        // A root that the issuer's own leaf does not lead to would make every proxy refuse every other.
-        verify(&issued, &expected, made.key, &bundle, self.clock.now())?;
-        Ok((root, needed_until))
+        if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
+            tokio::time::sleep(wait).await;
+        }
+        learnable(&issued, &expected, &made.key, self.clock.now())
     }
 }

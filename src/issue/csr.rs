@@ -1,7 +1,7 @@
 //! A fresh private key and its certificate signing request.
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::model::key::PrivateKeyPem;
 
@@ -24,16 +24,15 @@ pub struct KeyAndRequest {
 /// A sentence, if `spiffe_id` is no IA5 text or the system has no randomness.
 pub fn generate(spiffe_id: &str) -> Result<KeyAndRequest, String> {
     let wrong = |error: rcgen::Error| format!("cannot make a key and a signing request: {error}");
-    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(wrong)?;
+    let mut pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(wrong)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into().map_err(wrong)?)];
     let request = params.serialize_request(&pair).map_err(wrong)?.der().to_vec();
-    Ok(KeyAndRequest {
-        key: PrivateKeyPem::new(Zeroizing::new(pair.serialize_pem())),
-        public_key: pair.subject_public_key_info(),
-        request,
-    })
+    let key = PrivateKeyPem::new(Zeroizing::new(pair.serialize_pem()));
+    let public_key = pair.subject_public_key_info();
+    pair.zeroize();
+    Ok(KeyAndRequest { key, public_key, request })
 }
 
 #[cfg(test)]

@@ -4,21 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
 use super::csr::{self, KeyAndRequest};
 use super::renewal::Patience;
-use super::verify::{Expected, VerifyError, verify};
+use super::verify::{Expected, VerifyError, valid_in, verify};
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::certificate::Certificate;
+use crate::model::key::PrivateKeyPem;
 use crate::model::policy::{Backend, BackendKind, CaSource};
 use crate::model::roots::{RootNews, RootSink};
 use crate::model::svid::Svid;
 use crate::runtime::clock::Clock;
 
-/// How long after a widened trust bundle went out the first leaf that needs it follows: a peer that has the leaf's CA not
-/// yet would refuse it (xds-conformance item 92).
+/// How long after a CA came into a bundle that was being served the first leaf under it follows: a peer that does not have
+/// the CA yet would refuse it (xds-conformance item 92).
 pub const TRUST_GRACE: Duration = Duration::from_secs(5);
 
 /// How long a root that was just learned may take to come out of the trust store; longer means that another source of the
@@ -76,6 +78,9 @@ pub enum IssueError {
         "the mesh's trust bundle is not complete, so the leaf cannot be checked; see the trust sources of the mesh"
     )]
     TrustUnknown,
+    /// The trust changed while the certificate was on its way.
+    #[error("the mesh's trust has changed meanwhile; the leaf would be refused")]
+    TrustChanged,
     /// No key could be made, or a task died.
     #[error("{0}")]
     Internal(String),
@@ -88,6 +93,7 @@ impl IssueError {
             Self::Ca(error) => error.label(),
             Self::Verify(_) => "rejected",
             Self::NoAuthority | Self::AuthorityNotRoot(_) | Self::TrustUnknown => "trust_unknown",
+            Self::TrustChanged => "rejected",
             Self::Internal(_) => "internal",
         }
     }
@@ -95,7 +101,8 @@ impl IssueError {
     /// How soon to ask again.
     pub fn patience(&self) -> Patience {
         match self {
-            Self::Ca(CaError::Unavailable(_)) | Self::Internal(_) => Patience::Away,
+            Self::Ca(CaError::Unavailable(_)) | Self::Internal(_) | Self::TrustChanged => Patience::Away,
+            Self::NoAuthority | Self::AuthorityNotRoot(_) => Patience::Hopeless,
             _ => Patience::Refused,
         }
     }
@@ -121,20 +128,29 @@ impl Issuer {
         let issued = self.sign(subject, request).await?;
         let expected =
             Expected { spiffe_id: subject.spiffe_id.clone(), public_key, policy_digest: self.policy_digest(subject) };
+        if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
+            tokio::time::sleep(wait).await;
+        }
         if matches!(self.backend.kind, BackendKind::CertManager { trust: CaSource::Issuer, .. }) {
-            self.learn(subject, &issued, &expected).await?;
+            self.learn(subject, &issued, &expected, &key).await?;
         }
         let trust = self.trust_of(&subject.mesh).ok_or(IssueError::TrustUnknown)?;
-        loop {
-            let now = self.clock.now();
-            match verify(&issued, &expected, key.clone(), &trust, now) {
-                Ok(svid) => return Ok(svid),
-                Err(error) => match error.good_in(now) {
-                    Some(wait) => tokio::time::sleep(wait).await,
-                    None => return Err(error.into()),
-                },
-            }
-        }
+        let svid = verify(&issued, &expected, key, &trust, self.clock.now())?;
+        self.let_trust_spread(&subject.mesh, &svid).await;
+        Ok(svid)
+    }
+
+    /// Waits until peers have had time to get the CA that the leaf leads to (xds-conformance item 92).
+    async fn let_trust_spread(&self, mesh: &Arc<str>, svid: &Svid) {
+        let added = self
+            .trust
+            .borrow()
+            .added
+            .get(mesh)
+            .and_then(|added| added.iter().find(|(ca, _)| *ca == svid.anchor).map(|(_, at)| *at));
+        let Some(added) = added else { return };
+        let passed = self.clock.now().duration_since(added).max(SignedDuration::ZERO).unsigned_abs();
+        tokio::time::sleep(TRUST_GRACE.saturating_sub(passed)).await;
     }
 
     async fn sign(&self, subject: &Subject, csr: Vec<u8>) -> Result<IssuedChain, CaError> {
@@ -149,26 +165,23 @@ impl Issuer {
         self.authority.sign(request).await
     }
 
-    /// Takes the issuer's own CA from the answer, tells the trust store, and waits until proxies have been sent it.
-    async fn learn(&self, subject: &Subject, issued: &IssuedChain, expected: &Expected) -> Result<(), IssueError> {
-        let (root, needed_until) = learnable(issued, expected)?;
-        let known = self.trust_of(&subject.mesh);
+    /// Takes the issuer's own CA from the answer, tells the trust store, and waits until it is served.
+    async fn learn(
+        &self,
+        subject: &Subject,
+        issued: &IssuedChain,
+        expected: &Expected,
+        key: &PrivateKeyPem,
+    ) -> Result<(), IssueError> {
+        let (root, needed_until) = learnable(issued, expected, key, self.clock.now())?;
         let news = RootNews::Learned { root: root.clone(), needed_until };
         self.roots.publish(&subject.mesh, &self.backend.name, news);
-        if known.as_ref().is_some_and(|trust| trust.contains(&root)) {
-            return Ok(());
-        }
         let mut trust = self.trust.clone();
         let served = trust.wait_for(|set| set.meshes.get(&subject.mesh).is_some_and(|bundle| bundle.contains(&root)));
         match tokio::time::timeout(TRUST_DEADLINE, served).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return Err(IssueError::TrustUnknown),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(IssueError::TrustUnknown),
         }
-        if known.is_some() {
-            tracing::info!(mesh = %subject.mesh, root = root.subject(), "the issuer has a new CA; it is trusted from now on");
-            tokio::time::sleep(TRUST_GRACE).await;
-        }
-        Ok(())
     }
 
     fn trust_of(&self, mesh: &Arc<str>) -> Option<Arc<Bundle>> {
@@ -176,23 +189,23 @@ impl Issuer {
     }
 }
 
-/// The self-signed CA that the issuer names, if the leaf it signed leads there.
+/// The self-signed CA that the issuer names, if what it signed is good and leads there: until then it is hearsay, and must
+/// not come near the trust store. With it, the end of the leaf.
 pub(super) fn learnable(
     issued: &IssuedChain,
     expected: &Expected,
-) -> Result<(Certificate, jiff::Timestamp), IssueError> {
-    let root = match issued.authority.iter().find(|ca| ca.is_ca() && ca.is_self_signed()) {
-        Some(root) => root,
-        None => {
-            return Err(match issued.authority.first() {
-                Some(ca) => IssueError::AuthorityNotRoot(ca.subject().to_owned()),
-                None => IssueError::NoAuthority,
-            });
-        }
+    key: &PrivateKeyPem,
+    now: Timestamp,
+) -> Result<(Certificate, Timestamp), IssueError> {
+    let Some(root) = issued.authority.iter().find(|ca| ca.is_ca() && ca.is_self_signed()) else {
+        return Err(match issued.authority.first() {
+            Some(ca) => IssueError::AuthorityNotRoot(ca.subject().to_owned()),
+            None => IssueError::NoAuthority,
+        });
     };
-    let leaf = issued.certificates.iter().find(|certificate| certificate.public_key() == expected.public_key);
-    let leaf = leaf.ok_or(VerifyError::KeyMismatch(issued.certificates.len()))?;
-    Ok((root.clone(), leaf.validity().not_after))
+    let alone = Bundle::from_certificates([root.clone()]).map_err(|error| IssueError::Internal(error.to_string()))?;
+    let svid = verify(issued, expected, key.clone(), &alone, now)?;
+    Ok((root.clone(), svid.validity().not_after))
 }
 
 /// See [`Issuer::policy_digest`].
@@ -208,4 +221,36 @@ pub fn policy_digest(backend: &Backend, subject: &Subject) -> Arc<str> {
         context.update(&[0]);
     }
     hex::encode(&context.finish().as_ref()[..8]).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issue::csr;
+    use crate::testing::certs::{LeafOptions, TestCa, timestamp};
+
+    const ID: &str = "spiffe://default/web";
+
+    #[test]
+    fn only_a_root_that_the_leaf_leads_to_is_learned() {
+        let root = TestCa::root("Root");
+        let intermediate = root.intermediate("Issuing");
+        let made = csr::generate(ID).unwrap();
+        let leaf = intermediate.sign(&made.request, &LeafOptions::default());
+        let expected =
+            Expected { spiffe_id: ID.into(), public_key: made.public_key.clone(), policy_digest: "digest".into() };
+        let learn = |authority: &[&TestCa]| {
+            let issued = IssuedChain {
+                certificates: vec![leaf.clone(), intermediate.certificate().clone()],
+                authority: authority.iter().map(|ca| ca.certificate().clone()).collect(),
+            };
+            learnable(&issued, &expected, &made.key, timestamp(1_800_000_000))
+        };
+        let (learned, until) = learn(&[&root]).unwrap();
+        assert_eq!((&learned, until), (root.certificate(), leaf.validity().not_after));
+        assert_eq!(learn(&[]).unwrap_err(), IssueError::NoAuthority);
+        assert_eq!(learn(&[&intermediate]).unwrap_err(), IssueError::AuthorityNotRoot("CN=Issuing".into()));
+        let foreign = learn(&[&TestCa::root("Foreign")]).unwrap_err();
+        assert!(matches!(foreign, IssueError::Verify(VerifyError::Untrusted { .. })), "{foreign}");
+    }
 }

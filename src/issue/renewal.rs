@@ -11,6 +11,9 @@ use crate::model::svid::Svid;
 const EARLIEST: f64 = 2.0 / 3.0 * 0.9;
 const SPREAD: f64 = 2.0 / 3.0 * 0.2;
 
+/// A CA that is about to end itself, or a clock that is far off, makes leaves with no life left: not asked again at once.
+const AT_LEAST: SignedDuration = SignedDuration::from_secs(1);
+
 /// When to renew `svid`, received at `received`. `chance` is between 0 and 1.
 ///
 /// It goes by the real validity, not by the lifetime asked for: a CA may shorten (or lengthen) it. The life ends with the
@@ -20,7 +23,8 @@ pub fn renew_at(svid: &Svid, received: Timestamp, chance: f64) -> Timestamp {
     let begins = svid.validity().not_before.max(received);
     let ends = usable_until(svid);
     let life = ends.duration_since(begins).max(SignedDuration::ZERO);
-    begins.saturating_add(life.mul_f64(EARLIEST + SPREAD * chance.clamp(0.0, 1.0))).unwrap_or(ends)
+    let after = life.mul_f64(EARLIEST + SPREAD * chance.clamp(0.0, 1.0)).max(AT_LEAST);
+    begins.saturating_add(after).unwrap_or(ends)
 }
 
 /// The end of the first certificate of the chain that ends.
@@ -40,6 +44,8 @@ pub enum Patience {
     Away,
     /// The CA said no, or answered with something unusable: each further request may cost money or alarm somebody.
     Refused,
+    /// It will not go well before somebody changes the configuration.
+    Hopeless,
 }
 
 impl Patience {
@@ -47,6 +53,7 @@ impl Patience {
         match self {
             Self::Away => (Duration::from_secs(1), Duration::from_secs(30)),
             Self::Refused => (Duration::from_secs(5), Duration::from_secs(300)),
+            Self::Hopeless => (Duration::from_secs(60), Duration::from_secs(3600)),
         }
     }
 }

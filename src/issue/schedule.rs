@@ -16,6 +16,13 @@ use crate::model::identity::ProxyKey;
 /// (or its pending request) as they were.
 pub const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 
+/// A signing that takes longer gives its turn back: requests that an approver or an issuer sits on must not keep the rest of
+/// the mesh from being served. They stay in flight all the same.
+const SLOW_AFTER: SignedDuration = SignedDuration::from_secs(30);
+
+/// How many slow signings there may be for each regular turn; a bound on what is pending at the CA.
+const SLOW_PER_TURN: usize = 16;
+
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -43,7 +50,16 @@ enum Phase {
     /// In the queue of its mesh.
     Ready(Turn),
     /// In flight.
-    Signing,
+    Signing(Flight),
+}
+
+/// How a signing counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flight {
+    /// It has a turn, until then.
+    Quick(Timestamp),
+    /// It has given its turn back.
+    Slow,
 }
 
 /// The order within a mesh's queue: those without a usable leaf first.
@@ -59,7 +75,22 @@ enum Turn {
 struct Queue {
     open: bool,
     in_flight: usize,
+    slow: usize,
     ready: BTreeSet<(Turn, ProxyKey)>,
+}
+
+impl Queue {
+    fn has_turn(&self, limit: usize) -> bool {
+        self.in_flight < limit && self.slow < limit.saturating_mul(SLOW_PER_TURN)
+    }
+
+    fn land(&mut self, flight: Flight) {
+        let count = match flight {
+            Flight::Quick(_) => &mut self.in_flight,
+            Flight::Slow => &mut self.slow,
+        };
+        *count = count.saturating_sub(1);
+    }
 }
 
 /// See the module.
@@ -137,9 +168,9 @@ impl Schedule {
         entry.failures = 0;
         let target = if entry.usable_until.is_some() { at } else { now };
         match entry.phase {
-            Phase::Signing => {
+            Phase::Signing(flight) => {
                 if let Some(queue) = self.queues.get_mut(&key.mesh) {
-                    queue.in_flight = queue.in_flight.saturating_sub(1);
+                    queue.land(flight);
                 }
                 self.wait(key, target);
                 true
@@ -150,7 +181,14 @@ impl Schedule {
                 self.wait(key, target.min(due));
                 false
             }
-            Phase::Ready(_) => false,
+            Phase::Ready(turn @ Turn::Renewal(_)) => {
+                if let Some(queue) = self.queues.get_mut(&key.mesh) {
+                    queue.ready.remove(&(turn, key.clone()));
+                }
+                self.wait(key, target);
+                false
+            }
+            Phase::Ready(Turn::Unserved(_)) => false,
         }
     }
 
@@ -174,13 +212,19 @@ impl Schedule {
             self.wake(key, now, &mut steps);
         }
         for queue in self.queues.values_mut().filter(|queue| queue.open) {
-            while queue.in_flight < self.in_flight_limit {
+            while queue.has_turn(self.in_flight_limit) {
                 let Some((_, key)) = queue.ready.pop_first() else { break };
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.phase = Phase::Signing;
-                    queue.in_flight += 1;
-                    steps.push(Step::Sign(key));
+                let Some(entry) = self.entries.get_mut(&key) else { continue };
+                if entry.subscribers == 0 {
+                    // It has gone while it waited; should it come back, it is due.
+                    entry.phase = Phase::Waiting(now);
+                    continue;
                 }
+                let slow_at = now.saturating_add(SLOW_AFTER).unwrap_or(Timestamp::MAX);
+                entry.phase = Phase::Signing(Flight::Quick(slow_at));
+                self.wakes.insert((slow_at, key.clone()));
+                queue.in_flight += 1;
+                steps.push(Step::Sign(key));
             }
         }
         steps
@@ -202,6 +246,14 @@ impl Schedule {
             self.forget(&key);
             steps.push(Step::Forget(key));
             return;
+        }
+        if let Phase::Signing(Flight::Quick(slow_at)) = entry.phase
+            && slow_at <= now
+            && let Some(queue) = self.queues.get_mut(&key.mesh)
+        {
+            entry.phase = Phase::Signing(Flight::Slow);
+            queue.in_flight = queue.in_flight.saturating_sub(1);
+            queue.slow += 1;
         }
         let Phase::Waiting(due) = entry.phase else { return };
         if due > now || entry.subscribers == 0 {
@@ -226,15 +278,24 @@ impl Schedule {
             Phase::Ready(turn) => {
                 queue.ready.remove(&(turn, key.clone()));
             }
-            Phase::Signing => queue.in_flight = queue.in_flight.saturating_sub(1),
+            Phase::Signing(flight) => {
+                queue.land(flight);
+                if let Flight::Quick(slow_at) = flight {
+                    self.wakes.remove(&(slow_at, key.clone()));
+                }
+            }
         }
     }
 
     /// The entry, if it is in flight; it is no longer.
     fn landed(&mut self, key: &ProxyKey) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(key).filter(|entry| entry.phase == Phase::Signing)?;
+        let entry = self.entries.get_mut(key)?;
+        let Phase::Signing(flight) = entry.phase else { return None };
         if let Some(queue) = self.queues.get_mut(&key.mesh) {
-            queue.in_flight = queue.in_flight.saturating_sub(1);
+            queue.land(flight);
+        }
+        if let Flight::Quick(slow_at) = flight {
+            self.wakes.remove(&(slow_at, key.clone()));
         }
         Some(entry)
     }

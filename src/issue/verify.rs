@@ -61,18 +61,20 @@ pub enum VerifyError {
     },
 }
 
-impl VerifyError {
-    /// How long to hold the leaf back, if waiting a moment makes it good: clocks of a CA and of this server differ a little.
-    pub fn good_in(&self, now: Timestamp) -> Option<Duration> {
-        const TOLERATED: SignedDuration = SignedDuration::from_secs(60);
-        match self {
-            Self::NotYetValid(from) => {
-                let wait = from.duration_since(now);
-                (wait <= TOLERATED).then(|| wait.unsigned_abs())
-            }
-            _ => None,
-        }
-    }
+/// How long to hold the answer back, if waiting a moment makes its leaf valid: the clocks of a CA and of this server differ
+/// a little.
+pub fn valid_in(issued: &IssuedChain, expected: &Expected, now: Timestamp) -> Option<Duration> {
+    const TOLERATED: SignedDuration = SignedDuration::from_secs(60);
+    let wait = leaf_of(issued, expected).ok()?.validity().not_before.duration_since(now);
+    (wait.is_positive() && wait <= TOLERATED).then(|| wait.unsigned_abs())
+}
+
+fn leaf_of<'i>(issued: &'i IssuedChain, expected: &Expected) -> Result<&'i Certificate, VerifyError> {
+    issued
+        .certificates
+        .iter()
+        .find(|certificate| certificate.public_key() == expected.public_key)
+        .ok_or(VerifyError::KeyMismatch(issued.certificates.len()))
 }
 
 /// Checks an answer and makes an [`Svid`] of it: our key, exactly the expected SPIFFE ID, valid now, for both sides of TLS,
@@ -88,11 +90,7 @@ pub fn verify(
     trust: &Bundle,
     now: Timestamp,
 ) -> Result<Svid, VerifyError> {
-    let leaf = issued
-        .certificates
-        .iter()
-        .find(|certificate| certificate.public_key() == expected.public_key)
-        .ok_or(VerifyError::KeyMismatch(issued.certificates.len()))?;
+    let leaf = leaf_of(issued, expected)?;
     if leaf.is_ca() {
         return Err(VerifyError::IsCa);
     }
@@ -118,9 +116,10 @@ pub fn verify(
     })
 }
 
-/// Whether a leaf that is in use would be accepted under `trust`: asked when the trust changes.
+/// Whether a leaf that was verified before would be accepted under `trust`: asked when the trust changes. Cheap if the CA that
+/// it leads to is still there.
 pub fn is_trusted(svid: &Svid, trust: &Bundle, now: Timestamp) -> bool {
-    path(&svid.leaf, &svid.intermediates, trust, now).is_ok()
+    trust.contains(&svid.anchor) || path(&svid.leaf, &svid.intermediates, trust, now).is_ok()
 }
 
 /// The issuers of `leaf` among `candidates`, each followed by its own, up to but without a root.
@@ -160,11 +159,13 @@ fn path(
             .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, &intermediates, time, usage, None, None)
             .map_err(|error| untrusted(error.to_string()))?;
         let found = path.anchor();
-        anchor = trust.certificates().iter().find(|ca| {
+        // A CA that was renewed with its key stands there twice; the one that lives longer is what peers go by.
+        let same = trust.certificates().iter().filter(|ca| {
             anchor_from_trusted_cert(ca.der()).is_ok_and(|ca| {
                 ca.subject == found.subject && ca.subject_public_key_info == found.subject_public_key_info
             })
         });
+        anchor = same.max_by_key(|ca| ca.validity().not_after);
     }
     let anchor = anchor.ok_or_else(|| untrusted("the path leads nowhere".to_owned()))?;
     // Envoy (BoringSSL) refuses a trust anchor that is over; webpki does not look at an anchor's dates.
@@ -283,7 +284,6 @@ pub(crate) mod tests {
         };
         assert_eq!(of(past), VerifyError::Expired(past.1));
         assert_eq!(of(future), VerifyError::NotYetValid(future.0));
-        assert_eq!(of(future).good_in(now()), Some(Duration::from_secs(30)));
         let wrong_names = |error| matches!(error, VerifyError::WrongNames { .. });
         assert!(wrong_names(with(|options| options.uris = Some(vec!["spiffe://default/ns/shop/sa/admin".into()]))));
         assert!(wrong_names(with(|options| options.uris = Some(vec![]))));
@@ -301,9 +301,42 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_leaf_of_a_ca_whose_clock_is_ahead_is_held_back_a_little() {
+        let case = Case::new();
+        let issued = |from: i64| {
+            let validity = Some((timestamp(1_800_000_000 + from), timestamp(1_800_001_000)));
+            let leaf = case.leaf(&LeafOptions { validity, ..LeafOptions::default() });
+            IssuedChain { certificates: vec![leaf], authority: Vec::new() }
+        };
+        let expected = Expected {
+            spiffe_id: ID.into(),
+            public_key: case.request.public_key.clone(),
+            policy_digest: "digest".into(),
+        };
+        let wait = |from| valid_in(&issued(from), &expected, now());
+        assert_eq!([wait(-5), wait(30), wait(61)], [None, Some(Duration::from_secs(30)), None]);
+    }
+
+    #[test]
+    fn a_ca_that_was_renewed_with_its_key_counts_with_its_longer_life() {
+        let old = TestCa::root_until("CA", timestamp(1_800_000_010));
+        let renewed = old.renewed_until(timestamp(2_000_000_000));
+        let made = csr::generate(ID).unwrap();
+        let leaf = old.sign(&made.request, &LeafOptions::default());
+        let expected =
+            Expected { spiffe_id: ID.into(), public_key: made.public_key.clone(), policy_digest: "digest".into() };
+        let issued = IssuedChain { certificates: vec![leaf], authority: Vec::new() };
+        let trust = Bundle::from_certificates([old.certificate().clone(), renewed.certificate().clone()]).unwrap();
+        for now in [now(), timestamp(1_800_000_100)] {
+            let svid = verify(&issued, &expected, made.key.clone(), &trust, now).unwrap();
+            assert_eq!(svid.anchor, *renewed.certificate());
+        }
+    }
+
+    #[test]
     fn an_expired_anchor_is_refused() {
         let svid = svid_with((timestamp(1_799_999_000), timestamp(1_800_010_000)), timestamp(1_799_999_999));
         let trust = Bundle::from_certificates([svid.anchor.clone()]).unwrap();
-        assert!(!is_trusted(&svid, &trust, now()));
+        assert!(path(&svid.leaf, &svid.intermediates, &trust, now()).is_err());
     }
 }

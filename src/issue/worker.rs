@@ -1,6 +1,6 @@
 //! The one task behind [`Manager`]: asks [`Schedule`] what to do and does it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ use crate::runtime::tasks::Tasks;
 
 /// The longest sleep: the clock may be set, and a machine may be suspended.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// A backend that cannot be used is tried again: its state directory may be mounted later.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the manager works with.
 #[derive(Debug)]
@@ -55,6 +58,8 @@ impl Manager {
             schedule: Schedule::new(settings.in_flight_limit),
             slots: manager.slots.clone(),
             issuers: HashMap::new(),
+            retry_at: None,
+            checked: Arc::default(),
             running: JoinSet::new(),
             flights: HashMap::new(),
             settings,
@@ -69,6 +74,10 @@ struct Worker {
     slots: Slots,
     /// The enabled backend of each mesh.
     issuers: HashMap<Arc<str>, Issuer>,
+    /// When to try the backends again that cannot be used.
+    retry_at: Option<Instant>,
+    /// The trust that leaves were last checked against.
+    checked: Arc<TrustSet>,
     running: JoinSet<Result<Svid, IssueError>>,
     flights: HashMap<Id, Flight>,
     settings: ManagerSettings,
@@ -91,6 +100,9 @@ impl Worker {
         self.policies_changed();
         self.trust_changed();
         loop {
+            if self.retry_at.is_some_and(|at| at <= Instant::now()) {
+                self.policies_changed();
+            }
             for step in self.schedule.steps(self.settings.clock.now()) {
                 match step {
                     Step::Sign(key) => self.sign(key),
@@ -124,10 +136,11 @@ impl Worker {
     }
 
     fn nap(&self) -> Duration {
-        let Some(at) = self.schedule.wake_at() else { return LOOK_AGAIN };
+        let longest = if self.retry_at.is_some() { TRY_AGAIN } else { LOOK_AGAIN };
+        let Some(at) = self.schedule.wake_at() else { return longest };
         let until = at.duration_since(self.settings.clock.now()).max(SignedDuration::ZERO).unsigned_abs();
         // Timers have millisecond resolution: never wake a moment too early and spin.
-        (until + Duration::from_millis(1)).min(LOOK_AGAIN)
+        (until + Duration::from_millis(1)).min(longest)
     }
 
     fn command(&mut self, command: Command) {
@@ -141,6 +154,7 @@ impl Worker {
     fn policies_changed(&mut self) {
         let policies = self.settings.policies.borrow_and_update().clone();
         let mut issuers = HashMap::new();
+        let tried_before = self.retry_at.take().is_some();
         for (mesh, policy) in &policies.meshes {
             let Some(backend) = policy.enabled() else { continue };
             let kept = self.issuers.remove(mesh).filter(|issuer| issuer.backend == *backend);
@@ -148,7 +162,12 @@ impl Worker {
                 Ok(issuer) => {
                     issuers.insert(mesh.clone(), issuer);
                 }
-                Err(reason) => tracing::error!(%mesh, backend = %backend.name, reason, "the backend cannot be used"),
+                Err(reason) => {
+                    self.retry_at = Some(Instant::now() + TRY_AGAIN);
+                    if !tried_before {
+                        tracing::error!(%mesh, backend = %backend.name, reason, "the backend cannot be used");
+                    }
+                }
             }
         }
         self.issuers = issuers;
@@ -178,10 +197,10 @@ impl Worker {
     fn is_outdated(&self, key: &ProxyKey) -> bool {
         let Some(issuer) = self.issuers.get(&key.mesh) else { return false };
         let in_flight = self.flights.values().find(|flight| flight.key == *key);
-        if let Some(flight) = in_flight {
-            return flight.backend != issuer.backend;
-        }
         let wanted = policy_digest(&issuer.backend, &subject(key));
+        if let Some(flight) = in_flight {
+            return policy_digest(&flight.backend, &subject(key)) != wanted;
+        }
         self.slots
             .get(key)
             .is_some_and(|slot| slot.current.borrow().as_ref().is_none_or(|svid| svid.policy_digest != wanted))
@@ -191,13 +210,18 @@ impl Worker {
         let trust = self.settings.trust.borrow_and_update().clone();
         self.open_meshes();
         let now = self.settings.clock.now();
+        let before = std::mem::replace(&mut self.checked, trust.clone());
+        let changed = |mesh: &str| trust.meshes.get(mesh).filter(|bundle| before.meshes.get(mesh) != Some(bundle));
+        let in_flight: HashSet<&ProxyKey> = self.flights.values().map(|flight| &flight.key).collect();
         let refused: Vec<ProxyKey> = self
             .slots
             .iter()
             .filter(|slot| {
-                let bundle = trust.meshes.get(&slot.key().mesh);
                 let current = slot.current.borrow();
-                bundle.zip(current.as_ref()).is_some_and(|(bundle, svid)| !is_trusted(svid, bundle, now))
+                // One that has ended is due anyway; one in flight is checked against the trust of the moment it lands.
+                let usable = current.as_ref().filter(|svid| usable_until(svid) > now);
+                let bundle = changed(&slot.key().mesh).filter(|_| !in_flight.contains(slot.key()));
+                bundle.zip(usable).is_some_and(|(bundle, svid)| !is_trusted(svid, bundle, now))
             })
             .map(|slot| slot.key().clone())
             .collect();
@@ -212,10 +236,14 @@ impl Worker {
         }
     }
 
-    /// A mesh signs when it has a policy, and a trust bundle to check the answers against.
+    /// A mesh signs when it has a policy, and a trust bundle to check the answers against that has its backend's CA in it.
     fn open_meshes(&mut self) {
         let trust = self.settings.trust.borrow().clone();
-        let is_open = |mesh: &str| self.issuers.contains_key(mesh) && trust.meshes.contains_key(mesh);
+        let is_open = |mesh: &str| {
+            let backend =
+                self.issuers.get_key_value(mesh).map(|(mesh, issuer)| (mesh.clone(), issuer.backend.name.clone()));
+            backend.is_some_and(|backend| trust.meshes.contains_key(mesh) && trust.known.contains(&backend))
+        };
         self.schedule.close_others(is_open);
         for mesh in self.issuers.keys().filter(|mesh| is_open(mesh)) {
             self.schedule.open(mesh, true);
@@ -258,11 +286,18 @@ impl Worker {
         };
         // One that was aborted has left the table before.
         let Some(flight) = self.flights.remove(&id) else { return };
+        // The trust may have changed since it was checked, as may the policy of a moment ago.
+        let result = result.and_then(|svid| self.still_trusted(&flight.key, svid));
         self.count(&flight, &result);
         match result {
             Ok(svid) => self.issued(&flight, svid),
             Err(error) => self.failed(&flight, &error),
         }
+    }
+
+    fn still_trusted(&self, key: &ProxyKey, svid: Svid) -> Result<Svid, IssueError> {
+        let trust = self.settings.trust.borrow().meshes.get(&key.mesh).cloned().ok_or(IssueError::TrustUnknown)?;
+        if is_trusted(&svid, &trust, self.settings.clock.now()) { Ok(svid) } else { Err(IssueError::TrustChanged) }
     }
 
     fn issued(&mut self, flight: &Flight, svid: Svid) {

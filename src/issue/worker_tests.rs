@@ -97,7 +97,11 @@ fn policy(lifetime: u64) -> Arc<PolicySet> {
 
 fn trusting(cas: &[&TestCa]) -> Arc<TrustSet> {
     let bundle = Bundle::from_certificates(cas.iter().map(|ca| ca.certificate().clone())).unwrap();
-    Arc::new(TrustSet { meshes: BTreeMap::from([("default".into(), Arc::new(bundle))]) })
+    Arc::new(TrustSet {
+        meshes: BTreeMap::from([("default".into(), Arc::new(bundle))]),
+        known: [("default".into(), "ca".into())].into(),
+        added: BTreeMap::new(),
+    })
 }
 
 impl Rig {

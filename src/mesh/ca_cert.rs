@@ -52,5 +52,9 @@ fn bundle(field: &Field<'_>, pem: &[u8], context: &Context) -> Option<CaSource> 
         );
         return None;
     }
-    field.check(Bundle::from_pem(pem, context.now)).map(|bundle| CaSource::Inline(Arc::new(bundle)))
+    let parsed = field.check(Bundle::from_pem(pem, context.now))?;
+    for ca in &parsed.expired {
+        field.notice(format!("{} expired at {} and is left out", ca.subject(), ca.validity().not_after));
+    }
+    Some(CaSource::Inline(Arc::new(parsed.bundle)))
 }

@@ -1,6 +1,6 @@
 //! Trust bundles: the CA certificates that a mesh's proxies are to trust. An empty one cannot be made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,12 +41,10 @@ pub enum BundleError {
         /// Its subject.
         subject: String,
     },
-    /// A CA that is over.
-    #[error("CA certificate {index} ({subject}) expired at {not_after}")]
+    /// CAs that are all over.
+    #[error("it holds no CA certificate that is still valid: {subject} expired at {not_after}")]
     Expired {
-        /// From 1.
-        index: usize,
-        /// Its subject.
+        /// The first one's subject.
         subject: String,
         /// When.
         not_after: Timestamp,
@@ -54,23 +52,25 @@ pub enum BundleError {
 }
 
 impl Bundle {
-    /// Parses a PEM text in which every block must be a CA certificate that has not expired at `now`.
+    /// Parses a PEM text in which every block must be a CA certificate. Those that have expired at `now` are left out: a
+    /// bundle with an old CA and a new one must not break on the day that the old one ends. [`ParsedBundle::expired`] has them.
     ///
     /// # Errors
-    /// [`BundleError`], naming the certificate that is wrong.
-    pub fn from_pem(pem: &[u8], now: Timestamp) -> Result<Self, BundleError> {
+    /// [`BundleError`], naming the certificate that is wrong; also if all have expired.
+    pub fn from_pem(pem: &[u8], now: Timestamp) -> Result<ParsedBundle, BundleError> {
         let certificates = Certificate::many_from_pem(pem)?;
-        for (position, certificate) in certificates.iter().enumerate() {
-            let (index, subject) = (position + 1, || certificate.subject().to_owned());
-            if !certificate.is_ca() {
-                return Err(BundleError::NotCa { index, subject: subject() });
-            }
-            let not_after = certificate.validity().not_after;
-            if not_after < now {
-                return Err(BundleError::Expired { index, subject: subject(), not_after });
-            }
+        if let Some(position) = certificates.iter().position(|certificate| !certificate.is_ca()) {
+            let subject = certificates[position].subject().to_owned();
+            return Err(BundleError::NotCa { index: position + 1, subject });
         }
-        Self::from_certificates(certificates)
+        let (good, expired): (Vec<_>, Vec<_>) =
+            certificates.into_iter().partition(|certificate| certificate.validity().not_after >= now);
+        match (good.is_empty(), expired.first()) {
+            (true, Some(first)) => {
+                Err(BundleError::Expired { subject: first.subject().to_owned(), not_after: first.validity().not_after })
+            }
+            _ => Ok(ParsedBundle { bundle: Self::from_certificates(good)?, expired }),
+        }
     }
 
     /// A bundle of certificates that were checked before; duplicates are dropped, order is kept.
@@ -117,6 +117,15 @@ impl Bundle {
     }
 }
 
+/// See [`Bundle::from_pem`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParsedBundle {
+    /// Those that are valid, or will be.
+    pub bundle: Bundle,
+    /// Those that are over.
+    pub expired: Vec<Certificate>,
+}
+
 impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(&self.certificates).finish()
@@ -136,4 +145,8 @@ fn digest_of(certificates: &[Certificate]) -> Arc<str> {
 pub struct TrustSet {
     /// By mesh name; a mesh is absent until each of its sources has given its CA at least once.
     pub meshes: BTreeMap<Arc<str>, Arc<Bundle>>,
+    /// The backends `(mesh, backend)` whose CA is known; only these can have their leaves checked.
+    pub known: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// CAs that came into a bundle that was already being served, by mesh, and when: peers may not have them yet.
+    pub added: BTreeMap<Arc<str>, Vec<(Certificate, Timestamp)>>,
 }

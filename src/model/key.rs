@@ -14,8 +14,7 @@ impl PrivateKeyPem {
         Self(pem.into())
     }
 
-    /// The key itself. The only callers are the code that renders a secret for the proxy it belongs to, and the code
-    /// that keeps a CA's key in the state directory.
+    /// The key itself. The only caller outside of tests is the code that renders a secret for the proxy it belongs to.
     pub fn expose(&self) -> &str {
         &self.0
     }

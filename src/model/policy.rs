@@ -14,6 +14,15 @@ pub struct PolicySet {
     pub meshes: BTreeMap<Arc<str>, Arc<MeshPolicy>>,
 }
 
+impl PolicySet {
+    /// Whether a backend names a mesh Secret as its CA.
+    pub fn names_secrets(&self) -> bool {
+        let backends = self.meshes.values().flat_map(|mesh| &mesh.backends);
+        let trusts = backends.map(|backend| &backend.kind);
+        trusts.into_iter().any(|kind| matches!(kind, BackendKind::CertManager { trust: CaSource::Secret(_), .. }))
+    }
+}
+
 /// One mesh's mTLS policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshPolicy {

@@ -20,7 +20,7 @@ pub struct Svid {
     pub key: PrivateKeyPem,
     /// The CA certificate of the trust bundle that the chain leads to.
     pub anchor: Certificate,
-    /// Digest of what it was issued for: identity and policy. See `issue::spec`.
+    /// Digest of what it was issued for: identity and policy. See `issue::issuer`.
     pub policy_digest: Arc<str>,
 }
 

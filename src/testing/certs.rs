@@ -23,6 +23,7 @@ pub(crate) struct TestCa(Arc<Inner>);
 
 struct Inner {
     certificate: Certificate,
+    name: DistinguishedName,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -61,6 +62,15 @@ impl TestCa {
         Self::new(params, &certificate, key)
     }
 
+    /// The same CA, subject and key, with another end.
+    pub(crate) fn renewed_until(&self, until: Timestamp) -> Self {
+        let key = KeyPair::from_pem(&self.0.issuer.key().serialize_pem()).unwrap();
+        let mut params = ca_params("", until);
+        params.distinguished_name = self.0.name.clone();
+        let certificate = params.self_signed(&key).unwrap();
+        Self::new(params, &certificate, key)
+    }
+
     pub(crate) fn intermediate(&self, name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let params = ca_params(name, timestamp(CA_UNTIL));
@@ -70,7 +80,8 @@ impl TestCa {
 
     fn new(params: CertificateParams, certificate: &rcgen::Certificate, key: KeyPair) -> Self {
         let certificate = Certificate::from_der(certificate.der().clone()).unwrap();
-        Self(Arc::new(Inner { certificate, issuer: Issuer::new(params, key) }))
+        let name = params.distinguished_name.clone();
+        Self(Arc::new(Inner { certificate, name, issuer: Issuer::new(params, key) }))
     }
 
     pub(crate) fn certificate(&self) -> &Certificate {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::bundle::Bundle;
@@ -13,48 +13,51 @@ use crate::runtime::private_file;
 
 use super::state::SourceKey;
 
-/// The roots of one backend. The newest is always trusted, an older one for as long as a leaf that was issued under it may
-/// be in use: an issuer that rotates its CA cuts nobody off.
+/// How much longer a root is kept than is known to be needed: so often at most is its file written.
+const SLACK: SignedDuration = SignedDuration::from_hours(1);
+
+/// The roots of one backend. The one named last is always trusted, an older one for as long as a leaf that was issued under
+/// it may be in use: an issuer that rotates its CA cuts nobody off.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LearnedRoots {
-    /// Oldest first; the last one is the issuer's CA now.
+    /// In the order in which they were first named: an issuer that answers now with one and now with another changes nothing.
     roots: Vec<(Certificate, Timestamp)>,
+    /// Which of them was named last.
+    current: usize,
 }
 
 impl LearnedRoots {
     /// The issuer named `root` with a leaf that ends at `needed_until`. Says whether anything changed worth keeping.
     pub fn observe(&mut self, root: &Certificate, needed_until: Timestamp) -> bool {
-        match self.roots.iter().position(|(known, _)| known == root) {
+        let kept_until = needed_until.saturating_add(SLACK).unwrap_or(Timestamp::MAX);
+        let index = match self.roots.iter().position(|(known, _)| known == root) {
+            Some(index) if self.roots[index].1 >= needed_until => index,
             Some(index) => {
-                let is_newest = index + 1 == self.roots.len();
-                let (root, until) = self.roots.remove(index);
-                let longer = needed_until > until;
-                self.roots.push((root, until.max(needed_until)));
-                longer || !is_newest
+                self.roots[index].1 = kept_until;
+                self.current = index;
+                return true;
             }
             None => {
-                self.roots.push((root.clone(), needed_until));
-                true
+                self.roots.push((root.clone(), kept_until));
+                self.current = self.roots.len() - 1;
+                return true;
             }
-        }
+        };
+        std::mem::replace(&mut self.current, index) != index
     }
 
     /// Drops what nobody needs at `now`. Says whether anything was dropped.
     pub fn prune(&mut self, now: Timestamp) -> bool {
-        let newest = self.roots.len().saturating_sub(1);
+        let Some((current, _)) = self.roots.get(self.current).cloned() else { return false };
         let before = self.roots.len();
-        let mut index = 0;
-        self.roots.retain(|(_, until)| {
-            let keep = index == newest || *until >= now;
-            index += 1;
-            keep
-        });
+        self.roots.retain(|(root, until)| *root == current || *until >= now);
+        self.current = self.roots.iter().position(|(root, _)| *root == current).unwrap_or_default();
         self.roots.len() != before
     }
 
-    /// All that are trusted, the newest first; `None` if none was named yet.
+    /// All that are trusted; `None` if none was named yet.
     pub fn bundle(&self) -> Option<Bundle> {
-        Bundle::from_certificates(self.roots.iter().rev().map(|(root, _)| root.clone())).ok()
+        Bundle::from_certificates(self.roots.iter().map(|(root, _)| root.clone())).ok()
     }
 }
 
@@ -70,6 +73,7 @@ pub struct LearnedStore {
 struct Kept {
     certificate: String,
     needed_until: Timestamp,
+    current: bool,
 }
 
 impl LearnedStore {
@@ -92,12 +96,13 @@ impl LearnedStore {
     /// Writes a backend's file. A disk that is full costs a restart some time, and no proxy anything: it is only logged.
     pub fn keep(&mut self, key: &SourceKey) {
         let path = file(&self.folder, key);
-        let kept: Vec<Kept> = self
-            .roots(key)
-            .roots
-            .iter()
-            .map(|(root, until)| Kept { certificate: root.pem(), needed_until: *until })
-            .collect();
+        let LearnedRoots { roots, current } = self.roots(key);
+        let kept = |(index, (root, until)): (usize, &(Certificate, Timestamp))| Kept {
+            certificate: root.pem(),
+            needed_until: *until,
+            current: index == *current,
+        };
+        let kept: Vec<Kept> = roots.iter().enumerate().map(kept).collect();
         let written = serde_json::to_vec_pretty(&kept)
             .map_err(std::io::Error::other)
             .and_then(|json| private_file::write(&path, &json));
@@ -118,13 +123,14 @@ fn read(path: &Path) -> Result<LearnedRoots, String> {
         Err(error) => return Err(error.to_string()),
     };
     let kept: Vec<Kept> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let current = kept.iter().position(|kept| kept.current).unwrap_or_default();
     let roots = kept.into_iter().map(|kept| {
         let certificates =
             Certificate::many_from_pem(kept.certificate.as_bytes()).map_err(|error| error.to_string())?;
         let root = certificates.into_iter().next().filter(Certificate::is_ca).ok_or("not a CA")?;
         Ok((root, kept.needed_until))
     });
-    Ok(LearnedRoots { roots: roots.collect::<Result<_, String>>()? })
+    Ok(LearnedRoots { roots: roots.collect::<Result<_, String>>()?, current })
 }
 
 #[cfg(test)]
@@ -139,17 +145,30 @@ mod tests {
 
     #[test]
     fn an_old_root_stays_until_its_last_leaf_has_ended() {
+        const HOUR: i64 = 3_600;
         let (old, new) = (TestCa::root("Old"), TestCa::root("New"));
         let mut roots = LearnedRoots::default();
         assert!(roots.bundle().is_none());
         assert!(roots.observe(old.certificate(), timestamp(100)));
-        assert!(!roots.observe(old.certificate(), timestamp(50)), "nothing new");
-        assert!(roots.observe(new.certificate(), timestamp(200)));
-        assert_eq!(subjects(&roots), ["CN=New", "CN=Old"]);
-        assert!(!roots.prune(timestamp(100)));
-        assert!(roots.prune(timestamp(101)));
+        assert!(!roots.observe(old.certificate(), timestamp(200)), "within the slack");
+        assert!(roots.observe(old.certificate(), timestamp(100 + 2 * HOUR)));
+        assert!(roots.observe(new.certificate(), timestamp(200 + 2 * HOUR)));
+        assert_eq!(subjects(&roots), ["CN=Old", "CN=New"]);
+        assert!(!roots.prune(timestamp(100 + 3 * HOUR)));
+        assert!(roots.prune(timestamp(101 + 3 * HOUR)));
         assert_eq!(subjects(&roots), ["CN=New"]);
-        assert!(!roots.prune(timestamp(10_000)), "the newest stays, needed or not");
+        assert!(!roots.prune(timestamp(1_000 * HOUR)), "the current one stays, needed or not");
+    }
+
+    #[test]
+    fn an_issuer_that_alternates_changes_the_bundle_once() {
+        let (one, other) = (TestCa::root("One"), TestCa::root("Other"));
+        let mut roots = LearnedRoots::default();
+        for _ in 0..3 {
+            roots.observe(one.certificate(), timestamp(100));
+            roots.observe(other.certificate(), timestamp(100));
+            assert_eq!(subjects(&roots), ["CN=One", "CN=Other"]);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The trust store: hears the sources, publishes each mesh's bundle.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ pub struct TrustStore {
 type MeshBundles = Arc<DashMap<Arc<str>, watch::Sender<Option<Arc<Bundle>>>>>;
 
 /// The sources that are in trouble.
-pub type Troubles = std::collections::BTreeMap<SourceKey, Trouble>;
+pub type Troubles = BTreeMap<SourceKey, Trouble>;
 
 impl TrustStore {
     /// Starts it.
@@ -54,7 +55,8 @@ impl TrustStore {
         let worker = Worker {
             state: TrustState::default(),
             learned: LearnedStore::new(&sources.state_dir),
-            told: std::collections::BTreeMap::new(),
+            told: BTreeMap::new(),
+            to_keep: BTreeSet::new(),
             files: FileWatch::new(),
             sources,
             clock,
@@ -98,7 +100,9 @@ struct Worker {
     state: TrustState,
     learned: LearnedStore,
     /// What backends last said of their own CA.
-    told: std::collections::BTreeMap<SourceKey, Answer>,
+    told: BTreeMap<SourceKey, Answer>,
+    /// Whose learned roots have changed.
+    to_keep: BTreeSet<SourceKey>,
     files: FileWatch,
     sources: Sources,
     clock: Clock,
@@ -135,6 +139,10 @@ impl Worker {
             while let Ok((key, told)) = news.try_recv() {
                 self.hear(key, told);
             }
+            // Once for all that was heard: a file is written, and flushed.
+            for key in std::mem::take(&mut self.to_keep) {
+                self.learned.keep(&key);
+            }
         }
     }
 
@@ -147,7 +155,7 @@ impl Worker {
             },
             RootNews::Learned { root, needed_until } => {
                 if self.learned.roots(&key).observe(&root, needed_until) {
-                    self.learned.keep(&key);
+                    self.to_keep.insert(key.clone());
                 }
                 // What is learned is asked of `learned` each time, since it ends with time.
                 self.told.remove(&key);
@@ -166,6 +174,14 @@ impl Worker {
             secrets.borrow_and_update();
         }
         self.state.set_policies(policies.clone());
+        // What is no longer listed, or is another kind of backend now, has said nothing.
+        self.told.retain(|(mesh, backend), answer| {
+            let listed =
+                policies.meshes.get(mesh).and_then(|policy| policy.backends.iter().find(|b| b.name == *backend));
+            listed.is_some_and(|backend| {
+                matches!(backend.kind, BackendKind::Builtin(_)) || matches!(answer, Answer::Bad(_))
+            })
+        });
         for (mesh, policy) in &policies.meshes {
             for backend in &policy.backends {
                 let key = (mesh.clone(), backend.name.clone());
@@ -238,13 +254,13 @@ impl Worker {
 
     fn parse(&self, pem: &[u8], source: &str) -> Answer {
         match Bundle::from_pem(pem, self.clock.now()) {
-            Ok(bundle) => Answer::Good(Arc::new(bundle)),
+            Ok(parsed) => Answer::Good(Arc::new(parsed.bundle)),
             Err(error) => Answer::Bad(format!("{source}: {error}")),
         }
     }
 
     fn publish_bundles(&mut self) {
-        let bundles = self.state.bundles();
+        let bundles = self.state.bundles(self.clock.now());
         let changed = self.publish.send_if_modified(|published| {
             let changed = **published != bundles;
             if changed {

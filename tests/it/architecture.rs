@@ -27,7 +27,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("envoy_types", &["serve"]), // what Envoy is sent
     ("tonic", &["serve"]),
-    ("kube", &["runtime/cluster", "issue/ca/cert_manager", "identify/service_account", "trust/source/mesh_secret"]),
+    (
+        "kube",
+        &[
+            "runtime/cluster",
+            "app/cluster_secrets",
+            "issue/ca/cert_manager",
+            "identify/service_account",
+            "trust/source/mesh_secret",
+        ],
+    ),
     ("axum", &["admin", "app"]),
     ("rcgen", &["issue/csr.rs", "issue/ca/builtin.rs", "testing"]),
     ("saphyr", &["document"]),

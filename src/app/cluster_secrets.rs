@@ -1,0 +1,32 @@
+//! The watch of the cluster's mesh Secrets, begun when a policy first names one: a server that needs none neither reads
+//! Secrets nor needs the permission to.
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::model::policy::PolicySet;
+use crate::model::secrets::MeshSecrets;
+use crate::runtime::tasks::Tasks;
+use crate::trust::source::mesh_secret::watch_mesh_secrets;
+
+pub(super) fn start(
+    client: Client,
+    namespace: &str,
+    mut policies: watch::Receiver<Arc<PolicySet>>,
+    tasks: &Tasks,
+) -> watch::Receiver<Option<Arc<MeshSecrets>>> {
+    let (publish, published) = watch::channel(None);
+    let (namespace, inner) = (namespace.to_owned(), tasks.clone());
+    tasks.spawn_essential("mesh Secrets", async move {
+        if policies.wait_for(|policies| policies.names_secrets()).await.is_err() {
+            return;
+        }
+        let mut secrets = watch_mesh_secrets(client, &namespace, &inner);
+        while secrets.changed().await.is_ok() {
+            publish.send_replace(secrets.borrow_and_update().clone());
+        }
+    });
+    published
+}
