@@ -9,10 +9,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     // Messages only: `src/serve/wire` says why the services are routed by hand.
-    tonic_prost_build::configure()
-        .build_client(false)
-        .build_server(false)
-        .include_file("proto.rs")
-        .compile_fds(descriptors)?;
+    prost_build::Config::new().include_file("proto.rs").compile_fds(descriptors)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod cluster_secrets;
 mod convert;
+mod resource_metrics;
 mod trust_readiness;
 
 use std::net::SocketAddr;
@@ -103,6 +104,7 @@ impl App {
         let resources = Resources::start(&config, kubernetes.is_some(), &clock, &tasks)?;
 
         let mut registry = Registry::with_prefix("envoy_sds");
+        resource_metrics::register(&mut registry, resources.problems.clone());
         let readiness = Readiness::new();
         let cert_manager = kubernetes.clone().map(|client| {
             let settings = cert_manager::Settings {
