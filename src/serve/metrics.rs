@@ -102,7 +102,7 @@ impl Metrics {
         registry.register("withheld", "Names asked for and not answered", metrics.withheld.clone());
         registry.register(
             "push_duration_seconds",
-            "From the first sight of a changed secret to its hand-over to each stream's transport",
+            "From a stream's first sight of a changed secret to its hand-over to the stream's transport",
             metrics.push_duration.clone(),
         );
         metrics
