@@ -1,6 +1,9 @@
-//! One SotW stream, as a `Stream` of responses that HTTP/2 polls when it has room for one. No task, no channel and no
-//! buffer of its own: a slow proxy is simply polled less often, is sent the newest version only (xds-conformance item
+//! One SotW stream, as a `Stream` of responses that HTTP/2 polls when it has sent the one before. No task, no channel and
+//! no buffer of its own: a slow proxy is simply polled less often, is sent the newest version only (xds-conformance item
 //! 94), and delays nobody (95).
+//!
+//! While a response waits for a proxy that does not read, nothing in here runs, so what ends a stream (its proof, a change
+//! of policy) takes effect up to `send_limit` later, when `blocked` closes the connection; shutdown does not wait for it.
 
 use std::pin::Pin;
 use std::sync::Arc;

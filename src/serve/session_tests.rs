@@ -10,7 +10,8 @@ use tonic::Code;
 
 use super::super::ServeSettings;
 use super::super::client_testing::{Raw, Sotw, chain, client, eventually, request, server, with_token};
-use super::super::testing::{TestServer, svid_until};
+use super::super::testing::{TestServer, ca, svid_until, tcp};
+use crate::model::bundle::Bundle;
 use crate::runtime::clock::Clock;
 
 #[tokio::test]
@@ -98,4 +99,28 @@ async fn item_100_an_idle_stream_stays_open_and_a_half_close_ends_it_well() {
     drop(stream.requests);
     let (read, trailers) = Raw { requests: tokio::sync::mpsc::channel(1).0, body: stream.body }.ended().await;
     assert_eq!((read, trailers["grpc-status"].as_bytes()), (0, &b"0"[..]), "item 101");
+}
+
+#[tokio::test]
+async fn item_96_a_proxy_that_does_not_read_is_cut_off() {
+    let settings = ServeSettings { send_limit: Duration::from_millis(600), ..ServeSettings::default() };
+    let server = TestServer::start(settings, &[tcp()]).await;
+    let mut slow = Sotw::open(&mut client(&server).await, "slow").await.unwrap();
+    let mut quick = Sotw::open(&mut client(&server).await, "quick").await.unwrap();
+    slow.send(request(&["ROOTCA"])).await;
+    quick.send(request(&["ROOTCA"])).await;
+    // Some 16 KB each; the client's window is 64 KB.
+    let mut certificates: Vec<_> = (0..30).map(|number| ca(&number.to_string()).certificate).collect();
+    for _ in 0..10 {
+        certificates.rotate_left(1);
+        certificates.swap(0, 7);
+        let bundle = Bundle::from_certificates(certificates.clone()).unwrap();
+        server.source.bundle.send_replace(Some(Arc::new(bundle)));
+        quick.next().await;
+    }
+    eventually(|| server.metrics().contains("stalled_connections_total 1\n")).await;
+    eventually(|| server.metrics().contains("streams{protocol=\"sotw\"} 1\n")).await;
+    quick.silent().await;
+    let ended = async { while let Ok(Some(_)) = slow.responses.message().await {} };
+    tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
 }
