@@ -155,7 +155,7 @@ impl App {
         let (_, always_ready) = watch::channel(true);
         let limits = StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
         let sds = SdsServer::new(
-            ServeSettings { limits, drain: DRAIN, ..ServeSettings::default() },
+            ServeSettings { limits, drain: DRAIN, replica: replica(), ..ServeSettings::default() },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve::metrics::Metrics::new(&mut registry),
@@ -225,6 +225,12 @@ impl App {
         }
         ended
     }
+}
+
+/// How operators tell this server from its siblings: its pod's name where that is handed to it, else its host's.
+fn replica() -> String {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    set("POD_NAME").or_else(|| set("HOSTNAME")).unwrap_or_else(|| "envoy-sds".to_owned())
 }
 
 /// Secrets come from the certificate manager and the trust store.

@@ -7,20 +7,24 @@ pub mod service_account;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::model::identity::{Identity, Workload};
+use crate::model::policy::PolicySet;
 
 /// What the transport and the call's metadata prove. The xDS `node` is not in it: that is text of the peer's choice.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
     /// Where the connection comes from; `None` for a unix socket.
     pub address: Option<SocketAddr>,
-    /// The value of `authorization: Bearer …`; the first one counts, more than one is refused before it gets here.
+    /// The value of `authorization: Bearer …`, if there is one. A call with several such headers, or with one that is
+    /// something else, is refused before it gets here.
     pub bearer_token: Option<BearerToken>,
     /// The client certificate's chain, verified against the listener's client CA; empty if there is none.
     pub peer_certificates: Vec<CertificateDer<'static>>,
@@ -142,4 +146,8 @@ pub trait Authenticate: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`IdentifyError`].
     fn complete(&self, proof: Option<&Proof>, node: &NodeClaim) -> Result<Identity, IdentifyError>;
+
+    /// Changes whenever [`Authenticate::complete`] may have another answer to the same question; the present value has
+    /// been seen.
+    fn changes(&self) -> watch::Receiver<Arc<PolicySet>>;
 }

@@ -21,20 +21,10 @@ const AT_LEAST: SignedDuration = SignedDuration::from_secs(1);
 pub fn renew_at(svid: &Svid, received: Timestamp, chance: f64) -> Timestamp {
     // CAs date their leaves back (Vault by 30 s, the builtin CA too): that part of the life is over at birth.
     let begins = svid.validity().not_before.max(received);
-    let ends = usable_until(svid);
+    let ends = svid.usable_until();
     let life = ends.duration_since(begins).max(SignedDuration::ZERO);
     let after = life.mul_f64(EARLIEST + SPREAD * chance.clamp(0.0, 1.0)).max(AT_LEAST);
     begins.saturating_add(after).unwrap_or(ends)
-}
-
-/// The end of the first certificate of the chain that ends.
-pub fn usable_until(svid: &Svid) -> Timestamp {
-    svid.intermediates
-        .iter()
-        .chain([&svid.leaf, &svid.anchor])
-        .map(|certificate| certificate.validity().not_after)
-        .min()
-        .unwrap_or(svid.validity().not_after)
 }
 
 /// How a failed attempt is followed up.

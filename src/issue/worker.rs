@@ -13,7 +13,7 @@ use super::ca::AuthoritySource;
 use super::issuer::{IssueError, Issuer, Subject, TRUST_GRACE, policy_digest};
 use super::manager::{Command, Manager, Slots, Status};
 use super::metrics::{BackendLabels, DurationLabels, IssuanceLabels, Metrics};
-use super::renewal::{renew_at, retry_after, usable_until};
+use super::renewal::{renew_at, retry_after};
 use super::schedule::{Schedule, Step};
 use super::verify::is_trusted;
 use crate::model::bundle::TrustSet;
@@ -302,7 +302,7 @@ impl Worker {
 
     fn issued(&mut self, flight: &Flight, svid: Svid) {
         let now = self.settings.clock.now();
-        let (due, until) = (renew_at(&svid, now, fastrand::f64()), usable_until(&svid));
+        let (due, until) = (renew_at(&svid, now, fastrand::f64()), svid.usable_until());
         tracing::info!(
             proxy = %flight.key, mesh = %flight.key.mesh, serial = svid.leaf.serial(), issuer = svid.leaf.issuer(),
             not_after = %svid.validity().not_after, renewal = %due, renewed = flight.renewal, "certificate issued"

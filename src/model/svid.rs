@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::certificate::{Certificate, Validity};
 use super::key::PrivateKeyPem;
 
@@ -28,6 +30,12 @@ impl Svid {
     /// When the leaf is valid.
     pub fn validity(&self) -> Validity {
         self.leaf.validity()
+    }
+
+    /// The end of the first certificate of the chain that ends, the anchor included: nobody accepts the leaf after that.
+    pub fn usable_until(&self) -> Timestamp {
+        let others = self.intermediates.iter().chain([&self.anchor]);
+        others.map(|certificate| certificate.validity().not_after).fold(self.validity().not_after, Timestamp::min)
     }
 
     /// The chain as PEM blocks, leaf first.

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use http::HeaderMap;
 use http::request::Parts;
 use prost::Message;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 
@@ -32,16 +33,19 @@ const WAIT: Duration = Duration::from_secs(30);
 
 /// Answers with those of the names that there are. Waits for pending ones until shortly before the caller's deadline.
 pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<Response, Status> {
-    let wait = timeout(&parts.headers).unwrap_or(WAIT);
+    // The caller counts from when it asked, so verifying its proof and reading its request are part of the wait.
+    let arrived = Instant::now();
+    let deadline = arrived + timeout(&parts.headers).unwrap_or(WAIT);
     let opened = open::open(shared, parts).await?;
     let _live = shared.metrics.live_stream(Protocol::Fetch);
 
     let mut inbound = Inbound::<DiscoveryRequest>::new(body);
-    let request = tokio::time::timeout(REQUEST, poll_fn(|cx| inbound.poll_message(cx)))
+    let request = tokio::time::timeout_at(deadline.min(arrived + REQUEST), poll_fn(|cx| inbound.poll_message(cx)))
         .await
         .map_err(|_elapsed| Status::deadline_exceeded("no request came"))?
         .ok_or_else(|| Status::invalid_argument("no request came"))??;
-    let identity = open::complete(shared, opened.proof.as_ref(), request.node.as_ref())?;
+    let claim = open::claim(request.node.as_ref())?;
+    let identity = open::complete(shared, opened.proof.as_ref(), &claim)?;
     let _place = shared.admission.enter_as(identity.proxy_key())?;
     check_type(&request.type_url)?;
     let names = distinct_names(&request.resource_names, Limits::default())?;
@@ -65,7 +69,7 @@ pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<
     }
     tokio::select! {
         () = shared.shutdown.cancelled() => return Err(Status::unavailable("shutting down")),
-        _ = tokio::time::timeout(wait, poll_fn(|cx| poll_all(&mut wanted, shared, cx))) => {}
+        _ = tokio::time::timeout_at(deadline, poll_fn(|cx| poll_all(&mut wanted, shared, cx))) => {}
     }
     answer(wanted, shared)
 }
@@ -78,8 +82,9 @@ struct Wanted {
 
 /// Ready when there is something of each.
 fn poll_all(wanted: &mut [Wanted], shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
+    let now = shared.clock.now();
     for Wanted { name, feed, version } in wanted.iter_mut().filter(|wanted| wanted.version.is_none()) {
-        if let Poll::Ready(newest) = feed.poll_change(name, &shared.encoder, cx) {
+        if let Poll::Ready(newest) = feed.poll_change(name, &shared.encoder, now, cx) {
             *version = Some(newest);
         }
     }
@@ -94,7 +99,7 @@ fn answer(mut wanted: Vec<Wanted>, shared: &Shared) -> Result<Response, Status> 
     }
     let mut encoded: Vec<Bytes> = Vec::with_capacity(wanted.len() + 1);
     for Wanted { name, feed, .. } in &mut wanted {
-        if let Some(secret) = feed.take(name, &shared.encoder) {
+        if let Some((secret, _)) = feed.take(name, &shared.encoder) {
             shared.metrics.pushed(feed.kind(), None);
             encoded.push(secret.bytes);
         }

@@ -20,6 +20,7 @@ pub struct Metrics {
     acks: Family<SecretLabel, Counter>,
     nacks: Family<SecretLabel, Counter>,
     withheld: Family<ReasonLabel, Counter>,
+    stalled: Counter,
     push_duration: Histogram,
 }
 
@@ -92,6 +93,7 @@ impl Metrics {
             acks: Family::default(),
             nacks: Family::default(),
             withheld: Family::default(),
+            stalled: Counter::default(),
             // 100 µs to 26 s.
             push_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
         };
@@ -101,8 +103,13 @@ impl Metrics {
         registry.register("nacks", "Secrets that a proxy rejected", metrics.nacks.clone());
         registry.register("withheld", "Names asked for and not answered", metrics.withheld.clone());
         registry.register(
+            "stalled_connections",
+            "Connections closed because the proxy did not take what it was sent",
+            metrics.stalled.clone(),
+        );
+        registry.register(
             "push_duration_seconds",
-            "From the first sight of a changed secret to its hand-over to each stream's transport",
+            "From a stream's first sight of a changed secret to its hand-over to the stream's transport",
             metrics.push_duration.clone(),
         );
         metrics
@@ -125,6 +132,10 @@ impl Metrics {
     pub(crate) fn answered(&self, secret: SecretKind, accepted: bool) {
         let family = if accepted { &self.acks } else { &self.nacks };
         family.get_or_create(&SecretLabel { secret }).inc();
+    }
+
+    pub(crate) fn stalled(&self) {
+        self.stalled.inc();
     }
 
     pub(crate) fn withheld(&self, reason: Withheld) {

@@ -5,6 +5,9 @@
 //! `secret` and `wire`. Numbered items in the documentation are those of the project's conformance list for SDS servers.
 
 mod admission;
+mod blocked;
+#[cfg(test)]
+mod client_testing;
 mod feed;
 mod fetch;
 pub mod listen;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, header, request::Parts};
+use http::{HeaderMap, HeaderValue, header, request::Parts};
 use tonic::Status;
 
 use super::admission::Place;
@@ -18,6 +18,9 @@ const VERIFY: Duration = Duration::from_secs(10);
 
 /// The longest text of a client's making that is logged or kept of a node.
 const LABEL: usize = 256;
+
+/// The most bytes of `node.id` and of `node.cluster`.
+const NODE: usize = 1 << 10;
 
 /// A call that was let in.
 #[derive(Debug)]
@@ -46,21 +49,31 @@ pub(super) async fn open(shared: &Shared, parts: &Parts) -> Result<Opened, Statu
             Status::unavailable("the proof of identity cannot be verified at the moment")
         })?
         .map_err(|error| {
-            tracing::info!(%peer, %error, "refused");
+            tracing::info!(%peer, reason = reason(&error), "refused");
             refusal(&error)
         })?;
     Ok(Opened { peer, proof, place })
 }
 
-/// The identity, with the node of the first request (item 19).
-pub(super) fn complete(shared: &Shared, proof: Option<&Proof>, node: Option<&Node>) -> Result<Identity, Status> {
+/// What the node of the first request says (item 19).
+///
+/// Both texts are kept for the stream's life, become keys and go into logs, so they are bounded.
+pub(super) fn claim(node: Option<&Node>) -> Result<NodeClaim, Status> {
     let node = node.filter(|node| !node.id.is_empty()).ok_or_else(|| {
         tracing::info!("refused: the first request has no node, or one without an id");
         Status::invalid_argument("the first request must have a node with an id")
     })?;
-    let claim = NodeClaim { id: node.id.clone(), cluster: node.cluster.clone() };
-    shared.authenticate.complete(proof, &claim).map_err(|error| {
-        tracing::info!(node = label(&node.id), %error, "refused");
+    if node.id.len() > NODE || node.cluster.len() > NODE {
+        tracing::info!(node = label(&node.id), "refused: node.id or node.cluster is too long");
+        return Err(Status::invalid_argument("node.id or node.cluster is too long"));
+    }
+    Ok(NodeClaim { id: node.id.as_str().into(), cluster: node.cluster.as_str().into() })
+}
+
+/// The identity.
+pub(super) fn complete(shared: &Shared, proof: Option<&Proof>, claim: &NodeClaim) -> Result<Identity, Status> {
+    shared.authenticate.complete(proof, claim).map_err(|error| {
+        tracing::info!(node = label(&claim.id), reason = reason(&error), "refused");
         refusal(&error)
     })
 }
@@ -68,6 +81,16 @@ pub(super) fn complete(shared: &Shared, proof: Option<&Proof>, node: Option<&Nod
 /// A text of a client's making as far as it goes into logs: bounded; the formatter escapes it.
 pub(super) fn label(text: &str) -> &str {
     redact::start(text, LABEL)
+}
+
+/// For the log. The reason of a method that refuses may quote a token that nobody has verified, or what somebody sent
+/// instead of one, so it is treated like any other text that may hold a secret.
+fn reason(error: &IdentifyError) -> String {
+    let text = match error {
+        IdentifyError::Refused { method, reason } => format!("{method}: {}", redact::redact(reason)),
+        _ => error.to_string(),
+    };
+    label(&text).to_owned()
 }
 
 /// The peer is told the bare minimum (item 105).
@@ -85,16 +108,14 @@ fn refusal(error: &IdentifyError) -> Status {
 /// Only what the transport proves, and the bearer token. `:authority`, `x-forwarded-for` and Envoy's own headers are
 /// not looked at (item 15).
 fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Status> {
+    let malformed = || Status::unauthenticated("the authorization header is not a bearer token");
     let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
     let first = authorizations.next();
     if authorizations.next().is_some() {
         return Err(Status::unauthenticated("more than one authorization header"));
     }
-    let bearer_token = first
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_at_checked(7))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer "))
-        .map(|(_, token)| BearerToken::new(token.trim().to_owned()));
+    // Bad evidence is never no evidence: where peers without any are believed, this one is not.
+    let bearer_token = first.map(|value| bearer(value).ok_or_else(malformed)).transpose()?;
     Ok(Evidence {
         address: peer.address,
         bearer_token,
@@ -103,9 +124,15 @@ fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Status> {
     })
 }
 
+/// The token of `Bearer <token>`.
+fn bearer(value: &HeaderValue) -> Option<BearerToken> {
+    let (scheme, token) = value.to_str().ok()?.split_at_checked(7)?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then(|| BearerToken::new(token.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use tonic::Code;
 
     use super::*;
@@ -115,16 +142,26 @@ mod tests {
         let token = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {
-                headers.append(header::AUTHORIZATION, HeaderValue::from_static(value));
+                headers.append(header::AUTHORIZATION, HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
             evidence(&Peer::default(), &headers).map(|e| e.bearer_token.map(|token| token.expose().to_owned()))
         };
         assert_eq!(token(&["Bearer abc"]).unwrap().as_deref(), Some("abc"));
         assert_eq!(token(&["bearer  abc "]).unwrap().as_deref(), Some("abc"));
-        assert_eq!(token(&["Basic abc"]).unwrap(), None);
-        assert_eq!(token(&["Bearer"]).unwrap(), None);
         assert_eq!(token(&[]).unwrap(), None);
-        assert_eq!(token(&["Bearer a", "Bearer b"]).unwrap_err().code(), Code::Unauthenticated);
+        for bad in [&["Bearer a", "Bearer b"][..], &["Basic abc"], &["Bearer"], &["Bearer "], &[""], &["Bearer é"]] {
+            assert_eq!(token(bad).unwrap_err().code(), Code::Unauthenticated, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_bounded_and_redacted() {
+        let secret = "c2VjcmV0".repeat(8);
+        let refused = |text: String| reason(&IdentifyError::Refused { method: "proxyToken", reason: text });
+        let quoted = refused(format!("the token is for {secret:?}, not for us"));
+        assert!(quoted.starts_with("proxyToken: the token is for") && !quoted.contains(&secret), "{quoted}");
+        assert!(refused("no such audience, ".repeat(100)).len() <= LABEL);
+        assert!(reason(&IdentifyError::Forbidden("x ".repeat(1000))).len() <= LABEL);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::stream;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -18,6 +18,8 @@ use tonic::service::Routes;
 use tower::Service;
 
 use super::admission::{Admission, StreamLimits};
+use super::blocked::Blocked;
+use super::listen::Peer;
 use super::metrics::Metrics;
 use super::session::Session;
 use super::source::SecretSource;
@@ -38,11 +40,18 @@ pub struct ServeSettings {
     pub limits: StreamLimits,
     /// At shutdown, streams end within this time, spread at random so that proxies do not all come back at once.
     pub drain: Duration,
+    /// A connection whose peer lets a response wait for longer is closed (item 96).
+    pub send_limit: Duration,
 }
 
 impl Default for ServeSettings {
     fn default() -> Self {
-        Self { replica: "envoy-sds".to_owned(), limits: StreamLimits::default(), drain: Duration::from_secs(2) }
+        Self {
+            replica: "envoy-sds".to_owned(),
+            limits: StreamLimits::default(),
+            drain: Duration::from_secs(2),
+            send_limit: Duration::from_secs(30),
+        }
     }
 }
 
@@ -63,6 +72,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     pub(super) admission: Admission,
     pub(super) encoder: Encoder,
+    blocked: Arc<Blocked>,
 }
 
 impl SdsServer {
@@ -76,6 +86,8 @@ impl SdsServer {
         clock: Clock,
         tasks: &Tasks,
     ) -> Self {
+        let blocked = Arc::<Blocked>::default();
+        tasks.spawn_essential("blocked streams", blocked.clone().sweep(settings.send_limit, metrics.clone()));
         Self(Arc::new(Shared {
             drain: settings.drain,
             source,
@@ -86,6 +98,7 @@ impl SdsServer {
             clock,
             admission: Admission::new(settings.limits),
             encoder: Encoder::new(settings.replica),
+            blocked,
         }))
     }
 
@@ -97,14 +110,16 @@ impl SdsServer {
     async fn handle(self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let shared = self.0;
         let (parts, body) = request.into_parts();
+        let connection = parts.extensions.get::<Peer>().cloned().unwrap_or_default().end;
+        let exit = shared.blocked.exit(connection);
         match parts.uri.path().strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((Self::NAME, "StreamSecrets")) => {
                 let opened = open::open(&shared, &parts).await?;
-                Ok(Outbound::response(Session::new(shared, opened, body)))
+                Ok(Outbound::response(Session::new(shared, opened, body), exit))
             }
             Some((Self::NAME, "FetchSecrets")) => {
                 let response = fetch::fetch(&shared, &parts, body).await?;
-                Ok(Outbound::response(stream::iter([Ok(response)])))
+                Ok(Outbound::response(stream::iter([Ok(response)]), exit))
             }
             Some((Self::NAME, "DeltaSecrets")) => {
                 Err(Status::unimplemented("DeltaSecrets is not there yet: use api_type GRPC"))
@@ -130,19 +145,32 @@ impl Service<Request<Body>> for SdsServer {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let server = self.clone();
         Box::pin(async move {
+            if request.method() != Method::POST {
+                return Ok(refused(StatusCode::METHOD_NOT_ALLOWED));
+            }
             if !is_grpc(&request) {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-                return Ok(response);
+                return Ok(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE));
             }
             Ok(server.handle(request).await.unwrap_or_else(Status::into_http))
         })
     }
 }
 
+/// What is no gRPC call is answered in HTTP's terms.
+fn refused(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    response
+}
+
+/// gRPC with protobuf, with parameters or without; not gRPC-Web, and no other encoding of messages.
 fn is_grpc(request: &Request<Body>) -> bool {
-    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc)
+    let Some(Ok(value)) = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::to_str) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    ["application/grpc", "application/grpc+proto"].iter().any(|grpc| essence.eq_ignore_ascii_case(grpc))
 }
 
 #[cfg(test)]

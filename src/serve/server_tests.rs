@@ -1,122 +1,25 @@
-//! Over real sockets, with the client that envoy-types has. Numbers are items of the conformance list.
+//! The service over real sockets. Numbers are items of the conformance list.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{Extension, Node, data_source::Specifier};
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest, DiscoveryResponse};
-use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use envoy_types::pb::envoy::config::core::v3::{Extension, Node};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use envoy_types::pb::google::rpc;
 use jiff::SignedDuration;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::Code;
 
 use super::super::admission::StreamLimits;
+use super::super::client_testing::{Sotw, chain, client, eventually, node, request, server, soon, with_token};
 use super::super::testing::{TestServer, ca, tcp};
 use super::super::version::Version;
-use super::super::wire::SECRET_TYPE;
 use super::ServeSettings;
 use crate::model::bundle::Bundle;
 use crate::runtime::clock::Clock;
-
-type Client = SecretDiscoveryServiceClient<Channel>;
-
-async fn server() -> TestServer {
-    TestServer::start(ServeSettings::default(), &[tcp()]).await
-}
-
-async fn client(server: &TestServer) -> Client {
-    // A small window, so that a reader that does not read is soon a slow one.
-    let endpoint = Endpoint::from_shared(format!("http://{}", server.addresses[0])).unwrap();
-    Client::new(endpoint.initial_stream_window_size(65_535).connect().await.unwrap())
-}
-
-fn node() -> Option<Node> {
-    Some(Node { id: "proxy-0".to_owned(), cluster: "web".to_owned(), ..Default::default() })
-}
-
-fn request(names: &[&str]) -> DiscoveryRequest {
-    DiscoveryRequest {
-        node: node(),
-        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
-        type_url: SECRET_TYPE.to_owned(),
-        ..Default::default()
-    }
-}
-
-fn with_token<T>(message: T, token: &str) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
-    request
-}
-
-/// A client's end of a SotW stream.
-struct Sotw {
-    requests: mpsc::Sender<DiscoveryRequest>,
-    responses: Streaming<DiscoveryResponse>,
-}
-
-impl Sotw {
-    async fn open(client: &mut Client, token: &str) -> Result<Self, Status> {
-        let (requests, outgoing) = mpsc::channel(16);
-        let responses = client.stream_secrets(with_token(ReceiverStream::new(outgoing), token)).await?.into_inner();
-        Ok(Self { requests, responses })
-    }
-
-    async fn send(&self, request: DiscoveryRequest) {
-        self.requests.send(request).await.unwrap();
-    }
-
-    async fn next(&mut self) -> (DiscoveryResponse, Secret) {
-        let response = soon(self.responses.message()).await.unwrap().expect("a response");
-        assert_eq!(response.type_url, SECRET_TYPE, "item 32");
-        let [resource] = response.resources.as_slice() else { panic!("item 78: {response:?}") };
-        assert_eq!(resource.type_url, SECRET_TYPE);
-        let secret = Secret::decode(&*resource.value).unwrap();
-        (response, secret)
-    }
-
-    async fn ack(&self, response: &DiscoveryResponse, names: &[&str]) {
-        self.send(DiscoveryRequest {
-            version_info: response.version_info.clone(),
-            response_nonce: response.nonce.clone(),
-            ..request(names)
-        })
-        .await;
-    }
-
-    async fn status(mut self) -> Status {
-        soon(self.responses.message()).await.unwrap_err()
-    }
-
-    async fn silent(&mut self) {
-        let message = tokio::time::timeout(Duration::from_millis(150), self.responses.message()).await;
-        assert!(message.is_err(), "silence, not {message:?}");
-    }
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), future).await.expect("soon")
-}
-
-async fn eventually(mut condition: impl FnMut() -> bool) {
-    soon(async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-}
-
-fn chain(secret: &Secret) -> String {
-    let Some(secret::Type::TlsCertificate(tls)) = &secret.r#type else { panic!("not a certificate") };
-    let Some(Specifier::InlineBytes(pem)) = &tls.certificate_chain.as_ref().unwrap().specifier else { panic!() };
-    String::from_utf8(pem.clone()).unwrap()
-}
 
 #[tokio::test]
 async fn first_push_rotation_acks_and_nacks() {

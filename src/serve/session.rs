@@ -1,6 +1,9 @@
-//! One SotW stream, as a `Stream` of responses that HTTP/2 polls when it has room for one. No task, no channel and no
-//! buffer of its own: a slow proxy is simply polled less often, is sent the newest version only (xds-conformance item
+//! One SotW stream, as a `Stream` of responses that HTTP/2 polls when it has sent the one before. No task, no channel and
+//! no buffer of its own: a slow proxy is simply polled less often, is sent the newest version only (xds-conformance item
 //! 94), and delays nobody (95).
+//!
+//! While a response waits for a proxy that does not read, nothing in here runs, so what ends a stream (its proof, a change
+//! of policy) takes effect up to `send_limit` later, when `blocked` closes the connection; shutdown does not wait for it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use futures::Stream;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::{Instant, Sleep};
+use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tonic::body::Body;
@@ -26,8 +30,9 @@ use super::state::{Limits, Verdict, sotw};
 use super::wire::inbound::Inbound;
 use super::wire::outbound::Response;
 use super::wire::{DiscoveryRequest, Node};
-use crate::identify::Proof;
+use crate::identify::{NodeClaim, Proof};
 use crate::model::identity::Identity;
+use crate::model::policy::PolicySet;
 
 /// A client that opens a stream and says nothing is not worth the memory.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -37,6 +42,12 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// The end of a proof is brought forward by up to this much, so that the streams of one proof do not all end at once.
 const PROOF_JITTER: SignedDuration = SignedDuration::from_secs(60);
+
+/// Streams that a change of policy ends do so within this time, so that their proxies do not all come back at once.
+const REVOKE_JITTER: Duration = Duration::from_secs(2);
+
+/// How long the rest of a request may take that has begun to arrive.
+const REST: Duration = Duration::from_secs(30);
 
 /// After this many requests in one go, others get their turn.
 const TURN: usize = 16;
@@ -54,6 +65,8 @@ struct Inner {
     inbound: Inbound<DiscoveryRequest>,
     phase: Phase,
     timer: Option<Timer>,
+    /// Runs while there is a part of a request.
+    rest: Option<Pin<Box<Sleep>>>,
     /// `None` once shutdown has begun.
     shutdown: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _live: LiveStream,
@@ -65,6 +78,8 @@ enum Phase {
     /// The peer is let in; who it is says the first request.
     Opening(Option<Box<Proof>>),
     Live(Box<Live>),
+    /// The client has turned out to be somebody else, or nobody; it is sent nothing any more and soon learns why.
+    Leaving,
     Closed,
 }
 
@@ -75,9 +90,10 @@ struct Timer {
     end: End,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum End {
     NoRequest,
+    Revoked(Status),
     ProofExpires(Timestamp),
     Drained,
 }
@@ -90,6 +106,7 @@ impl Session {
             inbound: Inbound::new(body),
             phase: Phase::Opening(opened.proof.map(Box::new)),
             timer: Some(Timer::new(FIRST_REQUEST, End::NoRequest)),
+            rest: None,
             shutdown: Some(Box::pin(shared.shutdown.clone().cancelled_owned())),
             _live: shared.metrics.live_stream(Protocol::Sotw),
             _place: opened.place,
@@ -134,9 +151,18 @@ impl Inner {
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Some(request)) => self.request(&request?, span)?,
             }
+            self.rest = None;
             if turn == TURN {
                 cx.waker().wake_by_ref();
                 break;
+            }
+        }
+        if let Phase::Live(live) = &mut self.phase
+            && let Some(status) = live.poll_identity(&self.shared, cx)
+        {
+            self.phase = Phase::Leaving;
+            if self.shutdown.is_some() {
+                self.timer = Some(Timer::new(REVOKE_JITTER.mul_f64(fastrand::f64()), End::Revoked(status)));
             }
         }
         self.poll_end(cx)?;
@@ -146,9 +172,9 @@ impl Inner {
     }
 
     fn request(&mut self, request: &DiscoveryRequest, span: &Span) -> Result<(), Status> {
-        if let Phase::Opening(proof) = &self.phase {
-            let live = Live::start(&self.shared, proof.as_deref(), request.node.as_ref())?;
-            span.record("node", label(&live.node));
+        if let Phase::Opening(proof) = &mut self.phase {
+            let live = Live::start(&self.shared, proof.take(), request.node.as_ref())?;
+            span.record("node", label(&live.claim.id));
             span.record("identity", field::display(&live.identity.spiffe_id));
             tracing::info!(mesh = %live.identity.mesh, method = live.identity.method, "stream opened");
             if self.shutdown.is_some() {
@@ -158,7 +184,7 @@ impl Inner {
         }
         match &mut self.phase {
             Phase::Live(live) => live.request(request, &self.shared),
-            Phase::Opening(_) | Phase::Closed => Ok(()),
+            Phase::Opening(_) | Phase::Leaving | Phase::Closed => Ok(()),
         }
     }
 
@@ -170,11 +196,20 @@ impl Inner {
             self.shutdown = None;
             self.timer = Some(Timer::new(self.shared.drain.mul_f64(fastrand::f64()), End::Drained));
         }
+        if self.inbound.is_partial() {
+            let rest = self.rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(REST)));
+            if rest.as_mut().poll(cx).is_ready() {
+                return Err(Status::deadline_exceeded("the rest of a request did not come"));
+            }
+        } else {
+            self.rest = None;
+        }
         while let Some(timer) = &mut self.timer
             && timer.sleep.as_mut().poll(cx).is_ready()
         {
-            match timer.end {
+            match &timer.end {
                 End::NoRequest => return Err(Status::deadline_exceeded("no request came")),
+                End::Revoked(status) => return Err(status.clone()),
                 End::Drained => return Err(Status::unavailable("shutting down")),
                 End::ProofExpires(at) => {
                     let left = at.duration_since(self.shared.clock.now());
@@ -191,11 +226,12 @@ impl Inner {
     /// Frees everything that the stream holds; says why it ended, the first time.
     fn close(&mut self, reason: &str) {
         match std::mem::replace(&mut self.phase, Phase::Closed) {
-            Phase::Live(_) => tracing::info!(reason, "stream ended"),
+            Phase::Live(_) | Phase::Leaving => tracing::info!(reason, "stream ended"),
             Phase::Opening(_) => tracing::debug!(reason, "stream ended before its first request"),
             Phase::Closed => {}
         }
         self.timer = None;
+        self.rest = None;
     }
 }
 
@@ -217,8 +253,12 @@ impl Timer {
 #[derive(Debug)]
 struct Live {
     identity: Identity,
-    /// The `node.id`, which is all that is kept of the node (items 8 and 20).
-    node: Box<str>,
+    /// What the identity was made of, for when policies change.
+    proof: Option<Box<Proof>>,
+    /// All that is kept of the node (items 8 and 20).
+    claim: NodeClaim,
+    /// Changes of what decides about the identity.
+    policies: WatchStream<Arc<PolicySet>>,
     state: sotw::State,
     feeds: Vec<(Arc<str>, Feed)>,
     withheld_before: bool,
@@ -226,21 +266,45 @@ struct Live {
 }
 
 impl Live {
-    fn start(shared: &Shared, proof: Option<&Proof>, node: Option<&Node>) -> Result<Self, Status> {
-        let identity = open::complete(shared, proof, node)?;
+    fn start(shared: &Shared, proof: Option<Box<Proof>>, node: Option<&Node>) -> Result<Self, Status> {
+        let claim = open::claim(node)?;
+        // Before the identity is made, so that no change is missed.
+        let policies = WatchStream::from_changes(shared.authenticate.changes());
+        let identity = open::complete(shared, proof.as_deref(), &claim)?;
         Ok(Self {
             _place: shared.admission.enter_as(identity.proxy_key())?,
             identity,
-            node: node.map(|node| node.id.as_str()).unwrap_or_default().into(),
+            proof,
+            claim,
+            policies,
             state: sotw::State::new(Limits::default(), fastrand::u32(..)),
             feeds: Vec::new(),
             withheld_before: false,
         })
     }
 
+    /// Item 26: why the client is no longer who it was when the stream began, if policies have changed that.
+    fn poll_identity(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Status> {
+        let mut changed = false;
+        while let Poll::Ready(Some(_)) = Pin::new(&mut self.policies).poll_next(cx) {
+            changed = true;
+        }
+        if !changed {
+            return None;
+        }
+        match open::complete(shared, self.proof.as_deref(), &self.claim) {
+            Ok(identity) if identity == self.identity => None,
+            Ok(identity) => {
+                tracing::info!(mesh = %identity.mesh, identity = %identity.spiffe_id, "policies give it another identity");
+                Some(Status::unavailable("policies have changed"))
+            }
+            Err(status) => Some(status),
+        }
+    }
+
     fn request(&mut self, request: &DiscoveryRequest, shared: &Shared) -> Result<(), Status> {
         // Items 20 and 22. An empty id is an omitted one.
-        if request.node.as_ref().is_some_and(|node| !node.id.is_empty() && *node.id != *self.node) {
+        if request.node.as_ref().is_some_and(|node| !node.id.is_empty() && *node.id != *self.claim.id) {
             return Err(Status::invalid_argument("node.id has changed on the stream"));
         }
         tracing::debug!(
@@ -278,9 +342,13 @@ impl Live {
     }
 
     fn poll_changes(&mut self, shared: &Shared, cx: &mut Context<'_>) {
+        let now = shared.clock.now();
         for (name, feed) in &mut self.feeds {
-            while let Poll::Ready(version) = feed.poll_change(name, &shared.encoder, cx) {
+            while let Poll::Ready(version) = feed.poll_change(name, &shared.encoder, now, cx) {
                 self.state.available(name, feed.kind(), version);
+            }
+            if feed.drop_ended(now) {
+                self.state.gone(name);
             }
         }
     }
@@ -288,11 +356,11 @@ impl Live {
     fn next_response(&mut self, shared: &Shared) -> Option<Response> {
         while let Some(push) = self.state.next_push() {
             let feed = self.feeds.iter_mut().find(|(name, _)| *name == push.name);
-            let Some(encoded) = feed.and_then(|(name, feed)| feed.take(name, &shared.encoder)) else {
+            let Some((encoded, since)) = feed.and_then(|(name, feed)| feed.take(name, &shared.encoder)) else {
                 tracing::error!(name = label(&push.name), "a secret to be sent is not there; this is a bug");
                 continue;
             };
-            shared.metrics.pushed(push.kind, push.is_update.then(|| encoded.since.elapsed()));
+            shared.metrics.pushed(push.kind, push.is_update.then(|| since.elapsed()));
             tracing::debug!(name = label(&push.name), version = %push.version, nonce = push.nonce, "push");
             let own = DiscoveryResponse { nonce: push.nonce, ..Default::default() };
             return Some(Response::new(&own, [encoded.bytes]));
@@ -312,3 +380,7 @@ fn record(verdict: &Verdict, shared: &Shared) {
         Err(reason) => tracing::warn!(name, %version, reason, "the proxy has rejected a secret"),
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

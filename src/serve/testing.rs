@@ -1,6 +1,6 @@
 //! What the tests of this stage share: certificates, a source that a test drives, and a server on real sockets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
 use crate::model::identity::{Identity, Instance, Workload};
 use crate::model::key::PrivateKeyPem;
+use crate::model::policy::PolicySet;
 use crate::model::svid::Svid;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::{Deaths, Tasks};
@@ -41,8 +42,18 @@ pub(super) fn ca(name: &str) -> Ca {
 impl Ca {
     /// A leaf for `names` and its key, PEM.
     pub(super) fn leaf(&self, names: Vec<SanType>) -> (Certificate, String) {
+        self.leaf_until(names, jiff::Timestamp::MAX)
+    }
+
+    /// A leaf as above that ends at `until`, or in 4096.
+    pub(super) fn leaf_until(&self, names: Vec<SanType>, until: jiff::Timestamp) -> (Certificate, String) {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = names;
+        if let Ok(until) = time::OffsetDateTime::from_unix_timestamp(until.as_second())
+            && until < params.not_after
+        {
+            params.not_after = until;
+        }
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         (Certificate::from_der(leaf.der().clone()).unwrap(), key.serialize_pem())
@@ -51,9 +62,14 @@ impl Ca {
 
 /// A new certificate each time.
 pub(super) fn svid(name: &str) -> Svid {
+    svid_until(name, jiff::Timestamp::MAX)
+}
+
+/// One that ends at `until`.
+pub(super) fn svid_until(name: &str, until: jiff::Timestamp) -> Svid {
     let ca = ca("test CA");
     let spiffe_id = format!("spiffe://default/{name}");
-    let (leaf, key) = ca.leaf(vec![SanType::URI(spiffe_id.as_str().try_into().unwrap())]);
+    let (leaf, key) = ca.leaf_until(vec![SanType::URI(spiffe_id.as_str().try_into().unwrap())], until);
     Svid {
         spiffe_id: spiffe_id.into(),
         leaf,
@@ -105,6 +121,12 @@ pub(super) struct FakeAuthenticate {
     /// What each call has shown.
     pub(super) seen: Mutex<Vec<Evidence>>,
     pub(super) until: Mutex<HashMap<String, jiff::Timestamp>>,
+    /// Names that a policy has put into the mesh `other`.
+    pub(super) moved: Mutex<HashSet<String>>,
+    /// Names that a policy forbids.
+    pub(super) forbidden: Mutex<HashSet<String>>,
+    /// To be touched after a change of the above.
+    pub(super) policies: watch::Sender<Arc<PolicySet>>,
 }
 
 #[async_trait]
@@ -133,16 +155,23 @@ impl Authenticate for FakeAuthenticate {
     fn complete(&self, proof: Option<&Proof>, _: &NodeClaim) -> Result<Identity, IdentifyError> {
         let proof = proof.unwrap();
         let name = proof.instance.as_deref().unwrap();
-        if name == "forbidden" {
+        if name == "forbidden" || self.forbidden.lock().unwrap().contains(name) {
             return Err(IdentifyError::Forbidden("no such mesh".to_owned()));
         }
-        Ok(Identity { proven_until: proof.until, ..identity(name) })
+        let mesh = if self.moved.lock().unwrap().contains(name) { "other" } else { "default" };
+        Ok(Identity { proven_until: proof.until, mesh: mesh.into(), ..identity(name) })
+    }
+
+    fn changes(&self) -> watch::Receiver<Arc<PolicySet>> {
+        self.policies.subscribe()
     }
 }
 
 /// A server with everything around it that a test looks at.
 pub(super) struct TestServer {
     pub(super) addresses: Vec<String>,
+    /// For calls that do without a socket, and so can be made while time is paused.
+    pub(super) service: SdsServer,
     pub(super) source: Arc<FakeSource>,
     pub(super) authenticate: Arc<FakeAuthenticate>,
     pub(super) ready: watch::Sender<bool>,
@@ -172,9 +201,9 @@ impl TestServer {
             SdsServer::new(settings, source.clone(), authenticate.clone(), metrics, is_ready, clock.clone(), &tasks);
         let bound = listen::bind(listeners, &clock).await.unwrap();
         let addresses = bound.addresses().to_vec();
-        let serving = listen::serve(bound, Routes::new(server), tasks.clone(), clock, Duration::from_secs(5));
+        let serving = listen::serve(bound, Routes::new(server.clone()), tasks.clone(), clock, Duration::from_secs(5));
         tasks.spawn_to_end(serving);
-        Self { addresses, source, authenticate, ready, tasks, registry, _deaths: deaths }
+        Self { addresses, service: server, source, authenticate, ready, tasks, registry, _deaths: deaths }
     }
 
     /// Makes a new certificate current and returns it.

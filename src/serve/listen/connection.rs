@@ -10,7 +10,9 @@ use std::task::{Context, Poll};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::identify::UnixPeer;
@@ -24,6 +26,8 @@ pub struct Peer {
     pub certificates: Arc<[CertificateDer<'static>]>,
     /// The credentials of the peer of a unix socket.
     pub unix: Option<UnixPeer>,
+    /// Closes the connection when cancelled.
+    pub(crate) end: CancellationToken,
 }
 
 impl fmt::Display for Peer {
@@ -36,9 +40,21 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Bytes of the preface with which each HTTP/2 connection begins (RFC 9113 §3.4).
+const PREFACE: usize = 24;
+
 /// An accepted connection, past its TLS handshake.
 #[derive(Debug)]
-pub enum Connection {
+pub struct Connection {
+    io: Io,
+    end: CancellationToken,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// `None` once the peer has spoken.
+    silence: Option<Silence>,
+}
+
+#[derive(Debug)]
+pub(super) enum Io {
     /// TCP without TLS.
     Plain(TcpStream),
     /// TLS over TCP.
@@ -47,24 +63,63 @@ pub enum Connection {
     Unix(UnixStream),
 }
 
+/// A peer that has not spoken HTTP/2 yet. Keep-alive begins only after that, and idle connections are free to make.
+#[derive(Debug)]
+struct Silence {
+    missing: usize,
+    limit: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    /// A connection whose peer must have sent HTTP/2's preface by `deadline`.
+    pub(super) fn new(io: Io, deadline: Instant) -> Self {
+        let end = CancellationToken::new();
+        let ended = Box::pin(end.clone().cancelled_owned());
+        let limit = Box::pin(tokio::time::sleep_until(deadline));
+        Self { io, end, ended, silence: Some(Silence { missing: PREFACE, limit }) }
+    }
+
+    /// An error once it has been ended from within. HTTP/2 always reads or writes, so one of these is always waiting.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.ended.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed by the server")),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Takes note of `read` bytes, or of nothing to read; an error if the peer has been silent for too long.
+    fn poll_silence(&mut self, read: Option<usize>, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(silence) = &mut self.silence else { return Ok(()) };
+        silence.missing = silence.missing.saturating_sub(read.unwrap_or(0));
+        if silence.missing == 0 {
+            self.silence = None;
+        } else if read.is_none() && silence.limit.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not speak HTTP/2"));
+        }
+        Ok(())
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        match self {
-            Self::Plain(stream) => Peer { address: stream.peer_addr().ok(), ..Peer::default() },
-            Self::Tls(stream) => {
+        let end = self.end.clone();
+        match &self.io {
+            Io::Plain(stream) => Peer { address: stream.peer_addr().ok(), end, ..Peer::default() },
+            Io::Tls(stream) => {
                 let (stream, session) = stream.get_ref();
                 Peer {
                     address: stream.peer_addr().ok(),
                     certificates: session.peer_certificates().unwrap_or_default().into(),
                     unix: None,
+                    end,
                 }
             }
-            Self::Unix(stream) => {
+            Io::Unix(stream) => {
                 let peer =
                     |peer: tokio::net::unix::UCred| UnixPeer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
-                Peer { unix: stream.peer_cred().ok().map(peer), ..Peer::default() }
+                Peer { unix: stream.peer_cred().ok().map(peer), end, ..Peer::default() }
             }
         }
     }
@@ -73,46 +128,93 @@ impl Connected for Connection {
 /// Calls the same method on whatever it is.
 macro_rules! each {
     ($self:expr, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Connection::Plain($stream) => $call,
-            Connection::Tls($stream) => $call,
-            Connection::Unix($stream) => $call,
+        match &mut $self.get_mut().io {
+            Io::Plain($stream) => $call,
+            Io::Tls($stream) => $call,
+            Io::Unix($stream) => $call,
         }
     };
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_ended(cx)?;
+        let before = buf.filled().len();
+        let read = each!(self.as_mut(), stream => Pin::new(stream).poll_read(cx, buf))?;
+        self.poll_silence(read.is_ready().then(|| buf.filled().len() - before), cx)?;
+        read.map(Ok)
     }
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_ended(cx)?;
         each!(self, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.poll_ended(cx)?;
         each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-            Self::Unix(stream) => stream.is_write_vectored(),
+        match &self.io {
+            Io::Plain(stream) => stream.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+            Io::Unix(stream) => stream.is_write_vectored(),
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_ended(cx)?;
         each!(self, stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn pair() -> (UnixStream, Connection) {
+        let (peer, ours) = UnixStream::pair().unwrap();
+        (peer, Connection::new(Io::Unix(ours), Instant::now() + Duration::from_secs(10)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_has_to_speak_and_may_be_silent_afterwards() {
+        for (said, lives) in
+            [(&b""[..], false), (b"PRI * HTTP/2.0", false), (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true)]
+        {
+            let (mut peer, mut connection) = pair();
+            peer.write_all(said).await.unwrap();
+            let mut rest = Vec::new();
+            let read = tokio::time::timeout(Duration::from_secs(3600), connection.read_to_end(&mut rest)).await;
+            assert_eq!(rest, said);
+            match read {
+                Ok(read) => assert_eq!((read.unwrap_err().kind(), lives), (io::ErrorKind::TimedOut, false)),
+                Err(_elapsed) => assert!(lives, "{said:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn it_can_be_ended_from_within() {
+        let (_peer, mut connection) = pair();
+        let end = connection.connect_info().end;
+        let (read, ()) = tokio::join!(connection.read_u8(), async { end.cancel() });
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(connection.write(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }

@@ -40,6 +40,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// … and dropped if none comes within this time.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// From accepting a connection to the end of HTTP/2's preface, TLS handshake included.
+const HELLO: Duration = Duration::from_secs(10);
+
 /// Accepted connections that wait for the server to take them.
 const BACKLOG: usize = 64;
 

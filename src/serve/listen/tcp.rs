@@ -2,10 +2,11 @@
 
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::accept_failed;
-use super::connection::Connection;
+use super::connection::{Connection, Io};
 use super::tls::Handshakes;
+use super::{HELLO, accept_failed};
 use crate::runtime::tasks::Tasks;
 
 /// Accepts connections for as long as somebody takes them.
@@ -27,10 +28,11 @@ pub(super) async fn accept(
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
+        let deadline = Instant::now() + HELLO;
         match &tls {
-            Some(handshakes) => handshakes.start(stream, &tasks, accepted.clone()).await,
+            Some(handshakes) => handshakes.start(stream, deadline, &tasks, accepted.clone()),
             // An error means that the server is gone, which the loop notices.
-            None => drop(accepted.send(Connection::Plain(stream)).await),
+            None => drop(accepted.send(Connection::new(Io::Plain(stream), deadline)).await),
         }
     }
 }

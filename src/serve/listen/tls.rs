@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use aws_lc_rs::digest;
 use rustls::pki_types::pem::PemObject;
@@ -11,19 +10,18 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
-use super::connection::Connection;
+use super::connection::{Connection, Io};
 use crate::model::certificate::Certificate;
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::{Changes, FileWatch};
 use crate::runtime::tasks::Tasks;
 
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// Handshakes at a time on one listener; more connections wait in the kernel.
+/// Handshakes at a time on one listener. More connections are closed at once: they must not hold up those that are there
+/// to shake hands, and whoever means it comes back.
 const HANDSHAKES: usize = 256;
 
 /// The files that a listener's TLS is made of, all PEM.
@@ -227,18 +225,26 @@ pub(super) struct Handshakes {
 }
 
 impl Handshakes {
-    /// Starts one with the present configuration, beside the accept loop; waits only while there are too many.
-    pub(super) async fn start(&self, stream: TcpStream, tasks: &Tasks, accepted: mpsc::Sender<Connection>) {
-        // The semaphore is never closed.
-        let Ok(place) = self.places.clone().acquire_owned().await else { return };
+    /// Starts one with the present configuration, beside the accept loop. It has to be done by `deadline`.
+    pub(super) fn start(
+        &self,
+        stream: TcpStream,
+        deadline: Instant,
+        tasks: &Tasks,
+        accepted: mpsc::Sender<Connection>,
+    ) {
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            tracing::debug!(peer = ?stream.peer_addr(), "too many TLS handshakes; the connection is closed");
+            return;
+        };
         let acceptor = TlsAcceptor::from(self.config.borrow().clone());
         tasks.spawn(async move {
             let peer = stream.peer_addr();
-            match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            match tokio::time::timeout_at(deadline, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => {
                     drop(place);
                     // An error means that the server is gone.
-                    drop(accepted.send(Connection::Tls(Box::new(stream))).await);
+                    drop(accepted.send(Connection::new(Io::Tls(Box::new(stream)), deadline)).await);
                 }
                 Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake failed"),
                 Err(_elapsed) => tracing::debug!(?peer, "TLS handshake took too long"),

@@ -123,6 +123,13 @@ impl Subscriptions {
         }
     }
 
+    /// There is nothing of a name to send any more; what was sent stays sent.
+    pub(crate) fn gone(&mut self, name: &str) {
+        if let Some(position) = self.position(name) {
+            self.0[position].newest = None;
+        }
+    }
+
     /// The next that the client does not have, trust bundles first (item 92); it counts as sent. The only reason to
     /// send is that content has changed or that it is new to this subscription (items 43 and 86).
     pub(crate) fn next_to_send(&mut self) -> Option<(Arc<str>, SecretKind, Version, bool)> {

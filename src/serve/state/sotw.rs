@@ -54,6 +54,11 @@ impl State {
         self.subscriptions.available(name, kind, version);
     }
 
+    /// What was available of `name` is not to be sent any more (item 99).
+    pub(crate) fn gone(&mut self, name: &str) {
+        self.subscriptions.gone(name);
+    }
+
     /// What to send next, one secret at a time (item 78); to be asked when the transport has room. The caller sends
     /// it: it counts as sent from here on.
     pub(crate) fn next_push(&mut self) -> Option<Push> {

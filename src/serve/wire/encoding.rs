@@ -9,7 +9,6 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, sec
 use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
-use tokio::time::Instant;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::SECRET_TYPE;
@@ -28,8 +27,6 @@ pub(crate) struct Encoded {
     pub(crate) version: Version,
     /// The encoding; wiped on drop if there is a key in it.
     pub(crate) bytes: Bytes,
-    /// When it was made, which is when the first stream saw the version.
-    pub(crate) since: Instant,
 }
 
 /// Encodes secrets, and keeps what all streams of a mesh share.
@@ -64,7 +61,7 @@ impl Encoder {
             .or_insert_with(|| {
                 let version = Version::of_bundle(bundle);
                 let bytes = self.encode(render::validation_context(name, bundle), &version);
-                Encoded { version, bytes: Bytes::from_owner(bytes), since: Instant::now() }
+                Encoded { version, bytes: Bytes::from_owner(bytes) }
             })
             .clone()
     }

@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::HEADER;
+use crate::serve::blocked::Exit;
 
 /// One response message. Protobuf messages are merged by writing them one after the other, so it consists of what is
 /// this response's own (the nonce) and of encodings that may be shared with other streams.
@@ -41,13 +42,15 @@ impl Response {
     }
 }
 
-/// The response stream of a call. It asks `responses` for the next one only when HTTP/2 has room for it, which is
-/// where the back-pressure and the coalescing of secrets come from.
+/// The response stream of a call. HTTP/2 asks it for a piece when it has sent the one before, so at most one response is
+/// under way, and `responses` is asked for the next one when that has gone out: what has changed twice in between is sent
+/// once. It also means that nothing in here runs while a piece waits for the peer; for that there is `exit`.
 #[derive(Debug)]
 pub(crate) struct Outbound<S> {
     /// `None` once the trailers have been sent.
     responses: Option<S>,
     current: VecDeque<Bytes>,
+    exit: Exit,
 }
 
 impl<S> Outbound<S>
@@ -55,9 +58,9 @@ where
     S: Stream<Item = Result<Response, Status>> + Send + Unpin + 'static,
 {
     /// The HTTP response that carries `responses`.
-    pub(crate) fn response(responses: S) -> http::Response<Body> {
+    pub(crate) fn response(responses: S, exit: Exit) -> http::Response<Body> {
         let mut response =
-            http::Response::new(Body::new(Self { responses: Some(responses), current: VecDeque::new() }));
+            http::Response::new(Body::new(Self { responses: Some(responses), current: VecDeque::new(), exit }));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
     }
@@ -75,8 +78,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = &mut *self;
+        this.exit.asked();
         loop {
             if let Some(piece) = this.current.pop_front() {
+                this.exit.handed_over();
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             let Some(responses) = &mut this.responses else { return Poll::Ready(None) };

@@ -1,0 +1,164 @@
+//! The client of the tests that go over real sockets.
+
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use envoy_types::pb::envoy::config::core::v3::{Node, data_source::Specifier};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use http::HeaderMap;
+use http_body_util::{BodyExt, StreamBody};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+use tower::Service;
+
+use super::testing::{TestServer, tcp};
+use super::wire::SECRET_TYPE;
+use super::{SdsServer, ServeSettings};
+
+/// envoy-types has one.
+pub(super) type Client = SecretDiscoveryServiceClient<Channel>;
+
+pub(super) async fn server() -> TestServer {
+    TestServer::start(ServeSettings::default(), &[tcp()]).await
+}
+
+pub(super) async fn client(server: &TestServer) -> Client {
+    // A small window, so that a reader that does not read is soon a slow one.
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addresses[0])).unwrap();
+    Client::new(endpoint.initial_stream_window_size(65_535).connect().await.unwrap())
+}
+
+pub(super) fn node() -> Option<Node> {
+    Some(Node { id: "proxy-0".to_owned(), cluster: "web".to_owned(), ..Default::default() })
+}
+
+pub(super) fn request(names: &[&str]) -> DiscoveryRequest {
+    DiscoveryRequest {
+        node: node(),
+        resource_names: names.iter().map(|name| (*name).to_owned()).collect(),
+        type_url: SECRET_TYPE.to_owned(),
+        ..Default::default()
+    }
+}
+
+pub(super) fn with_token<T>(message: T, token: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    request
+}
+
+/// A client's end of a SotW stream.
+pub(super) struct Sotw {
+    pub(super) requests: mpsc::Sender<DiscoveryRequest>,
+    pub(super) responses: Streaming<DiscoveryResponse>,
+}
+
+impl Sotw {
+    pub(super) async fn open(client: &mut Client, token: &str) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(16);
+        let responses = client.stream_secrets(with_token(ReceiverStream::new(outgoing), token)).await?.into_inner();
+        Ok(Self { requests, responses })
+    }
+
+    pub(super) async fn send(&self, request: DiscoveryRequest) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    pub(super) async fn next(&mut self) -> (DiscoveryResponse, Secret) {
+        let response = soon(self.responses.message()).await.unwrap().expect("a response");
+        assert_eq!(response.type_url, SECRET_TYPE, "item 32");
+        let [resource] = response.resources.as_slice() else { panic!("item 78: {response:?}") };
+        assert_eq!(resource.type_url, SECRET_TYPE);
+        let secret = Secret::decode(&*resource.value).unwrap();
+        (response, secret)
+    }
+
+    pub(super) async fn ack(&self, response: &DiscoveryResponse, names: &[&str]) {
+        self.send(DiscoveryRequest {
+            version_info: response.version_info.clone(),
+            response_nonce: response.nonce.clone(),
+            ..request(names)
+        })
+        .await;
+    }
+
+    pub(super) async fn status(mut self) -> Status {
+        soon(self.responses.message()).await.unwrap_err()
+    }
+
+    pub(super) async fn silent(&mut self) {
+        let message = tokio::time::timeout(Duration::from_millis(150), self.responses.message()).await;
+        assert!(message.is_err(), "silence, not {message:?}");
+    }
+}
+
+pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.expect("soon")
+}
+
+pub(super) async fn eventually(mut condition: impl FnMut() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+pub(super) fn chain(secret: &Secret) -> String {
+    let Some(secret::Type::TlsCertificate(tls)) = &secret.r#type else { panic!("not a certificate") };
+    let Some(Specifier::InlineBytes(pem)) = &tls.certificate_chain.as_ref().unwrap().specifier else { panic!() };
+    String::from_utf8(pem.clone()).unwrap()
+}
+
+/// A client's end of a SotW stream without a socket: the service is called as HTTP/2 would.
+pub(super) struct Raw {
+    pub(super) requests: mpsc::Sender<Bytes>,
+    pub(super) body: Body,
+}
+
+impl Raw {
+    pub(super) async fn open(server: &TestServer, token: &str) -> Self {
+        let (requests, outgoing) = mpsc::channel(16);
+        let frames = ReceiverStream::new(outgoing).map(|data| Ok::<_, Status>(http_body::Frame::data(data)));
+        let request = http::Request::post(format!("/{}/StreamSecrets", SdsServer::NAME))
+            .header("content-type", "application/grpc")
+            .header("authorization", format!("Bearer {token}"))
+            .body(Body::new(StreamBody::new(frames)))
+            .unwrap();
+        let response = server.service.clone().call(request).await.unwrap();
+        Self { requests, body: response.into_body() }
+    }
+
+    pub(super) async fn send(&self, request: DiscoveryRequest) {
+        self.requests.send(framed(&request)).await.unwrap();
+    }
+
+    /// Reads to the end: how many bytes came, and with which trailers it ended.
+    pub(super) async fn ended(&mut self) -> (usize, HeaderMap) {
+        let mut read = 0;
+        loop {
+            match self.body.frame().await.expect("trailers").unwrap().into_data() {
+                Ok(data) => read += data.len(),
+                Err(frame) => return (read, frame.into_trailers().unwrap()),
+            }
+        }
+    }
+}
+
+/// A gRPC message as it is on the wire.
+pub(super) fn framed(message: &impl Message) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
+    message.encode(&mut bytes).unwrap();
+    bytes.freeze()
+}
