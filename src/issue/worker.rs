@@ -219,7 +219,7 @@ impl Worker {
             .filter(|slot| {
                 let current = slot.current.borrow();
                 // One that has ended is due anyway; one in flight is checked against the trust of the moment it lands.
-                let usable = current.as_ref().filter(|svid| usable_until(svid) > now);
+                let usable = current.as_ref().filter(|svid| svid.usable_until() > now);
                 let bundle = changed(&slot.key().mesh).filter(|_| !in_flight.contains(slot.key()));
                 bundle.zip(usable).is_some_and(|(bundle, svid)| !is_trusted(svid, bundle, now))
             })
