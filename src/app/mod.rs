@@ -145,7 +145,8 @@ impl App {
         let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
         if let (Some(method), Some(client)) = (&config.identify.service_account_token, kubernetes) {
             let reviewer = Arc::new(ApiServer::new(client));
-            methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock.clone())));
+            let audiences = method.audiences.clone();
+            methods.push(Arc::new(ServiceAccountTokens::new(reviewer, audiences, clock.clone(), &tasks)));
         }
         let identifiers = Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
 

@@ -10,14 +10,16 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use kube::api::PostParams;
 use kube::{Api, Client};
+use moka::Expiry;
 use moka::future::Cache;
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
-use super::{Evidence, Identify, IdentifyError, Proof};
+use super::{BearerToken, Evidence, Identify, IdentifyError, Proof};
 use crate::model::identity::{Pod, Workload};
 use crate::runtime::clock::Clock;
 use crate::runtime::cluster::explain;
+use crate::runtime::tasks::Tasks;
 
 /// The name of the method, as configured.
 pub const METHOD: &str = "serviceAccountToken";
@@ -32,14 +34,11 @@ const REFUSAL_LASTS: SignedDuration = SignedDuration::from_secs(10);
 /// How many verdicts are remembered, half a KiB each: as many as there may be streams (`limits.streams`).
 const MAX_VERDICTS: u64 = 50_000;
 
-/// A verdict that nobody asked for in this time is forgotten.
-const IDLE: Duration = Duration::from_secs(3600);
-
 /// Reviews under way at once. When hundreds of pods start together, the API server throttles whoever asks for all at
 /// once (istio#27945: 24 s for one review).
 const AT_ONCE: usize = 32;
 
-/// Bound on one review.
+/// Bound on one review, and on the wait for its turn.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -92,6 +91,13 @@ impl ReviewTokens for ApiServer {
 /// lifetime: keep `expirationSeconds` of the projected token short.
 #[derive(Debug)]
 pub struct ServiceAccountTokens {
+    judge: Arc<Judge>,
+    tasks: Tasks,
+}
+
+/// What outlives a call: a review goes on when whoever asked for it has given up, because the next one asks again.
+#[derive(Debug)]
+struct Judge {
     reviewer: Arc<dyn ReviewTokens>,
     audiences: Vec<String>,
     clock: Clock,
@@ -105,6 +111,35 @@ struct Verdict {
     outcome: Result<Proof, IdentifyError>,
     /// From this moment on it counts no more.
     until: Timestamp,
+}
+
+/// Verdicts are kept for as long as they count, asked for or not: whoever reconnects after a day of quiet has to be let
+/// in while the API server is away.
+#[derive(Debug)]
+struct Lifetime(Clock);
+
+impl Lifetime {
+    fn left(&self, verdict: &Verdict) -> Option<Duration> {
+        let left = verdict.until.duration_since(self.0.now()).max(SignedDuration::ZERO);
+        Some(left.unsigned_abs())
+    }
+}
+
+#[expect(clippy::disallowed_types, reason = "the interface is moka's")]
+impl Expiry<[u8; 32], Arc<Verdict>> for Lifetime {
+    fn expire_after_create(&self, _: &[u8; 32], verdict: &Arc<Verdict>, _: std::time::Instant) -> Option<Duration> {
+        self.left(verdict)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &[u8; 32],
+        verdict: &Arc<Verdict>,
+        _: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.left(verdict)
+    }
 }
 
 /// What a token says of itself. Not believed, except that a token cannot be good for more than it claims itself.
@@ -148,26 +183,43 @@ impl Identify for ServiceAccountTokens {
 
     async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
         let Some(token) = &evidence.bearer_token else { return Ok(None) };
-        let token = token.expose();
-        let Some(expires) = self.preview(token)? else { return Ok(None) };
+        let Some(expires) = self.judge.preview(token.expose())? else { return Ok(None) };
         let mut key = [0; 32];
-        key.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        // One review per token at a time, however many streams bring it; the others wait for its verdict.
-        let verdict = self
-            .verdicts
-            .entry(key)
-            .or_insert_with_if(Box::pin(self.judge(token, expires)), |old| old.until <= self.clock.now())
-            .await
-            .into_value();
+        key.copy_from_slice(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref());
+        if let Some(known) = self.judge.verdicts.get(&key).await
+            && known.until > self.judge.clock.now()
+        {
+            return known.outcome.clone().map(Some);
+        }
+        let (tell, told) = oneshot::channel();
+        let (judge, token) = (self.judge.clone(), token.clone());
+        self.tasks.spawn(async move {
+            // Nobody may be waiting for it any more; it is remembered all the same.
+            let _ = tell.send(judge.verdict(key, token, expires).await);
+        });
+        let verdict = told.await.map_err(|_ended| {
+            let reason = "the server is shutting down".to_owned();
+            IdentifyError::Unavailable { method: METHOD, reason }
+        })?;
         verdict.outcome.clone().map(Some)
     }
 }
 
 impl ServiceAccountTokens {
-    /// Accepts tokens for any of `audiences`.
-    pub fn new(reviewer: Arc<dyn ReviewTokens>, audiences: Vec<String>, clock: Clock) -> Self {
-        let verdicts = Cache::builder().max_capacity(MAX_VERDICTS).time_to_idle(IDLE).build();
-        Self { reviewer, audiences, clock, verdicts, slots: Semaphore::new(AT_ONCE) }
+    /// Accepts tokens for any of `audiences`; reviews run as `tasks`.
+    pub fn new(reviewer: Arc<dyn ReviewTokens>, audiences: Vec<String>, clock: Clock, tasks: &Tasks) -> Self {
+        let verdicts = Cache::builder().max_capacity(MAX_VERDICTS).expire_after(Lifetime(clock.clone())).build();
+        let judge = Judge { reviewer, audiences, clock, verdicts, slots: Semaphore::new(AT_ONCE) };
+        Self { judge: Arc::new(judge), tasks: tasks.clone() }
+    }
+}
+
+impl Judge {
+    /// The verdict on a token. One review per token at a time, however many streams bring it; the others wait for it.
+    async fn verdict(&self, key: [u8; 32], token: BearerToken, expires: Timestamp) -> Arc<Verdict> {
+        let review = Box::pin(self.review(token.expose(), expires));
+        let ended = |old: &Arc<Verdict>| old.until <= self.clock.now();
+        self.verdicts.entry(key).or_insert_with_if(review, ended).await.into_value()
     }
 
     /// What can be told without the API server: `None` if it is another method's token, else when it expires. Whoever
@@ -196,10 +248,12 @@ impl ServiceAccountTokens {
         Ok(Some(expires))
     }
 
-    async fn judge(&self, token: &str, expires: Timestamp) -> Arc<Verdict> {
-        let reviewed = match self.slots.acquire().await {
-            Ok(_slot) => self.reviewer.review(token, &self.audiences).await,
-            Err(closed) => Err(closed.to_string()),
+    async fn review(&self, token: &str, expires: Timestamp) -> Arc<Verdict> {
+        // Whoever asks gives up after some seconds, so there is no point in a longer queue.
+        let reviewed = match tokio::time::timeout(REVIEW_TIMEOUT, self.slots.acquire()).await {
+            Ok(Ok(_slot)) => self.reviewer.review(token, &self.audiences).await,
+            Ok(Err(closed)) => Err(closed.to_string()),
+            Err(_elapsed) => Err("too many tokens wait for the API server".to_owned()),
         };
         let verdict = match reviewed {
             // Not remembered: it says nothing about the token.

@@ -7,7 +7,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::super::BearerToken;
 use super::*;
 
 #[derive(Debug, Default)]
@@ -57,7 +56,8 @@ fn rig(status: Option<TokenReviewStatus>) -> (Arc<Fake>, ServiceAccountTokens) {
     let fake = Arc::new(Fake::default());
     fake.answer(status);
     let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
-    (fake.clone(), ServiceAccountTokens::new(fake, vec!["other".to_owned(), "envoy-sds".to_owned()], clock))
+    let audiences = vec!["other".to_owned(), "envoy-sds".to_owned()];
+    (fake.clone(), ServiceAccountTokens::new(fake, audiences, clock, &Tasks::new().0))
 }
 
 fn jwt(claims: &Value) -> String {
@@ -193,4 +193,29 @@ async fn an_outage_is_not_remembered_and_known_tokens_survive_it() {
     fake.answer(None);
     assert!(identify(&method, token(3600)).await.is_ok());
     assert_eq!(fake.calls(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn verdicts_are_kept_for_as_long_as_they_count() {
+    let (_, method) = rig(Some(yes()));
+    assert_eq!(method.judge.verdicts.policy().time_to_idle(), None);
+    let lifetime = Lifetime(method.judge.clock.clone());
+    tokio::time::advance(Duration::from_secs(100)).await;
+    for (until, left) in [(86_400, 86_300), (0, 0)] {
+        let until = Timestamp::from_second(until).unwrap();
+        let verdict = Verdict { outcome: Err(refused("")), until };
+        assert_eq!(lifetime.left(&verdict).unwrap().as_secs(), left);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_review_goes_on_when_whoever_asked_has_given_up() {
+    let (fake, method) = rig(Some(yes()));
+    for _ in 0..2 {
+        let hasty = tokio::time::timeout(Duration::from_millis(20), identify(&method, token(3600))).await;
+        assert!(hasty.is_err());
+    }
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(identify(&method, token(3600)).await.is_ok());
+    assert_eq!(fake.calls(), 1);
 }

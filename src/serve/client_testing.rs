@@ -129,11 +129,7 @@ impl Raw {
     pub(super) async fn open(server: &TestServer, token: &str) -> Self {
         let (requests, outgoing) = mpsc::channel(16);
         let frames = ReceiverStream::new(outgoing).map(|data| Ok::<_, Status>(http_body::Frame::data(data)));
-        let request = http::Request::post(format!("/{}/StreamSecrets", SdsServer::NAME))
-            .header("content-type", "application/grpc")
-            .header("authorization", format!("Bearer {token}"))
-            .body(Body::new(StreamBody::new(frames)))
-            .unwrap();
+        let request = call("StreamSecrets", token).body(Body::new(StreamBody::new(frames))).unwrap();
         let response = server.service.clone().call(request).await.unwrap();
         Self { requests, body: response.into_body() }
     }
@@ -161,4 +157,11 @@ pub(super) fn framed(message: &impl Message) -> Bytes {
     bytes.put_u32(u32::try_from(message.encoded_len()).unwrap());
     message.encode(&mut bytes).unwrap();
     bytes.freeze()
+}
+
+/// A call as HTTP/2 has it.
+pub(super) fn call(method: &str, token: &str) -> http::request::Builder {
+    http::Request::post(format!("/{}/{method}", SdsServer::NAME))
+        .header("content-type", "application/grpc")
+        .header("authorization", format!("Bearer {token}"))
 }

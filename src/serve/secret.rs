@@ -41,6 +41,7 @@ fn inline(bytes: Vec<u8>) -> DataSource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::certificate::Certificate;
     use crate::serve::testing;
 
     fn bytes(source: &Option<DataSource>) -> &[u8] {
@@ -59,6 +60,16 @@ mod tests {
         assert_eq!(bytes(&tls.certificate_chain), svid.chain_pem().as_bytes());
         assert!(svid.chain_pem().starts_with(&svid.leaf.pem()));
         assert_eq!(bytes(&tls.private_key), svid.key.expose().as_bytes());
+    }
+
+    #[test]
+    fn item_85_intermediates_follow_the_leaf_in_order_and_the_anchor_does_not() {
+        let [leaf, near, far] = ["leaf", "near", "far"].map(|name| testing::ca(name).certificate);
+        let intermediates = vec![near.clone(), far.clone()];
+        let svid = Svid { leaf: leaf.clone(), intermediates, ..testing::svid("web") };
+        let Some(secret::Type::TlsCertificate(tls)) = certificate("default", &svid).r#type else { panic!() };
+        let read = Certificate::many_from_pem(bytes(&tls.certificate_chain)).unwrap();
+        assert!(read == [leaf, near, far], "{read:?}");
     }
 
     #[test]

@@ -14,10 +14,12 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::super::admission::StreamLimits;
-use super::super::client_testing::{Sotw, chain, client, eventually, node, request, server, soon, with_token};
+use super::super::client_testing::{
+    Sotw, call, chain, client, eventually, framed, node, request, server, soon, with_token,
+};
 use super::super::testing::{TestServer, ca, tcp};
 use super::super::version::Version;
-use super::ServeSettings;
+use super::{Body, ServeSettings, Service, StatusCode};
 use crate::model::bundle::Bundle;
 use crate::runtime::clock::Clock;
 
@@ -269,4 +271,55 @@ async fn delta_is_said_to_be_missing() {
     let requests = tokio_stream::pending::<DeltaDiscoveryRequest>();
     let status = client(&server).await.delta_secrets(with_token(requests, "web")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
+}
+
+/// Calls the service without a socket.
+async fn answer(server: &TestServer, request: http::Request<Body>) -> http::Response<Body> {
+    server.service.clone().call(request).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn item_5_a_callers_deadline_counts_from_its_call() {
+    let server = TestServer::start(ServeSettings::default(), &[]).await;
+    let body = Body::new(http_body_util::Full::new(framed(&request(&["default"]))));
+    let began = tokio::time::Instant::now();
+    let response = answer(&server, call("FetchSecrets", "slowly").header("grpc-timeout", "10S").body(body).unwrap());
+    assert_eq!(response.await.headers()["grpc-status"], "14");
+    assert!((9..10).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_no_call_of_ours_is_told_so() {
+    let server = TestServer::start(ServeSettings::default(), &[]).await;
+    for (content_type, is_grpc) in [
+        ("application/grpc", true),
+        ("application/grpc+proto", true),
+        ("application/grpc; charset=utf-8", true),
+        ("application/grpc-web", false),
+        ("application/grpc-web+proto", false),
+        ("application/grpc+json", false),
+        ("application/grpcx", false),
+        ("application/json", false),
+    ] {
+        let mut request = call("DeltaSecrets", "web").body(Body::empty()).unwrap();
+        request.headers_mut().insert("content-type", content_type.parse().unwrap());
+        let status = answer(&server, request).await.status();
+        assert_eq!(status == StatusCode::OK, is_grpc, "{content_type}");
+        assert!(is_grpc || status == StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    let get = call("StreamSecrets", "web").method("GET").body(Body::empty()).unwrap();
+    assert_eq!(answer(&server, get).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn item_1_older_and_other_services_are_unimplemented() {
+    let server = server().await;
+    for path in ["/envoy.service.discovery.v2.SecretDiscoveryService/StreamSecrets", "/x.Y/Z"] {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.addresses[0])).unwrap();
+        let mut channel = endpoint.connect().await.unwrap();
+        let request = call("", "web").uri(format!("http://sds{path}")).body(Body::empty()).unwrap();
+        std::future::poll_fn(|cx| Service::<http::Request<Body>>::poll_ready(&mut channel, cx)).await.unwrap();
+        let response = soon(channel.call(request)).await.unwrap();
+        assert_eq!(response.headers()["grpc-status"], "12", "{path}");
+    }
 }

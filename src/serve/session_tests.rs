@@ -124,3 +124,61 @@ async fn item_96_a_proxy_that_does_not_read_is_cut_off() {
     let ended = async { while let Ok(Some(_)) = slow.responses.message().await {} };
     tokio::time::timeout(Duration::from_secs(5), ended).await.unwrap();
 }
+
+#[tokio::test]
+async fn item_24_two_streams_with_one_node_and_one_name() {
+    let server = server().await;
+    server.issue();
+    let mut client = client(&server).await;
+    let mut old = Sotw::open(&mut client, "web").await.unwrap();
+    let mut new = Sotw::open(&mut client, "web").await.unwrap();
+    for stream in [&mut old, &mut new] {
+        stream.send(request(&["default"])).await;
+        let (response, _) = stream.next().await;
+        stream.ack(&response, &["default"]).await;
+    }
+    let renewed = server.issue();
+    assert_eq!(chain(&old.next().await.1), renewed.chain_pem());
+    assert_eq!(chain(&new.next().await.1), renewed.chain_pem());
+    drop(old);
+    eventually(|| Arc::strong_count(&server.source.interest) == 2).await;
+    let renewed = server.issue();
+    assert_eq!(chain(&new.next().await.1), renewed.chain_pem());
+}
+
+#[tokio::test]
+async fn item_25_each_stream_of_a_connection_has_its_own_token() {
+    let server = server().await;
+    server.issue();
+    let until = Clock::system().now() + SignedDuration::from_millis(500);
+    server.authenticate.until.lock().unwrap().insert("old".to_owned(), until);
+    let mut client = client(&server).await;
+    let mut old = Sotw::open(&mut client, "old").await.unwrap();
+    old.send(request(&["default"])).await;
+    let mut rotated = Sotw::open(&mut client, "rotated").await.unwrap();
+    rotated.send(request(&["default"])).await;
+    rotated.next().await;
+    old.next().await;
+    assert_eq!(old.status().await.code(), Code::Unauthenticated);
+    server.issue();
+    rotated.next().await;
+    assert_eq!(Sotw::open(&mut client, "bad").await.err().unwrap().code(), Code::Unauthenticated);
+    let seen = server.authenticate.seen.lock().unwrap();
+    let ports: std::collections::HashSet<_> = seen.iter().map(|evidence| evidence.address).collect();
+    assert_eq!((seen.len(), ports.len()), (3, 1), "one connection");
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_ends_its_stream_and_no_other() {
+    let server = server().await;
+    server.issue();
+    let mut client = client(&server).await;
+    let mut other = Sotw::open(&mut client, "web").await.unwrap();
+    other.send(request(&["default"])).await;
+    other.next().await;
+    let stream = Sotw::open(&mut client, "web").await.unwrap();
+    stream.send(request(&["x".repeat(3 << 20).as_str()])).await;
+    assert_eq!(stream.status().await.code(), Code::ResourceExhausted);
+    server.issue();
+    other.next().await;
+}

@@ -139,6 +139,10 @@ impl Authenticate for FakeAuthenticate {
             Some(token) if token == "away" => {
                 return Err(IdentifyError::Unavailable { method: "test", reason: String::new() });
             }
+            Some(token) if token == "slowly" => {
+                tokio::time::sleep(Duration::from_secs(5)).await;
+                token
+            }
             Some(token) => token,
             None if evidence.unix_peer.is_some() || !evidence.peer_certificates.is_empty() => "web".to_owned(),
             None => return Err(IdentifyError::NoEvidence("no token".to_owned())),

@@ -149,6 +149,22 @@ async fn tls_and_its_reload_without_dropping_a_stream() {
 }
 
 #[tokio::test]
+async fn handshakes_that_are_not_made_do_not_hold_up_accepting() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = write(folder.path(), &ca("CA"));
+    files.client_ca = None;
+    let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls: Some(files) };
+    let server = TestServer::start(ServeSettings::default(), &[settings]).await;
+    let mut mute = Vec::new();
+    for _ in 0..tls::HANDSHAKES {
+        mute.push(TcpStream::connect(&server.addresses[0]).await.unwrap());
+    }
+    let mut further = TcpStream::connect(&server.addresses[0]).await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(5), further.read_u8()).await.expect("closed at once");
+    closed.unwrap_err();
+}
+
+#[tokio::test]
 async fn peers_that_say_nothing_or_nonsense_hold_nobody_up() {
     let server = TestServer::start(ServeSettings::default(), &[crate::serve::testing::tcp()]).await;
     let address = &server.addresses[0];

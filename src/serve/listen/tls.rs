@@ -22,7 +22,7 @@ use crate::runtime::tasks::Tasks;
 
 /// Handshakes at a time on one listener. More connections are closed at once: they must not hold up those that are there
 /// to shake hands, and whoever means it comes back.
-const HANDSHAKES: usize = 256;
+pub(super) const HANDSHAKES: usize = 256;
 
 /// The files that a listener's TLS is made of, all PEM.
 #[derive(Debug, Clone)]
