@@ -1,8 +1,9 @@
 //! One HTTP request over one connection.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use axum::http::Request;
+use axum::http::{HeaderName, HeaderValue, Request};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -12,7 +13,15 @@ use tokio::net::TcpStream;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub status: u16,
+    pub headers: BTreeMap<String, String>,
     pub body: String,
+}
+
+impl Answer {
+    /// A header's value; empty without it.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
 }
 
 /// GETs `path` from a plaintext server.
@@ -48,10 +57,14 @@ where
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status().as_u16();
-        Ok((status, response.into_body().collect().await?.to_bytes()))
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let headers = response.headers().iter().map(text).collect();
+        Ok((status, headers, response.into_body().collect().await?.to_bytes()))
     };
     // The connection's own error says more than "canceled", which is what the exchange sees of it.
     let (exchanged, connected) = tokio::join!(exchange, connection);
-    let (status, body) = exchanged.map_err(|error| text(connected.err().unwrap_or(error)))?;
-    Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+    let (status, headers, body) = exchanged.map_err(|error| text(connected.err().unwrap_or(error)))?;
+    Ok(Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned() })
 }

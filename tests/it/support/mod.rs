@@ -1,14 +1,22 @@
 //! The test rig: starts the real parts and looks at them from outside.
 
 pub mod cluster;
+pub mod deployment;
 pub mod envoy;
 pub mod eventually;
 pub mod http;
+pub mod ledger;
+pub mod mesh;
 pub mod parts;
 pub mod pki;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod scratch;
+pub mod sds;
+pub mod server;
+pub mod strangers;
+pub mod traffic;
 pub mod upstream;
 pub mod wire;
 

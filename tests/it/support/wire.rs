@@ -62,7 +62,7 @@ pub async fn get(address: SocketAddr, identity: Option<&Identity>) -> Result<Acc
     let chain = look.chain.lock().expect("not poisoned").iter().map(Certificate::parse).collect();
     let asked_for_certificate = offer.asked.load(Ordering::Relaxed);
     match exchanged {
-        Ok(http::Answer { status, body }) => Ok(Accepted { chain, asked_for_certificate, status, body }),
+        Ok(http::Answer { status, body, .. }) => Ok(Accepted { chain, asked_for_certificate, status, body }),
         Err(reason) => Err(Refused { chain, asked_for_certificate, reason }),
     }
 }

@@ -1,0 +1,88 @@
+//! Every CertificateRequest that there ever was in a namespace: they are deleted as soon as they are finished, so only a
+//! watch sees them.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt;
+use kube::Api;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::{WatchStreamExt, watcher};
+use tokio::task::JoinHandle;
+
+use super::PATIENCE;
+use super::cluster::Cluster;
+use super::eventually::eventually;
+
+/// Ends when dropped.
+#[derive(Debug)]
+pub struct Ledger {
+    seen: Arc<Mutex<BTreeMap<String, DynamicObject>>>,
+    task: JoinHandle<()>,
+}
+
+impl Ledger {
+    /// Begins to watch; outages of the API server are endured.
+    pub async fn open(cluster: &Cluster, ns: &str) -> Self {
+        let gvk = GroupVersionKind::gvk("cert-manager.io", "v1", "CertificateRequest");
+        let resource = ApiResource::from_gvk(&gvk);
+        let api: Api<DynamicObject> = Api::namespaced_with(cluster.client().await, ns, &resource);
+        let seen: Arc<Mutex<BTreeMap<String, DynamicObject>>> = Arc::default();
+        let (record, (begun, beginning)) = (seen.clone(), tokio::sync::oneshot::channel());
+        let task = tokio::spawn(async move {
+            let mut begun = Some(begun);
+            let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
+                        let name = object.metadata.name.clone().unwrap_or_default();
+                        record.lock().expect("not poisoned").insert(name, object);
+                    }
+                    Ok(watcher::Event::InitDone) => drop(begun.take().map(|begun| begun.send(()))),
+                    Ok(watcher::Event::Init | watcher::Event::Delete(_)) | Err(_) => {}
+                }
+            }
+        });
+        tokio::time::timeout(PATIENCE, beginning).await.expect("the watch begins").expect("the watch goes on");
+        Self { seen, task }
+    }
+
+    /// How many there have been.
+    pub fn len(&self) -> usize {
+        self.seen.lock().expect("not poisoned").len()
+    }
+
+    /// Those for this SPIFFE ID, as they last were.
+    pub fn of(&self, spiffe_id: &str) -> Vec<DynamicObject> {
+        let seen = self.seen.lock().expect("not poisoned");
+        let asks = |object: &&DynamicObject| {
+            let annotations = object.metadata.annotations.as_ref();
+            annotations.and_then(|all| all.get("envoy-sds.io/spiffe-id")).is_some_and(|id| id == spiffe_id)
+        };
+        seen.values().filter(asks).cloned().collect()
+    }
+
+    /// What all of them are for, by name.
+    pub fn summary(&self) -> String {
+        let seen = self.seen.lock().expect("not poisoned");
+        let line = |object: &DynamicObject| format!("{:?} {}", object.metadata.annotations, object.data["status"]);
+        seen.iter().map(|(name, object)| format!("{name}: {}\n", line(object))).collect()
+    }
+}
+
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Waits until no request is left in the namespace.
+pub async fn no_requests_left(cluster: &Cluster, ns: &str) {
+    eventually("no CertificateRequest is left behind", PATIENCE, async || {
+        let left = cluster.certificate_requests(ns).await;
+        let names: Vec<_> = left.iter().map(|request| (&request.metadata.name, &request.data["status"])).collect();
+        if names.is_empty() { Ok(()) } else { Err(format!("{names:?}")) }
+    })
+    .await;
+}

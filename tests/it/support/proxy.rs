@@ -1,0 +1,240 @@
+//! Envoys with the bootstraps of `envoy-config/`: those very files, so that what users copy is what is tested.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::envoy::Envoy;
+use super::eventually::eventually;
+use super::pki::Identity;
+use super::server::Server;
+use super::traffic::Traffic;
+use super::wire::{self, Certificate};
+use super::{PATIENCE, ports, scratch};
+
+/// How a proxy proves to the server who it is.
+#[derive(Debug, Clone, Copy)]
+pub enum Login<'a> {
+    /// A service account token, sent by Google's gRPC client.
+    GoogleGrpc { token: &'a str },
+    /// A service account token, sent by Envoy's own gRPC client.
+    EnvoyGrpc { token: &'a str },
+    /// Not at all: over the unix socket, by its node id.
+    NodeId,
+}
+
+/// A running Envoy. Listener `inbound` wants mutual TLS and says who called; `outbound` forwards to the peer by mutual
+/// TLS, every request over a connection of its own, so that every request sees the certificates of its time.
+#[derive(Debug)]
+pub struct Proxy {
+    pub name: String,
+    pub envoy: Envoy,
+    pub inbound: SocketAddr,
+    pub outbound: SocketAddr,
+    dir: PathBuf,
+}
+
+impl Proxy {
+    /// Starts two that call each other; not yet ready.
+    pub async fn pair(server: &Server, one: (&str, Login<'_>), other: (&str, Login<'_>)) -> (Self, Self) {
+        let (first, second) = (free_address(), free_address());
+        let one = Self::start(server, one.0, one.1, first, second).await;
+        let other = Self::start(server, other.0, other.1, second, first).await;
+        (one, other)
+    }
+
+    /// Starts one; not yet ready.
+    pub async fn start(server: &Server, name: &str, login: Login<'_>, inbound: SocketAddr, peer: SocketAddr) -> Self {
+        let dir = scratch::dir(&format!("envoy-{name}"));
+        let (token_file, token_secret) = (dir.join("token"), dir.join("token.yaml"));
+        let file = match login {
+            Login::GoogleGrpc { .. } => "service-account-google-grpc.yaml",
+            Login::EnvoyGrpc { .. } => "service-account-envoy-grpc.yaml",
+            Login::NodeId => "unix-node-id.yaml",
+        };
+        if let Login::GoogleGrpc { token } | Login::EnvoyGrpc { token } = login {
+            set_token(&dir, token);
+        }
+        let path = |path: &Path| path.display().to_string();
+        let values = [
+            ("NODE_ID", name.to_owned()),
+            ("NODE_CLUSTER", name.to_owned()),
+            ("SDS_HOST", "localhost".to_owned()),
+            ("SDS_PORT", server.tls_port.to_string()),
+            ("SDS_CA_FILE", path(&server.ca_file())),
+            ("SDS_SOCKET", path(&server.socket)),
+            ("TOKEN_FILE", path(&token_file)),
+            ("TOKEN_SECRET_FILE", path(&token_secret)),
+            ("PEER_HOST", peer.ip().to_string()),
+            ("PEER_PORT", peer.port().to_string()),
+        ];
+        if matches!(login, Login::EnvoyGrpc { .. }) {
+            fs::write(&token_secret, render("service-account-token.yaml", &values)).expect("the file can be written");
+        }
+        let outbound = free_address();
+        let bootstrap = render(file, &values);
+        let bootstrap = with_port(&bootstrap, "- name: inbound", inbound);
+        let bootstrap = with_port(&bootstrap, "- name: outbound", outbound);
+        let bootstrap = replace_after(
+            &bootstrap,
+            "- name: peer",
+            "{max_connection_duration: 3600s}",
+            "{max_connection_duration: 3600s, max_requests_per_connection: 1}",
+        );
+        let envoy = Envoy::start(&bootstrap, &dir).await;
+        Self { name: name.into(), envoy, inbound, outbound, dir }
+    }
+
+    /// Replaces the token file, as a kubelet does.
+    pub fn set_token(&self, token: &str) {
+        set_token(&self.dir, token);
+    }
+
+    /// Waits until Envoy has its secrets and serves, and checks that they are what they should be.
+    pub async fn ready(&mut self) {
+        let deadline = PATIENCE;
+        self.envoy.ready(deadline).await;
+        self.assert_sound().await;
+    }
+
+    /// Checks what Envoy got: a certificate where one belongs, CAs where CAs belong, and nothing it had to reject.
+    pub async fn assert_sound(&mut self) {
+        self.envoy.process.assert_running();
+        let mut secrets = self.envoy.config_dump_secrets().await.expect("Envoy dumps its secrets");
+        secrets.remove("token"); // what it proves its identity with: from a file, not from the server
+        let names: Vec<_> = secrets.keys().map(String::as_str).collect();
+        assert_eq!(names, ["ROOTCA", "default"], "{}: {secrets:#?}", self.name);
+        let chain = secrets["default"].certificate_chain.as_deref().unwrap_or_default();
+        let trusted = secrets["ROOTCA"].trusted_ca.as_deref().unwrap_or_default();
+        assert!(!chain.is_empty() && secrets["default"].trusted_ca.is_none(), "{}: {secrets:#?}", self.name);
+        assert!(!trusted.is_empty() && secrets["ROOTCA"].certificate_chain.is_none(), "{}: {secrets:#?}", self.name);
+        assert!(Certificate::parse_all(trusted).iter().all(|ca| ca.is_ca), "{}: {trusted}", self.name);
+        let stats = self.envoy.stats().await.expect("Envoy tells its statistics");
+        for name in ["default", "ROOTCA"] {
+            for bad in ["update_rejected", "init_fetch_timeout", "key_rotation_failed"] {
+                let stat = format!("sds.{name}.{bad}");
+                assert_eq!(stats.get(&stat).copied().unwrap_or_default(), 0, "{}: {stat}", self.name);
+            }
+        }
+    }
+
+    /// Whether nobody can connect yet: a listener without its secrets does not listen.
+    pub async fn is_shut(&self) -> bool {
+        tokio::net::TcpStream::connect(self.inbound).await.is_err()
+    }
+
+    /// What is shown to whoever connects now, the leaf first.
+    pub async fn shown(&self) -> Result<Vec<Certificate>, String> {
+        match wire::get(self.inbound, None).await {
+            Ok(_) => panic!("{} let in a client without a certificate", self.name),
+            Err(refused) if refused.chain.is_empty() => Err(refused.reason),
+            Err(refused) => Ok(refused.chain),
+        }
+    }
+
+    /// Waits until the leaf that is shown is as wanted, and gives the chain.
+    pub async fn shows(&self, what: &str, wanted: impl Fn(&Certificate) -> bool) -> Vec<Certificate> {
+        eventually(&format!("{} shows {what}", self.name), PATIENCE, async || {
+            let chain = self.shown().await?;
+            if wanted(&chain[0]) { Ok(chain) } else { Err(format!("{:?}", chain[0])) }
+        })
+        .await
+    }
+
+    /// The subjects of the CAs that Envoy trusts now, sorted.
+    pub async fn trusted(&self) -> Result<Vec<String>, String> {
+        let secrets = self.envoy.config_dump_secrets().await?;
+        let root_ca = secrets.get("ROOTCA").ok_or("there is no ROOTCA")?;
+        let pem = root_ca.trusted_ca.as_deref().ok_or("ROOTCA has no CA")?;
+        let mut subjects: Vec<_> = Certificate::parse_all(pem).into_iter().map(|ca| ca.subject).collect();
+        subjects.sort();
+        Ok(subjects)
+    }
+
+    /// Waits until Envoy trusts the CAs with these common names, and no others.
+    pub async fn trusts(&self, names: &[&str]) {
+        let mut wanted: Vec<_> = names.iter().map(|name| format!("CN={name}")).collect();
+        wanted.sort();
+        eventually(&format!("{} trusts {names:?}", self.name), PATIENCE, async || {
+            let trusted = self.trusted().await?;
+            if trusted == wanted { Ok(()) } else { Err(format!("it trusts {trusted:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until it lets this client in.
+    pub async fn lets_in(&self, client: &Identity) {
+        eventually(&format!("{} lets the client in", self.name), PATIENCE, async || {
+            let accepted = wire::get(self.inbound, Some(client)).await.map_err(|refused| refused.reason)?;
+            assert!(accepted.asked_for_certificate, "{} asks nobody for a certificate", self.name);
+            if accepted.status == 200 { Ok(()) } else { Err(format!("{accepted:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until it refuses this client, in the handshake.
+    pub async fn refuses(&self, client: &Identity) {
+        eventually(&format!("{} refuses the client", self.name), PATIENCE, async || {
+            match wire::get(self.inbound, Some(client)).await {
+                Ok(accepted) => Err(format!("it answered {}", accepted.status)),
+                Err(refused) if refused.reason.contains("alert") => Ok(()),
+                Err(refused) => Err(refused.reason),
+            }
+        })
+        .await;
+    }
+
+    /// Sends requests to the peer until dropped or stopped.
+    pub fn traffic(&self) -> Traffic {
+        Traffic::through(&format!("traffic of {}", self.name), self.outbound)
+    }
+
+    /// Waits until Envoy has both its streams to the server open.
+    pub async fn is_connected(&self, deadline: Duration) {
+        for name in ["default", "ROOTCA"] {
+            let stat = format!("sds.{name}.control_plane.connected_state");
+            self.envoy.stat_becomes(&stat, deadline, |value| value == 1).await;
+        }
+    }
+
+    /// How often a stream to the server has ended or could not be opened.
+    pub async fn failed_streams(&self) -> u64 {
+        let stats = self.envoy.stats().await.expect("Envoy tells its statistics");
+        ["default", "ROOTCA"].iter().filter_map(|name| stats.get(&format!("sds.{name}.update_failure"))).sum()
+    }
+}
+
+/// A loopback address that nobody has.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], ports::free()))
+}
+
+/// A file of `envoy-config/` with its placeholders replaced.
+fn render(file: &str, values: &[(&str, String)]) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy-config").join(file);
+    let mut text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    for (name, value) in values {
+        text = text.replace(&format!("${{{name}}}"), value);
+    }
+    let left = text.lines().find(|line| line.contains("${") && !line.trim_start().starts_with('#'));
+    assert_eq!(left, None, "{file} has a placeholder that nobody fills");
+    text
+}
+
+fn with_port(bootstrap: &str, after: &str, address: SocketAddr) -> String {
+    replace_after(bootstrap, after, "port_value: 0", &format!("port_value: {}", address.port()))
+}
+
+/// Replaces the first `old` after `marker`.
+fn replace_after(text: &str, marker: &str, old: &str, new: &str) -> String {
+    let (before, after) = text.split_once(marker).unwrap_or_else(|| panic!("there is no {marker:?}"));
+    assert!(after.contains(old), "there is no {old:?} after {marker:?}");
+    format!("{before}{marker}{}", after.replacen(old, new, 1))
+}
+
+fn set_token(dir: &Path, token: &str) {
+    let new = dir.join("token.new");
+    fs::write(&new, token).expect("the scratch folder can be written");
+    fs::rename(&new, dir.join("token")).expect("a file can be replaced");
+}
