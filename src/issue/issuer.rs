@@ -98,6 +98,11 @@ impl IssueError {
         }
     }
 
+    /// Whether another trust bundle might have made it good.
+    pub fn wants_other_trust(&self) -> bool {
+        matches!(self, Self::Verify(VerifyError::Untrusted { .. }) | Self::TrustUnknown)
+    }
+
     /// How soon to ask again.
     pub fn patience(&self) -> Patience {
         match self {

@@ -40,6 +40,8 @@ pub struct Status {
     pub next: Option<Timestamp>,
     /// Why the last attempt failed; `None` after a good one.
     pub error: Option<String>,
+    /// It failed because of what the mesh trusts, so a change of that is reason enough to try again.
+    pub(super) wants_other_trust: bool,
 }
 
 /// What the worker is told.

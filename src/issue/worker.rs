@@ -231,8 +231,19 @@ impl Worker {
                 "certificates in use are no longer trusted by their mesh; they are issued anew at once"
             );
         }
+        // What failed for lack of trust has backed off by up to minutes.
+        let waiting: Vec<ProxyKey> = self
+            .slots
+            .iter()
+            .filter(|slot| slot.status.wants_other_trust && changed(&slot.key().mesh).is_some())
+            .filter(|slot| !in_flight.contains(slot.key()))
+            .map(|slot| slot.key().clone())
+            .collect();
         for key in refused {
             self.restart(&key, now, now);
+        }
+        for key in waiting {
+            self.restart(&key, now.saturating_add(TRUST_GRACE).unwrap_or(now), now);
         }
     }
 
@@ -308,7 +319,7 @@ impl Worker {
             not_after = %svid.validity().not_after, renewal = %due, renewed = flight.renewal, "certificate issued"
         );
         if let Some(mut slot) = self.slots.get_mut(&flight.key) {
-            slot.status = Status { next: Some(due), error: None };
+            slot.status = Status { next: Some(due), ..Status::default() };
             slot.current.send_replace(Some(Arc::new(svid)));
         }
         self.schedule.issued(&flight.key, due, until);
@@ -323,7 +334,7 @@ impl Worker {
         let text = error.to_string();
         let Some(mut slot) = self.slots.get_mut(&flight.key) else { return };
         let repeated = slot.status.error.as_ref() == Some(&text);
-        slot.status = Status { next, error: Some(text) };
+        slot.status = Status { next, error: Some(text), wants_other_trust: error.wants_other_trust() };
         drop(slot);
         let next = next.map(|next| next.to_string());
         // The first is news; the same again and again is not.

@@ -274,6 +274,28 @@ async fn a_leaf_of_an_untrusted_ca_is_never_published() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_failed_for_lack_of_trust_tries_again_when_it_changes() {
+    let mut rig = Rig::new(8);
+    let mut old = rig.subscribe("old");
+    next(&mut old).await;
+    rig.asked().await;
+    let other = TestCa::root("Other");
+    *rig.ca.signer.lock().unwrap() = Arc::new(TestCaBox(other.clone()));
+    let mut new = rig.subscribe("new");
+    assert_eq!(rig.asked().await, ("new".into(), 0));
+    rig.policies.send_replace(policy(10_000)); // old asks for another leaf, which is refused too
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    while !rig.nothing_asked() {}
+
+    let changed = rig.clock.now().as_second() - START;
+    rig.trust.send_replace(trusting(&[&rig.root, &other]));
+    assert_eq!(rig.asked().await, ("new".into(), changed), "nothing to lose, and nothing to wait for");
+    assert_eq!(rig.asked().await, ("old".into(), changed + 5), "peers have time to learn of the new CA");
+    assert_eq!(next(&mut new).await.anchor, *other.certificate());
+    assert_eq!(next(&mut old).await.anchor, *other.certificate());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_policy_issues_anew_after_the_trust_had_time_to_spread() {
     let mut rig = Rig::new(8);
     let mut web = rig.subscribe("web");
