@@ -19,7 +19,7 @@ use super::renewal::retry_after;
 use super::verify::{Expected, valid_in};
 use super::{csr, issuer};
 use crate::model::certificate::Certificate;
-use crate::model::policy::{Backend, BackendKind, CaSource, PolicySet};
+use crate::model::policy::{Backend, PolicySet};
 use crate::model::roots::{RootNews, RootSink};
 use crate::runtime::clock::Clock;
 
@@ -79,7 +79,7 @@ impl Announcer {
     }
 
     async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>) {
-        let issues_names_its_ca = matches!(&backend.kind, BackendKind::CertManager { trust: CaSource::Issuer, .. });
+        let issues_names_its_ca = backend.kind.takes_trust_from_issuer();
         match self.authorities.own_root(&mesh, &backend) {
             Ok(Some(root)) => self.roots.publish(&mesh, &backend.name, RootNews::Own(root)),
             Ok(None) if issues_names_its_ca => self.probe_for_ever(&mesh, &backend).await,

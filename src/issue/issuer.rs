@@ -14,7 +14,7 @@ use super::verify::{Expected, VerifyError, valid_in, verify};
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::certificate::Certificate;
 use crate::model::key::PrivateKeyPem;
-use crate::model::policy::{Backend, BackendKind, CaSource};
+use crate::model::policy::{Backend, BackendKind};
 use crate::model::roots::{RootNews, RootSink};
 use crate::model::svid::Svid;
 use crate::runtime::clock::Clock;
@@ -100,7 +100,10 @@ impl IssueError {
 
     /// Whether another trust bundle might have made it good.
     pub fn wants_other_trust(&self) -> bool {
-        matches!(self, Self::Verify(VerifyError::Untrusted { .. }) | Self::TrustUnknown)
+        let Self::Verify(error) = self else {
+            return matches!(self, Self::AuthorityNotRoot(_) | Self::NoAuthority | Self::TrustUnknown);
+        };
+        matches!(error, VerifyError::Untrusted { .. })
     }
 
     /// How soon to ask again.
@@ -136,7 +139,7 @@ impl Issuer {
         if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
             tokio::time::sleep(wait).await;
         }
-        if matches!(self.backend.kind, BackendKind::CertManager { trust: CaSource::Issuer, .. }) {
+        if self.backend.kind.takes_trust_from_issuer() {
             self.learn(subject, &issued, &expected, &key).await?;
         }
         let trust = self.trust_of(&subject.mesh).ok_or(IssueError::TrustUnknown)?;

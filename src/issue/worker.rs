@@ -199,6 +199,12 @@ impl Worker {
         let in_flight = self.flights.values().find(|flight| flight.key == *key);
         let wanted = policy_digest(&issuer.backend, &subject(key));
         if let Some(flight) = in_flight {
+            // The answer is looked at the way that the policy said at the start; the trust of another policy may have been
+            // here before it.
+            let takes_trust_from_issuer = |backend: &Backend| backend.kind.takes_trust_from_issuer();
+            if takes_trust_from_issuer(&flight.backend) != takes_trust_from_issuer(&issuer.backend) {
+                return true;
+            }
             return policy_digest(&flight.backend, &subject(key)) != wanted;
         }
         self.slots

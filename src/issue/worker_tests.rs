@@ -13,7 +13,7 @@ use crate::issue::manager::Subscription;
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
 use crate::model::identity::{Identity, Instance, Workload};
-use crate::model::policy::{BackendKind, BuiltinSettings, MeshPolicy};
+use crate::model::policy::{BackendKind, BuiltinSettings, CaSource, IssuerRef, MeshPolicy};
 use crate::model::roots::RootNews;
 use crate::testing::certs::{LeafOptions, TestCa, timestamp};
 
@@ -93,6 +93,15 @@ fn policy(lifetime: u64) -> Arc<PolicySet> {
     });
     let policy = MeshPolicy { name: "default".into(), enabled_backend: "ca".into(), backends: vec![backend] };
     Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]) })
+}
+
+/// One backend of cert-manager that takes its trust from there.
+fn trust_from(trust: CaSource) -> Arc<PolicySet> {
+    let issuer = IssuerRef { name: "ca".into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+    let mut policies = policy(100);
+    let mesh = Arc::make_mut(Arc::make_mut(&mut policies).meshes.get_mut("default").unwrap());
+    Arc::make_mut(&mut mesh.backends[0]).kind = BackendKind::CertManager { issuer, trust };
+    policies
 }
 
 fn trusting(cas: &[&TestCa]) -> Arc<TrustSet> {
@@ -293,6 +302,26 @@ async fn whoever_failed_for_lack_of_trust_tries_again_when_it_changes() {
     assert_eq!(rig.asked().await, ("old".into(), changed + 5), "peers have time to learn of the new CA");
     assert_eq!(next(&mut new).await.anchor, *other.certificate());
     assert_eq!(next(&mut old).await.anchor, *other.certificate());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signing_that_began_under_another_source_of_trust_begins_again() {
+    let mut rig = Rig::new(8);
+    rig.policies.send_replace(trust_from(CaSource::Issuer));
+    rig.hold();
+    let mut web = rig.subscribe("web");
+    assert_eq!(rig.asked().await, ("web".into(), 0));
+    let inline = |cas: &[&TestCa]| {
+        let bundle = Bundle::from_certificates(cas.iter().map(|ca| ca.certificate().clone()));
+        trust_from(CaSource::Inline(Arc::new(bundle.unwrap())))
+    };
+    rig.policies.send_replace(inline(&[&rig.root]));
+    assert_eq!(rig.asked().await, ("web".into(), 0), "the issuer's word does not count any more");
+    rig.policies.send_replace(inline(&[&rig.root, &TestCa::root("Other")]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(rig.nothing_asked(), "one CA more is no reason to ask again");
+    rig.release(1);
+    next(&mut web).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -77,6 +77,11 @@ impl BackendKind {
             Self::CertManager { .. } => "certmanager",
         }
     }
+
+    /// Whether the CA to trust is what the issuer says of itself.
+    pub fn takes_trust_from_issuer(&self) -> bool {
+        matches!(self, Self::CertManager { trust: CaSource::Issuer, .. })
+    }
 }
 
 /// `conf.caCert` of a builtin backend.
