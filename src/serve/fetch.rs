@@ -18,7 +18,7 @@ use super::feed::Feed;
 use super::metrics::{Protocol, Withheld};
 use super::naming;
 use super::open;
-use super::server::Shared;
+use super::shared::Shared;
 use super::state::{Limits, check_type, distinct_names};
 use super::version::Version;
 use super::wire::inbound::Inbound;

@@ -18,6 +18,7 @@ mod redact;
 mod secret;
 mod server;
 mod session;
+mod shared;
 pub mod source;
 mod state;
 #[cfg(test)]

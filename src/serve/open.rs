@@ -8,7 +8,7 @@ use tonic::Status;
 use super::admission::Place;
 use super::listen::Peer;
 use super::redact;
-use super::server::Shared;
+use super::shared::Shared;
 use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::identity::Identity;
 use crate::serve::wire::Node;

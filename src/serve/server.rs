@@ -1,4 +1,4 @@
-//! The service: which call goes where, and what all calls share.
+//! The service: which call goes where.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,7 +10,6 @@ use std::time::Duration;
 use futures::stream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -22,6 +21,7 @@ use super::blocked::Blocked;
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::session::Session;
+use super::shared::Shared;
 use super::source::SecretSource;
 use super::wire::encoding::Encoder;
 use super::wire::outbound::Outbound;
@@ -59,21 +59,6 @@ impl Default for ServeSettings {
 /// same server.
 #[derive(Debug, Clone)]
 pub struct SdsServer(Arc<Shared>);
-
-/// What all calls share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) drain: Duration,
-    pub(super) source: Arc<dyn SecretSource>,
-    pub(super) authenticate: Arc<dyn Authenticate>,
-    pub(super) metrics: Metrics,
-    pub(super) ready: watch::Receiver<bool>,
-    pub(super) shutdown: CancellationToken,
-    pub(super) clock: Clock,
-    pub(super) admission: Admission,
-    pub(super) encoder: Encoder,
-    blocked: Arc<Blocked>,
-}
 
 impl SdsServer {
     /// A server that lets calls in while `ready` is true (item 17) and ends streams when the shutdown of `tasks` begins.

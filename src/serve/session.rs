@@ -25,7 +25,7 @@ use super::feed::Feed;
 use super::metrics::{LiveStream, Protocol, Withheld};
 use super::naming;
 use super::open::{self, Opened, label};
-use super::server::Shared;
+use super::shared::Shared;
 use super::state::{Limits, Verdict, sotw};
 use super::wire::inbound::Inbound;
 use super::wire::outbound::Response;

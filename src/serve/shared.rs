@@ -1,0 +1,30 @@
+//! What all calls share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::admission::Admission;
+use super::blocked::Blocked;
+use super::metrics::Metrics;
+use super::source::SecretSource;
+use super::wire::encoding::Encoder;
+use crate::identify::Authenticate;
+use crate::runtime::clock::Clock;
+
+/// See [`super::SdsServer::new`].
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) drain: Duration,
+    pub(super) source: Arc<dyn SecretSource>,
+    pub(super) authenticate: Arc<dyn Authenticate>,
+    pub(super) metrics: Metrics,
+    pub(super) ready: watch::Receiver<bool>,
+    pub(super) shutdown: CancellationToken,
+    pub(super) clock: Clock,
+    pub(super) admission: Admission,
+    pub(super) encoder: Encoder,
+    pub(super) blocked: Arc<Blocked>,
+}
