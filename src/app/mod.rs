@@ -34,6 +34,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
 use crate::runtime::private_file;
 use crate::runtime::tasks::{Deaths, Tasks};
+use crate::serve::listen::BindError;
 use crate::serve::source::{CertificateWatch, SecretSource};
 use crate::serve::{self, SdsServer, ServeSettings, StreamLimits, listen};
 use crate::trust::store::{Sources, TrustStore};
@@ -88,15 +89,18 @@ impl App {
             tracing::warn!(%error, "the state directory cannot be made");
         }
         let mode = convert::kubernetes(config.kubernetes);
-        let kubernetes =
-            cluster::connect(mode, config.kubeconfig.as_deref()).await.map_err(|error| wrong_cluster(&error))?;
+        let kubernetes = cluster::connect(mode, config.kubeconfig.as_deref())
+            .await
+            .map_err(|error| wrong("kubernetes", error.to_string(), None))?;
         if kubernetes.is_none() && config.identify.service_account_token.is_some() {
             return Err(no_cluster_for("identify.serviceAccountToken"));
         }
         // The error's text has its causes in it already.
-        let bound = listen::bind(&convert::listeners(&config.listeners), &clock)
-            .await
-            .map_err(|error| StartError::Runtime(anyhow::anyhow!("{error}")))?;
+        let bound =
+            listen::bind(&convert::listeners(&config.listeners), &clock).await.map_err(|error| match error {
+                BindError::Socket { .. } => StartError::Runtime(anyhow::anyhow!("{error}")),
+                BindError::Tls { .. } | BindError::UnixTls { .. } => wrong("listeners", error.to_string(), None),
+            })?;
         let admin_socket = TcpListener::bind(config.admin.to_string())
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
@@ -306,18 +310,12 @@ fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value:
     });
 }
 
-fn wrong_cluster(error: &cluster::ConnectError) -> StartError {
-    StartError::Configuration(vec![Problem {
-        at: Location { field: Some("kubernetes".to_owned()), ..Location::default() },
-        what: error.to_string(),
-        hint: None,
-    }])
+fn wrong(field: &str, what: String, hint: Option<&str>) -> StartError {
+    let at = Location { field: Some(field.to_owned()), ..Location::default() };
+    StartError::Configuration(vec![Problem { at, what, hint: hint.map(str::to_owned) }])
 }
 
 fn no_cluster_for(field: &str) -> StartError {
-    StartError::Configuration(vec![Problem {
-        at: Location { field: Some(field.to_owned()), ..Location::default() },
-        what: "needs Kubernetes, and there is no cluster".to_owned(),
-        hint: Some("give --kubeconfig, set KUBECONFIG, or run in a pod".to_owned()),
-    }])
+    let hint = "give --kubeconfig, set KUBECONFIG, or run in a pod";
+    wrong(field, "needs Kubernetes, and there is no cluster".to_owned(), Some(hint))
 }

@@ -44,12 +44,30 @@ impl Check {
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));
         problems.extend(compiled.problems);
         problems.extend(ca_files(&compiled.resources, &clock));
+        problems.extend(tls_files(&config));
+        if config.kubernetes == Kubernetes::Off && config.identify.service_account_token.is_some() {
+            let at = Location { field: Some("identify.serviceAccountToken".to_owned()), ..Location::default() };
+            let what = "needs Kubernetes, which is turned off".to_owned();
+            problems.push(Problem { at, what, hint: None });
+        }
         if !problems.is_empty() {
             return Err(Failure::Configuration(problems));
         }
         output::line(summary(&config, &compiled.resources));
         Ok(())
     }
+}
+
+/// TLS files are read when the server starts; that they are there should be known beforehand.
+fn tls_files(config: &Config) -> Vec<Problem> {
+    let files = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
+    let files = files.flat_map(|tls| [Some(&tls.certificate), Some(&tls.private_key), tls.client_ca.as_ref()]);
+    let check = |path: &PathBuf| {
+        let error = std::fs::read(path).err()?;
+        let at = Location { field: Some("listeners".to_owned()), ..Location::default() };
+        Some(Problem { at, what: format!("{}: cannot be read: {error}", path.display()), hint: None })
+    };
+    files.flatten().filter_map(check).collect()
 }
 
 /// CA files are watched by the server and so are no part of the resources; but a missing one should be known beforehand.

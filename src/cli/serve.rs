@@ -1,5 +1,7 @@
 //! `envoy-sds serve`: the server.
 
+use std::time::Duration;
+
 use anyhow::{Context, anyhow};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +26,8 @@ impl Serve {
     pub(super) fn run(self) -> Result<(), Failure> {
         let config = self.flags.load().map_err(Failure::Configuration)?;
         logging::init(&self.flags.log.level, self.flags.log.format.into()).map_err(anyhow::Error::from)?;
-        runtime()?.block_on(async {
+        let runtime = runtime()?;
+        let served = runtime.block_on(async {
             let stop = stop_signal()?;
             let app = App::start(config).await.map_err(|error| match error {
                 StartError::Configuration(problems) => Failure::Configuration(problems),
@@ -42,7 +45,10 @@ impl Serve {
                 None => Ok(()),
                 Some(task) => Err(anyhow!("{task} has ended, without which nothing works; see the log").into()),
             }
-        })
+        });
+        // A read that hangs on a dead file system must not keep the process.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        served
     }
 }
 

@@ -73,7 +73,7 @@ async fn run(command: &mut Command) -> anyhow::Result<()> {
 async fn version_of(envoy: &Path) -> anyhow::Result<String> {
     let output = Command::new(envoy).arg("--version").kill_on_drop(true).output().await?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    if !output.status.success() || !text.contains("version") {
+    if !(output.status.success() && text.contains("envoy") && text.contains("version:")) {
         bail!("it does not answer --version");
     }
     Ok(text)

@@ -123,11 +123,12 @@ impl Issuer {
         policy_digest(&self.backend, subject)
     }
 
-    /// Issues a certificate; waits for the CA as long as it takes.
+    /// Issues a certificate; waits for the CA as long as it takes, and, if it is `in_no_hurry`, until peers have had time to
+    /// get a CA that was just added.
     ///
     /// # Errors
     /// [`IssueError`].
-    pub async fn issue(&self, subject: &Subject) -> Result<Svid, IssueError> {
+    pub async fn issue(&self, subject: &Subject, in_no_hurry: bool) -> Result<Svid, IssueError> {
         let spiffe_id = subject.spiffe_id.clone();
         // Off the threads that serve streams, and bounded by the number of signings in flight.
         let made = tokio::task::spawn_blocking(move || csr::generate(&spiffe_id)).await;
@@ -144,7 +145,9 @@ impl Issuer {
         }
         let trust = self.trust_of(&subject.mesh).ok_or(IssueError::TrustUnknown)?;
         let svid = verify(&issued, &expected, key, &trust, self.clock.now())?;
-        self.let_trust_spread(&subject.mesh, &svid).await;
+        if in_no_hurry {
+            self.let_trust_spread(&subject.mesh, &svid).await;
+        }
         Ok(svid)
     }
 

@@ -246,6 +246,11 @@ impl Worker {
             .map(|slot| slot.key().clone())
             .collect();
         for key in refused {
+            // Who comes back to it must not be given what its peers refuse; who holds it keeps the last good one until the
+            // new one is there.
+            if let Some(slot) = self.slots.get(&key).filter(|slot| slot.current.receiver_count() == 0) {
+                slot.current.send_replace(None);
+            }
             self.restart(&key, now, now);
         }
         for key in waiting {
@@ -289,9 +294,16 @@ impl Worker {
     fn sign(&mut self, key: ProxyKey) {
         let Some(issuer) = self.issuers.get(&key.mesh).cloned() else { return };
         let subject = subject(&key);
-        let renewal = self.slots.get(&key).is_some_and(|slot| slot.current.borrow().is_some());
+        let current = self.slots.get(&key).and_then(|slot| slot.current.borrow().clone());
+        let renewal = current.is_some();
+        let now = self.settings.clock.now();
+        let bundle = self.settings.trust.borrow().meshes.get(&key.mesh).cloned();
+        // Only who has a leaf that peers accept can afford to wait for them to learn of a new CA.
+        let in_no_hurry = current
+            .zip(bundle)
+            .is_some_and(|(svid, bundle)| svid.usable_until() > now + TRUST_GRACE && is_trusted(&svid, &bundle, now));
         let backend = issuer.backend.clone();
-        let abort = self.running.spawn(async move { issuer.issue(&subject).await });
+        let abort = self.running.spawn(async move { issuer.issue(&subject, in_no_hurry).await });
         let flight = Flight { key, backend, began: Instant::now(), renewal, abort: abort.clone() };
         self.flights.insert(abort.id(), flight);
     }

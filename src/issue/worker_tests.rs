@@ -351,6 +351,55 @@ async fn a_leaf_that_lost_its_trust_is_replaced_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_comes_back_is_not_given_a_leaf_that_lost_its_trust() {
+    let mut rig = Rig::new(8);
+    let mut web = rig.subscribe("web");
+    next(&mut web).await;
+    drop(web);
+    let other = TestCa::root("Other");
+    *rig.ca.signer.lock().unwrap() = Arc::new(TestCaBox(other.clone()));
+    rig.trust.send_replace(trusting(&[&other]));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut again = rig.subscribe("web");
+    assert!(again.current.borrow_and_update().is_none());
+    assert_eq!(next(&mut again).await.anchor, *other.certificate());
+}
+
+/// The trust with `added` in it since now, beside the root that was there.
+fn trusting_newly(rig: &Rig, cas: &[&TestCa], added: &TestCa) -> Arc<TrustSet> {
+    let mut set = trusting(cas);
+    let news = vec![(added.certificate().clone(), rig.clock.now())];
+    Arc::make_mut(&mut set).added.insert("default".into(), news);
+    set
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leaf_under_a_ca_that_was_just_added_waits_only_where_the_old_one_is_good() {
+    for (keeps_the_old_ca, expected) in [(true, 5), (false, 0)] {
+        let mut rig = Rig::new(8);
+        let mut web = rig.subscribe("web");
+        next(&mut web).await;
+        rig.asked().await;
+        let new = TestCa::root("New");
+        *rig.ca.signer.lock().unwrap() = Arc::new(TestCaBox(new.clone()));
+        let cas = if keeps_the_old_ca { vec![&rig.root, &new] } else { vec![&new] };
+        let trust = trusting_newly(&rig, &cas, &new);
+        rig.trust.send_replace(trust);
+        tokio::task::yield_now().await;
+        let asked = if keeps_the_old_ca {
+            // Nothing is due; an operator switches to it a moment later.
+            rig.policies.send_replace(policy(200));
+            rig.asked().await.1 - 5
+        } else {
+            rig.asked().await.1
+        };
+        assert_eq!(asked, 0);
+        assert_eq!(next(&mut web).await.anchor, *new.certificate());
+        assert_eq!(rig.clock.now().as_second() - START, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_is_gone_is_not_renewed_and_forgotten() {
     let mut rig = Rig::new(8);
     let mut web = rig.subscribe("web");

@@ -137,7 +137,7 @@ fn read(paths: &[PathBuf]) -> Vec<Source> {
             match read_text(&file) {
                 Ok(text) => sources.push(parse(&file, &text)),
                 // It was in its folder a moment ago, so it has just been removed; one that is listed must be there.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && file != *path => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound && file != *path && !is_there(&file) => {}
                 Err(error) => sources.push(unreadable(&file, &error)),
             }
         }
@@ -160,10 +160,24 @@ fn files_of(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether there is something by that name, if only a link that leads nowhere at the moment.
+fn is_there(file: &Path) -> bool {
+    std::fs::symlink_metadata(file).is_ok()
+}
+
 /// At most a little more than is accepted, so that a huge file is refused without being in memory.
 fn read_text(file: &Path) -> io::Result<Zeroizing<String>> {
     let limit = u64::try_from(document::MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
     let mut text = Zeroizing::new(String::new());
+    // Reading a pipe would wait for a writer, perhaps for ever.
+    let metadata = std::fs::metadata(file)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
+    // Somebody is writing it, or the disk is full; a resource is removed by removing its document or its file.
+    if metadata.len() == 0 {
+        return Err(io::Error::other("is empty"));
+    }
     std::fs::File::open(file)?.take(limit).read_to_string(&mut text)?;
     Ok(text)
 }

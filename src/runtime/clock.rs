@@ -10,7 +10,12 @@ pub struct Clock(Source);
 #[derive(Debug, Clone)]
 enum Source {
     System,
-    Simulated { start: Timestamp, began: Instant },
+    Simulated {
+        start: Timestamp,
+        began: Instant,
+    },
+    #[cfg(test)]
+    Fixed(Timestamp),
 }
 
 impl Clock {
@@ -24,11 +29,19 @@ impl Clock {
         Self(Source::Simulated { start, began: Instant::now() })
     }
 
+    /// A clock that stands still.
+    #[cfg(test)]
+    pub(crate) fn fixed(at: Timestamp) -> Self {
+        Self(Source::Fixed(at))
+    }
+
     /// The time.
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => Timestamp::now(),
+            #[cfg(test)]
+            Source::Fixed(at) => *at,
             Source::Simulated { start, began } => {
                 let elapsed = SignedDuration::try_from(began.elapsed()).unwrap_or(SignedDuration::MAX);
                 start.saturating_add(elapsed).unwrap_or(Timestamp::MAX)

@@ -226,7 +226,7 @@ impl Worker {
 
     fn file(&self, path: &std::path::Path) -> Answer {
         self.files.add(path);
-        match std::fs::read(path) {
+        match read_regular(path) {
             Ok(pem) => self.parse(&pem, &format!("file {}", path.display())),
             Err(error) => Answer::Bad(format!("file {}: {error}", path.display())),
         }
@@ -286,4 +286,12 @@ impl Worker {
             }
         }
     }
+}
+
+/// Reads a file, but not a pipe: that would wait for a writer.
+fn read_regular(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("is not a regular file"));
+    }
+    std::fs::read(path)
 }

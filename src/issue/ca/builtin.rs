@@ -1,6 +1,8 @@
 //! The `builtin` backend: a root that is made on first start and kept in the state directory.
 
 use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +81,10 @@ impl Builtin {
     /// [`BuiltinError`]; what is there is never overwritten.
     pub fn load_or_create(folder: &Path, name: &str, lifetime: Duration, clock: Clock) -> Result<Self, BuiltinError> {
         let (certificate_file, key_file) = (folder.join("ca.crt"), folder.join("ca.key"));
+        // Two servers that start on one empty folder must not each make a CA. Released when dropped.
+        private_file::make_folder(folder)?;
+        let lock = File::create(folder.join("lock"))?;
+        lock.lock()?;
         match (certificate_file.exists(), key_file.exists()) {
             (true, true) => {}
             (false, false) => {
@@ -92,6 +98,9 @@ impl Builtin {
         let bad = |error| BuiltinError::Certificate { path: certificate_file.clone(), error };
         let root = Certificate::many_from_pem(&pem).map_err(bad)?.swap_remove(0);
         let key = Zeroizing::new(std::fs::read_to_string(&key_file)?);
+        if std::fs::metadata(&key_file)?.permissions().mode() & 0o077 != 0 {
+            tracing::warn!(file = %key_file.display(), "others can read the CA's private key: chmod 600 it, and consider it disclosed");
+        }
         // The library's error is dropped on purpose: it must not quote a key.
         let key = KeyPair::from_pem(&key).ok().filter(|key| key.subject_public_key_info() == root.public_key());
         let key = key.ok_or(BuiltinError::Key(key_file))?;
@@ -176,8 +185,6 @@ fn offset(timestamp: Timestamp) -> OffsetDateTime {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
     use crate::issue::csr;
     use crate::testing::certs::timestamp;
@@ -196,7 +203,12 @@ mod tests {
     }
 
     fn load(folder: &Path, lifetime: Duration) -> Result<Builtin, BuiltinError> {
-        Builtin::load_or_create(folder, "default CA", lifetime, Clock::simulated(timestamp(1_800_000_000)))
+        Builtin::load_or_create(folder, "default CA", lifetime, clock())
+    }
+
+    /// Stands still, and needs no runtime.
+    fn clock() -> Clock {
+        Clock::fixed(timestamp(1_800_000_000))
     }
 
     #[tokio::test]
@@ -233,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn two_that_start_at_once_have_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let roots: Vec<_> = std::thread::scope(|scope| {
+            let start = || load(folder.path(), YEAR).unwrap().root().clone();
+            let running: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(roots.iter().all(|root| *root == roots[0]));
+    }
+
+    #[test]
     fn never_makes_a_new_one_over_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         load(folder.path(), YEAR).unwrap();
@@ -253,7 +276,7 @@ mod tests {
     fn says_so_when_it_is_over() {
         let folder = tempfile::tempdir().unwrap();
         load(folder.path(), Duration::from_secs(60)).unwrap();
-        let later = Clock::simulated(timestamp(1_800_000_100));
+        let later = Clock::fixed(timestamp(1_800_000_100));
         let error = Builtin::load_or_create(folder.path(), "default CA", YEAR, later).unwrap_err();
         assert!(error.to_string().contains("expired"), "{error}");
     }

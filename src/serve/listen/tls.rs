@@ -106,6 +106,7 @@ impl Tls {
         let certificate = self.files.certificate.display().to_string();
         // The last change that was of no use; it is told once.
         let mut refused = None;
+        let mut told = None;
         loop {
             self.changes.next().await;
             let loaded = Contents::read(&self.files).and_then(|contents| {
@@ -119,13 +120,21 @@ impl Tls {
             match loaded {
                 Ok(None) => {}
                 Ok(Some(loaded)) => {
-                    refused = None;
+                    (refused, told) = (None, None);
                     publish.send_replace(loaded.config.clone());
                     self.loaded = loaded;
                     tracing::info!(certificate, "TLS files have changed; new connections use them");
                 }
                 Err(error) => {
-                    tracing::error!(certificate, %error, "TLS files have changed and are no good; the last good ones stay");
+                    let error = error.to_string();
+                    if told.as_ref() != Some(&error) {
+                        tracing::error!(
+                            certificate,
+                            error,
+                            "TLS files have changed and are no good; the last good ones stay"
+                        );
+                    }
+                    told = Some(error);
                 }
             }
         }
