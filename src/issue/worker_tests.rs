@@ -352,7 +352,7 @@ async fn a_leaf_that_lost_its_trust_is_replaced_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_is_not_given_a_leaf_that_lost_its_trust() {
-    let mut rig = Rig::new(8);
+    let rig = Rig::new(8);
     let mut web = rig.subscribe("web");
     next(&mut web).await;
     drop(web);
