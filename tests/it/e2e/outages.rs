@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Scene, strangers_before};
+use super::{SHUTDOWN, Scene, strangers_before};
 use crate::support::PATIENCE;
 use crate::support::cluster::{Cluster, ClusterOptions};
 use crate::support::deployment::Deployment;
@@ -103,20 +103,32 @@ async fn every_envoy_recovers_by_itself_and_traffic_never_stops() {
     server.set_mesh(&mesh_of(5));
     scene.both_show_leaves_of(5).await;
 
-    // It hangs.
+    // The API server hangs: connections stay open, and nobody answers.
+    cluster.pause_api_server();
+    server.set_mesh(&mesh_of(6));
+    server.warns_of(&["pending", "issuance"]).await;
+    scene.goes_on("while the API server hangs").await;
+    cluster.resume_api_server();
+    scene.both_show_leaves_of(6).await;
+
+    // The server hangs.
     server.pause();
     scene.goes_on("while the server hangs").await;
     server.resume();
-    server.set_mesh(&mesh_of(6));
-    scene.both_show_leaves_of(6).await;
+    server.set_mesh(&mesh_of(7));
+    scene.both_show_leaves_of(7).await;
 
     server.is_content().await;
     server.assert_discreet();
     watcher.assert_sound();
     let bundles = watcher.history();
     assert!(bundles.iter().all(|bundle| bundle == &bundles[0]), "the CA has not changed: {bundles:?}");
-    scene.end().await;
     no_requests_left(&cluster, &place.system).await;
+
+    // It ends in time without the API server too.
+    cluster.stop_api_server();
+    assert_eq!(server.stop(SHUTDOWN).await.code(), Some(0), "{}", server.log_tail());
+    scene.end().await;
 }
 
 /// Waits until so many requests wait for cert-manager.

@@ -100,5 +100,6 @@ async fn proxies_with_pod_bound_tokens_get_certificates_of_a_cluster_issuer() {
     let called = |caller: &str, peer: &str| vec![(caller.to_owned(), peer.to_owned())];
     assert_eq!(reports.each_ref().map(|r| r.identities.clone()), [called(&web_id, &api_id), called(&api_id, &web_id)]);
     no_requests_left(cluster, &place.system).await;
+    server.metric_becomes("streams", &[], |open| open == 0.0).await;
     server.assert_discreet();
 }

@@ -104,12 +104,13 @@ impl Proxy {
         let mut secrets = self.envoy.config_dump_secrets().await.expect("Envoy dumps its secrets");
         secrets.remove("token"); // what it proves its identity with: from a file, not from the server
         let names: Vec<_> = secrets.keys().map(String::as_str).collect();
-        assert_eq!(names, ["ROOTCA", "default"], "{}: {secrets:#?}", self.name);
-        let chain = secrets["default"].certificate_chain.as_deref().unwrap_or_default();
-        let trusted = secrets["ROOTCA"].trusted_ca.as_deref().unwrap_or_default();
-        assert!(!chain.is_empty() && secrets["default"].trusted_ca.is_none(), "{}: {secrets:#?}", self.name);
-        assert!(!trusted.is_empty() && secrets["ROOTCA"].certificate_chain.is_none(), "{}: {secrets:#?}", self.name);
-        assert!(Certificate::parse_all(trusted).iter().all(|ca| ca.is_ca), "{}: {trusted}", self.name);
+        assert_eq!(names, ["ROOTCA", "default"], "{} has other secrets", self.name);
+        let (chain, no_ca) = (&secrets["default"].certificate_chain, &secrets["default"].trusted_ca);
+        assert!(chain.is_some() && no_ca.is_none(), "{}: {}", self.name, secrets["default"].entry);
+        let (no_chain, trusted) = (&secrets["ROOTCA"].certificate_chain, &secrets["ROOTCA"].trusted_ca);
+        assert!(no_chain.is_none() && trusted.is_some(), "{}: {}", self.name, secrets["ROOTCA"].entry);
+        let trusted = Certificate::parse_all(trusted.as_deref().unwrap_or_default());
+        assert!(!trusted.is_empty() && trusted.iter().all(|ca| ca.is_ca), "{}: {trusted:?}", self.name);
         let stats = self.envoy.stats().await.expect("Envoy tells its statistics");
         for name in ["default", "ROOTCA"] {
             for bad in ["update_rejected", "init_fetch_timeout", "key_rotation_failed"] {

@@ -71,6 +71,15 @@ impl Cluster {
         take(&self.api_server, "the API server").kill();
     }
 
+    /// Freezes the API server: connections stay open, and nobody answers.
+    pub fn pause_api_server(&self) {
+        with(&self.api_server, "the API server", Process::pause);
+    }
+
+    pub fn resume_api_server(&self) {
+        with(&self.api_server, "the API server", Process::resume);
+    }
+
     /// Starts cert-manager and waits until it watches requests.
     pub async fn start_cert_manager(&self) {
         let mut command = Command::new(parts::program("cert-manager"));
@@ -135,6 +144,10 @@ fn put(slot: &Mutex<Option<Process>>, process: Process, what: &str) {
 
 fn take(slot: &Mutex<Option<Process>>, what: &str) -> Process {
     slot.lock().expect("not poisoned").take().unwrap_or_else(|| panic!("{what} is not running"))
+}
+
+fn with(slot: &Mutex<Option<Process>>, what: &str, action: impl FnOnce(&mut Process)) {
+    action(slot.lock().expect("not poisoned").as_mut().unwrap_or_else(|| panic!("{what} is not running")));
 }
 
 fn start_etcd(dir: &Path, port: u16) -> Process {
