@@ -43,7 +43,7 @@ impl Patience {
         match self {
             Self::Away => (Duration::from_secs(1), Duration::from_secs(30)),
             Self::Refused => (Duration::from_secs(5), Duration::from_secs(300)),
-            Self::Hopeless => (Duration::from_secs(60), Duration::from_secs(3600)),
+            Self::Hopeless => (Duration::from_secs(30), Duration::from_secs(600)),
         }
     }
 }

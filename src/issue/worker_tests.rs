@@ -352,10 +352,13 @@ async fn a_leaf_that_lost_its_trust_is_replaced_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_back_is_not_given_a_leaf_that_lost_its_trust() {
-    let rig = Rig::new(8);
+    let mut rig = Rig::new(8);
     let mut web = rig.subscribe("web");
     next(&mut web).await;
+    rig.asked().await;
     drop(web);
+    // The worker hears of it before the trust changes.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let other = TestCa::root("Other");
     *rig.ca.signer.lock().unwrap() = Arc::new(TestCaBox(other.clone()));
     rig.trust.send_replace(trusting(&[&other]));
