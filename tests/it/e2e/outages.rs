@@ -1,5 +1,7 @@
 //! Whatever the server depends on goes away and comes back.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{SHUTDOWN, Scene, strangers_before};
@@ -15,6 +17,10 @@ use crate::support::sds::{Caller, Watcher};
 const BACKEND: Backend<'_> =
     Backend { name: "certmanager-1", issuer_kind: "Issuer", issuer: "mesh", ca: Ca::Secret("mesh-ca") };
 
+/// How long it may take until all is as if nothing had been: both the server and cert-manager look for an API server that
+/// was away at growing intervals, of 30 s and a random part in the end.
+const RECOVERY: Duration = Duration::from_secs(150);
+
 /// The mesh with leaves of so many hours: another number means new leaves, at a time of the test's choice.
 fn mesh_of(hours: i64) -> String {
     mesh("certmanager-1", &format!("{hours}h"), &[BACKEND])
@@ -22,7 +28,11 @@ fn mesh_of(hours: i64) -> String {
 
 impl Scene {
     async fn both_show_leaves_of(&mut self, hours: i64) {
-        self.both_show(&format!("a leaf of {hours} h"), |leaf| leaf.not_after - leaf.not_before == hours * 3600).await;
+        let what = format!("a leaf of {hours} h");
+        for proxy in self.proxies() {
+            proxy.shows_within(RECOVERY, &what, |leaf| leaf.not_after - leaf.not_before == hours * 3600).await;
+        }
+        self.goes_on(&what).await;
     }
 }
 

@@ -136,9 +136,18 @@ impl Proxy {
 
     /// Waits until the leaf that is shown is as wanted, and gives the chain.
     pub async fn shows(&self, what: &str, wanted: impl Fn(&Certificate) -> bool) -> Vec<Certificate> {
-        eventually(&format!("{} shows {what}", self.name), PATIENCE, async || {
+        self.shows_within(PATIENCE, what, wanted).await
+    }
+
+    pub async fn shows_within(
+        &self,
+        deadline: Duration,
+        what: &str,
+        wanted: impl Fn(&Certificate) -> bool,
+    ) -> Vec<Certificate> {
+        eventually(&format!("{} shows {what}", self.name), deadline, async || {
             let chain = self.shown().await?;
-            if wanted(&chain[0]) { Ok(chain) } else { Err(format!("{:?}", chain[0])) }
+            if wanted(&chain[0]) { Ok(chain) } else { Err(chain[0].to_string()) }
         })
         .await
     }

@@ -1,5 +1,6 @@
 //! What a TLS server shows to a peer, seen by a peer that believes nothing and looks at all of it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -85,6 +86,14 @@ pub struct Certificate {
     /// Seconds since 1970, as is the next.
     pub not_before: i64,
     pub not_after: i64,
+}
+
+/// For the message of a failure.
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { serial, uris, issuer, not_before, not_after, .. } = self;
+        write!(f, "serial {serial} of {uris:?} by {issuer}, from {not_before} for {} s", not_after - not_before)
+    }
 }
 
 impl Certificate {
