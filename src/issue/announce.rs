@@ -79,16 +79,16 @@ impl Announcer {
     }
 
     async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>) {
-        let issues_names_its_ca = backend.kind.takes_trust_from_issuer();
-        match self.authorities.own_root(&mesh, &backend) {
-            Ok(Some(root)) => self.roots.publish(&mesh, &backend.name, RootNews::Own(root)),
-            Ok(None) if issues_names_its_ca => self.probe_for_ever(&mesh, &backend).await,
-            Ok(None) => {}
-            Err(reason) => {
-                self.roots.publish(&mesh, &backend.name, RootNews::Missing(reason));
-                tokio::time::sleep(TRY_AGAIN).await;
-                Box::pin(self.announce(mesh, backend)).await;
+        loop {
+            match self.authorities.own_root(&mesh, &backend) {
+                Ok(Some(root)) => return self.roots.publish(&mesh, &backend.name, RootNews::Own(root)),
+                Ok(None) if backend.kind.takes_trust_from_issuer() => {
+                    return self.probe_for_ever(&mesh, &backend).await;
+                }
+                Ok(None) => return,
+                Err(reason) => self.roots.publish(&mesh, &backend.name, RootNews::Missing(reason)),
             }
+            tokio::time::sleep(TRY_AGAIN).await;
         }
     }
 
