@@ -28,6 +28,7 @@ use crate::issue::worker::ManagerSettings;
 use crate::mesh::{ResourceFiles, Settings as ResourceSettings};
 use crate::model::bundle::Bundle;
 use crate::model::diagnostic::{Location, Problem};
+use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
 use crate::observe::readiness::Readiness;
 use crate::runtime::clock::Clock;
@@ -246,8 +247,8 @@ struct Secrets {
 }
 
 impl SecretSource for Secrets {
-    fn certificate(&self, identity: &Identity) -> CertificateWatch {
-        let subscription = self.manager.subscribe(identity);
+    fn certificate(&self, identity: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch {
+        let subscription = self.manager.subscribe(identity, held);
         CertificateWatch { current: subscription.current, interest: Box::new(subscription.interest) }
     }
 

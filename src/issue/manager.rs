@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
+use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, ProxyKey};
 use crate::model::svid::Svid;
 use crate::runtime::clock::Clock;
@@ -49,6 +50,7 @@ pub struct Status {
 pub(super) enum Command {
     Wanted(ProxyKey),
     Unwanted(ProxyKey),
+    Rotate(Vec<ProxyKey>),
 }
 
 /// A subscription to a proxy's certificate; while one of them lives, the certificate is issued and renewed.
@@ -75,8 +77,8 @@ impl Drop for Interest {
 }
 
 impl Manager {
-    /// Subscribes to the certificate of `identity`'s proxy.
-    pub fn subscribe(&self, identity: &Identity) -> Subscription {
+    /// Subscribes to the certificate of `identity`'s proxy, which says that it holds the leaf `held`.
+    pub fn subscribe(&self, identity: &Identity, _held: Option<&HeldLeaf>) -> Subscription {
         let key = identity.proxy_key();
         let current = self
             .slots
@@ -86,6 +88,12 @@ impl Manager {
             .subscribe();
         let _ = self.commands.send(Command::Wanted(key.clone()));
         Subscription { current, interest: Interest { key, commands: self.commands.clone() } }
+    }
+
+    /// Renews the certificates of these proxies now, whenever they are due; those that nobody wants, or that are being
+    /// issued already, are left as they are.
+    pub fn rotate(&self, proxies: Vec<ProxyKey>) {
+        let _ = self.commands.send(Command::Rotate(proxies));
     }
 
     /// Every proxy's certificate and status, ordered.

@@ -148,6 +148,13 @@ impl Worker {
         match command {
             Command::Wanted(key) => self.schedule.wanted(&key, now),
             Command::Unwanted(key) => self.schedule.unwanted(&key, now),
+            Command::Rotate(keys) => {
+                tracing::info!(proxies = keys.len(), "certificates are renewed because an operator asks for it");
+                let in_flight: HashSet<ProxyKey> = self.flights.values().map(|flight| flight.key.clone()).collect();
+                for key in keys.iter().filter(|key| !in_flight.contains(key)) {
+                    self.restart(key, now, now);
+                }
+            }
         }
     }
 

@@ -154,14 +154,17 @@ impl Rig {
     }
 
     fn subscribe(&self, name: &str) -> Subscription {
-        self.manager.subscribe(&Identity {
-            mesh: "default".into(),
-            spiffe_id: format!("spiffe://default/{name}").parse().unwrap(),
-            instance: Instance::Proven(name.into()),
-            workload: Workload::default(),
-            method: "test",
-            proven_until: None,
-        })
+        self.manager.subscribe(
+            &Identity {
+                mesh: "default".into(),
+                spiffe_id: format!("spiffe://default/{name}").parse().unwrap(),
+                instance: Instance::Proven(name.into()),
+                workload: Workload::default(),
+                method: "test",
+                proven_until: None,
+            },
+            None,
+        )
     }
 
     /// Waits until the CA is asked; says for whom, and after how many seconds since the start.
@@ -268,6 +271,21 @@ async fn nothing_is_asked_while_the_trust_is_unknown() {
     assert!(rig.nothing_asked());
     rig.trust.send_replace(trusting(&[&rig.root]));
     next(&mut web).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_renews_a_leaf_before_it_is_due() {
+    let mut rig = Rig::new(8);
+    let (mut web, mut api) = (rig.subscribe("web"), rig.subscribe("api"));
+    let old = next(&mut web).await;
+    next(&mut api).await;
+    (rig.asked().await, rig.asked().await);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let web_key = rig.manager.snapshot().into_keys().find(|key| key.instance.name() == "web").unwrap();
+    rig.manager.rotate(vec![web_key]);
+    assert_eq!(rig.asked().await, ("web".into(), 10));
+    assert_ne!(next(&mut web).await.leaf.serial(), old.leaf.serial());
+    assert!(rig.nothing_asked(), "and no other");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ pub mod bundle;
 pub mod certificate;
 pub mod diagnostic;
 pub mod duration;
+pub mod held;
 pub mod identity;
 pub mod key;
 pub mod policy;

@@ -16,6 +16,7 @@ use super::source::SecretSource;
 use super::version::Version;
 use super::wire::encoding::{Encoded, Encoder};
 use crate::model::bundle::Bundle;
+use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
 use crate::model::svid::Svid;
 
@@ -41,10 +42,15 @@ enum Ready {
 
 impl Feed {
     /// Subscribes; the present value comes as the first change.
-    pub(crate) fn open(source: &dyn SecretSource, wanted: SecretRef, identity: &Identity) -> Self {
+    pub(crate) fn open(
+        source: &dyn SecretSource,
+        wanted: SecretRef,
+        identity: &Identity,
+        held: Option<&HeldLeaf>,
+    ) -> Self {
         let source = match wanted {
             SecretRef::Certificate => {
-                let watch = source.certificate(identity);
+                let watch = source.certificate(identity, held);
                 Source::Certificate { changes: WatchStream::new(watch.current), _interest: watch.interest }
             }
             SecretRef::TrustBundle => Source::Bundle { changes: WatchStream::new(source.trust_bundle(&identity.mesh)) },
@@ -164,7 +170,7 @@ mod tests {
     fn item_99_a_certificate_that_ends_while_it_waits_is_let_go() {
         let (source, encoder) = (source(), Encoder::new(String::new()));
         let until = Timestamp::from_second(2_000_000_000).unwrap();
-        let mut feed = Feed::open(&source, SecretRef::Certificate, &identity("web"));
+        let mut feed = Feed::open(&source, SecretRef::Certificate, &identity("web"), None);
         source.certificate.send_replace(Some(Arc::new(svid_until("web", until))));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(feed.poll_change(&"default".into(), &encoder, until, &mut cx).is_ready());
@@ -176,7 +182,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_change_back_to_an_encoding_that_is_kept_is_a_change_of_now() {
         let (source, encoder) = (source(), Encoder::new(String::new()));
-        let mut feed = Feed::open(&source, SecretRef::TrustBundle, &identity("web"));
+        let mut feed = Feed::open(&source, SecretRef::TrustBundle, &identity("web"), None);
         let mut cx = Context::from_waker(Waker::noop());
         let (one, two) = (Arc::new(bundle("one")), Arc::new(bundle("two")));
         for bundle in [&one, &two, &one] {

@@ -58,7 +58,7 @@ pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<
         match naming::resolve(name, &identity) {
             Some(secret) => wanted.push(Wanted {
                 name: name.into(),
-                feed: Feed::open(&*shared.source, secret, &identity),
+                feed: Feed::open(&*shared.source, secret, &identity, None),
                 version: None,
             }),
             None => {

@@ -26,7 +26,7 @@ pub struct Metrics {
 
 /// A variant of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Protocol {
+pub enum Protocol {
     /// `StreamSecrets`.
     Sotw,
     /// `FetchSecrets`.

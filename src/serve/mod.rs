@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod naming;
 mod open;
 mod redact;
+pub mod roster;
 mod secret;
 mod server;
 mod session;

@@ -20,6 +20,7 @@ use super::admission::{Admission, StreamLimits};
 use super::blocked::Blocked;
 use super::listen::Peer;
 use super::metrics::Metrics;
+use super::roster::Roster;
 use super::session::Session;
 use super::shared::Shared;
 use super::source::SecretSource;
@@ -84,7 +85,13 @@ impl SdsServer {
             admission: Admission::new(settings.limits),
             encoder: Encoder::new(settings.replica),
             blocked,
+            roster: Roster::default(),
         }))
+    }
+
+    /// What the live streams are doing.
+    pub fn roster(&self) -> Roster {
+        self.0.roster.clone()
     }
 
     /// The routes of the service, for [`super::listen::serve`].

@@ -5,6 +5,7 @@
 //! While a response waits for a proxy that does not read, nothing in here runs, so what ends a stream (its proof, a change
 //! of policy) takes effect up to `send_limit` later, when `blocked` closes the connection; shutdown does not wait for it.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -23,8 +24,9 @@ use tracing::{Span, field};
 use super::admission::{Place, ProxyPlace};
 use super::feed::Feed;
 use super::metrics::{LiveStream, Protocol, Withheld};
-use super::naming;
+use super::naming::{self, SecretRef};
 use super::open::{self, Opened, label};
+use super::roster::{Listing, StreamRecord};
 use super::shared::Shared;
 use super::state::{Limits, Verdict, sotw};
 use super::wire::inbound::Inbound;
@@ -64,6 +66,7 @@ struct Inner {
     shared: Arc<Shared>,
     inbound: Inbound<DiscoveryRequest>,
     phase: Phase,
+    peer: Arc<str>,
     timer: Option<Timer>,
     /// Runs while there is a part of a request.
     rest: Option<Pin<Box<Sleep>>>,
@@ -105,6 +108,7 @@ impl Session {
         let inner = Inner {
             inbound: Inbound::new(body),
             phase: Phase::Opening(opened.proof.map(Box::new)),
+            peer: peer.to_string().into(),
             timer: Some(Timer::new(FIRST_REQUEST, End::NoRequest)),
             rest: None,
             shutdown: Some(Box::pin(shared.shutdown.clone().cancelled_owned())),
@@ -173,7 +177,7 @@ impl Inner {
 
     fn request(&mut self, request: &DiscoveryRequest, span: &Span) -> Result<(), Status> {
         if let Phase::Opening(proof) = &mut self.phase {
-            let live = Live::start(&self.shared, proof.take(), request.node.as_ref())?;
+            let live = Live::start(&self.shared, proof.take(), request.node.as_ref(), self.peer.clone())?;
             span.record("node", label(&live.claim.id));
             span.record("identity", field::display(&live.identity.spiffe_id));
             tracing::info!(mesh = %live.identity.mesh, method = live.identity.method, "stream opened");
@@ -262,17 +266,30 @@ struct Live {
     state: sotw::State,
     feeds: Vec<(Arc<str>, Feed)>,
     withheld_before: bool,
+    /// What operators see of it.
+    listing: Listing,
     _place: ProxyPlace,
 }
 
 impl Live {
-    fn start(shared: &Shared, proof: Option<Box<Proof>>, node: Option<&Node>) -> Result<Self, Status> {
+    fn start(shared: &Shared, proof: Option<Box<Proof>>, node: Option<&Node>, peer: Arc<str>) -> Result<Self, Status> {
         let claim = open::claim(node)?;
         // Before the identity is made, so that no change is missed.
         let policies = WatchStream::from_changes(shared.authenticate.changes());
         let identity = open::complete(shared, proof.as_deref(), &claim)?;
+        let place = shared.admission.enter_as(identity.proxy_key())?;
+        let listing = shared.roster.enter(StreamRecord {
+            protocol: Protocol::Sotw,
+            peer,
+            node_id: claim.id.as_str().into(),
+            node_cluster: claim.cluster.as_str().into(),
+            identity: Arc::new(identity.clone()),
+            opened: shared.clock.now(),
+            names: HashMap::new(),
+        });
         Ok(Self {
-            _place: shared.admission.enter_as(identity.proxy_key())?,
+            _place: place,
+            listing,
             identity,
             proof,
             claim,
@@ -317,12 +334,16 @@ impl Live {
         let outcome = self.state.request(request)?;
         if let Some(verdict) = outcome.verdict {
             record(&verdict, shared);
+            self.listing.answered(&verdict, shared.clock.now());
         }
+        outcome.unsubscribe.iter().for_each(|name| self.listing.unsubscribed(name));
         self.feeds.retain(|(name, _)| !outcome.unsubscribe.contains(name));
         for name in outcome.subscribe {
-            match naming::resolve(&name, &self.identity) {
+            let wanted = naming::resolve(&name, &self.identity);
+            self.listing.subscribed(&name, wanted.map(SecretRef::kind), None);
+            match wanted {
                 Some(wanted) => {
-                    let feed = Feed::open(&*shared.source, wanted, &self.identity);
+                    let feed = Feed::open(&*shared.source, wanted, &self.identity, None);
                     self.feeds.push((name, feed));
                 }
                 None => self.withhold(&name, shared),
@@ -360,6 +381,7 @@ impl Live {
                 tracing::error!(name = label(&push.name), "a secret to be sent is not there; this is a bug");
                 continue;
             };
+            self.listing.sent(&push.name, &push.version, shared.clock.now());
             shared.metrics.pushed(push.kind, push.is_update.then(|| since.elapsed()));
             tracing::debug!(name = label(&push.name), version = %push.version, nonce = push.nonce, "push");
             let own = DiscoveryResponse { nonce: push.nonce, ..Default::default() };

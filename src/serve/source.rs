@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::model::bundle::Bundle;
+use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
 use crate::model::svid::Svid;
 
@@ -14,8 +15,9 @@ use crate::model::svid::Svid;
 /// validation context with anything but a trust bundle that has a CA in it (xds-conformance items 65 and 67).
 pub trait SecretSource: fmt::Debug + Send + Sync + 'static {
     /// The certificate of a proxy: `None` until it is issued, then always the newest good one. Being subscribed is what
-    /// causes issuance and renewal.
-    fn certificate(&self, identity: &Identity) -> CertificateWatch;
+    /// causes issuance and renewal. `held` is the leaf that the proxy says it has on this subscription: if the server
+    /// stands by it, nothing is issued before that leaf is due (xds-conformance item 107).
+    fn certificate(&self, identity: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch;
 
     /// The trust bundle of a mesh: `None` until it is known.
     fn trust_bundle(&self, mesh: &str) -> watch::Receiver<Option<Arc<Bundle>>>;

@@ -17,6 +17,7 @@ use super::{SdsServer, ServeSettings};
 use crate::identify::{Authenticate, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
+use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, Instance, Workload};
 use crate::model::key::PrivateKeyPem;
 use crate::model::policy::PolicySet;
@@ -106,7 +107,7 @@ pub(super) struct FakeSource {
 }
 
 impl SecretSource for FakeSource {
-    fn certificate(&self, _: &Identity) -> CertificateWatch {
+    fn certificate(&self, _: &Identity, _: Option<&HeldLeaf>) -> CertificateWatch {
         CertificateWatch { current: self.certificate.subscribe(), interest: Box::new(self.interest.clone()) }
     }
 

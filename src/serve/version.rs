@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use jiff::Timestamp;
 
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
+use crate::model::held::HeldLeaf;
 use crate::model::svid::Svid;
 
 /// The version of one secret. Nothing in it is secret: it is made of public facts of the certificates.
@@ -28,6 +30,26 @@ impl Version {
             short_digest(std::iter::once(&svid.leaf).chain(&svid.intermediates)),
         );
         Self(text.into())
+    }
+
+    /// What a certificate's version says about its leaf; `None` for any other text. The other direction of
+    /// [`Version::of_certificate`].
+    pub fn held_leaf(text: &str) -> Option<HeldLeaf> {
+        let mut parts = text.split('.');
+        if parts.next()? != "certificate" {
+            return None;
+        }
+        let mut time = || parts.next()?.parse().ok().and_then(|second| Timestamp::from_second(second).ok());
+        let (not_before, not_after) = (time()?, time()?);
+        let mut digest = || parts.next().filter(|part| part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit()));
+        let held = HeldLeaf {
+            not_before,
+            not_after,
+            policy_digest: digest()?.into(),
+            anchor: digest()?.into(),
+            content: digest()?.into(),
+        };
+        (parts.next().is_none() && not_before < not_after).then_some(held)
     }
 
     /// `bundle.<content digest>`.
@@ -99,6 +121,31 @@ mod tests {
         assert_eq!(parts[4], &svid.anchor.fingerprint()[..16]);
         assert_eq!(version, Version::of_certificate(&svid.clone()), "item 47: derived from content alone");
         assert_ne!(version, Version::of_certificate(&super::super::testing::svid("web")), "item 48: new content");
+    }
+
+    #[test]
+    fn a_certificate_version_is_read_back() {
+        let svid = svid("web");
+        let text = Version::of_certificate(&svid).to_string();
+        let held = Version::held_leaf(&text).unwrap();
+        assert_eq!(held.not_before.as_second(), svid.validity().not_before.as_second());
+        assert_eq!(held.not_after.as_second(), svid.validity().not_after.as_second());
+        assert_eq!(held.policy_digest, svid.policy_digest);
+        assert_eq!(&*held.anchor, &svid.anchor.fingerprint()[..16]);
+        let nonsense = [
+            "",
+            "1",
+            "certificate",
+            "bundle.0123456789abcdef",
+            "certificate.1.2.0123456789abcdef.0123456789abcdef.0123456789abcde",
+            "certificate.2.1.0123456789abcdef.0123456789abcdef.0123456789abcdef",
+            "certificate.1.2.0123456789abcdef.0123456789abcdef.0123456789abcdef.",
+            "certificate.1.99999999999999999999.0123456789abcdef.0123456789abcdef.0123456789abcdef",
+            "certificate.1.2.0123456789abcdeg.0123456789abcdef.0123456789abcdef",
+        ];
+        for text in nonsense {
+            assert_eq!(Version::held_leaf(text), None, "{text}");
+        }
     }
 
     #[test]

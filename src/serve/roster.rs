@@ -1,0 +1,126 @@
+//! What each live stream is subscribed to, what it was sent and what it said to that: for operators. Written by the streams,
+//! read by the admin API; the protocol itself decides nothing by it, and there is no key material in it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dashmap::DashMap;
+use jiff::Timestamp;
+
+use super::metrics::Protocol;
+use super::naming::SecretKind;
+use super::state::Verdict;
+use super::version::Version;
+use crate::model::identity::Identity;
+
+/// Every live stream whose proxy is known. Clones are the same roster.
+#[derive(Debug, Clone, Default)]
+pub struct Roster {
+    streams: Arc<DashMap<u64, Arc<Mutex<StreamRecord>>>>,
+    next: Arc<AtomicU64>,
+}
+
+/// One live stream.
+#[derive(Debug, Clone)]
+pub struct StreamRecord {
+    /// Which variant of the protocol it speaks.
+    pub protocol: Protocol,
+    /// Where the connection comes from, for people.
+    pub peer: Arc<str>,
+    /// `node.id`: a label of the proxy's own choice.
+    pub node_id: Arc<str>,
+    /// `node.cluster`, likewise.
+    pub node_cluster: Arc<str>,
+    /// Who it has proven to be.
+    pub identity: Arc<Identity>,
+    /// Since when.
+    pub opened: Timestamp,
+    /// The names that it is subscribed to.
+    pub names: HashMap<Arc<str>, NameRecord>,
+}
+
+/// One subscribed name of one stream.
+#[derive(Debug, Clone, Default)]
+pub struct NameRecord {
+    /// What kind of secret the name means; `None` if it is withheld.
+    pub kind: Option<SecretKind>,
+    /// The proxy has reported a version that the server stands by, so that nothing was sent (xds-conformance item 107).
+    pub held: Option<Arc<str>>,
+    /// The newest version that was sent, and when.
+    pub sent: Option<(Version, Timestamp)>,
+    /// The newest version that the proxy has acknowledged, and when.
+    pub acked: Option<(Version, Timestamp)>,
+    /// The newest version that it has rejected, when, and why (redacted); gone with the next acknowledgement.
+    pub nacked: Option<(Version, Timestamp, Arc<str>)>,
+}
+
+/// A stream's entry; it leaves the roster when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Listing {
+    streams: Arc<DashMap<u64, Arc<Mutex<StreamRecord>>>>,
+    id: u64,
+    record: Arc<Mutex<StreamRecord>>,
+}
+
+impl Roster {
+    /// Lists a stream.
+    pub(crate) fn enter(&self, record: StreamRecord) -> Listing {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let record = Arc::new(Mutex::new(record));
+        self.streams.insert(id, record.clone());
+        Listing { streams: self.streams.clone(), id, record }
+    }
+
+    /// All of them, in the order in which they were opened.
+    pub fn snapshot(&self) -> Vec<StreamRecord> {
+        let mut streams: Vec<_> = self.streams.iter().map(|entry| (*entry.key(), entry.value().clone())).collect();
+        streams.sort_unstable_by_key(|(id, _)| *id);
+        streams.into_iter().map(|(_, record)| locked(&record).clone()).collect()
+    }
+}
+
+impl Listing {
+    /// The stream has subscribed to a name; `kind` is `None` if it is withheld.
+    pub(crate) fn subscribed(&self, name: &Arc<str>, kind: Option<SecretKind>, held: Option<Arc<str>>) {
+        let record = NameRecord { kind, held, ..NameRecord::default() };
+        locked(&self.record).names.insert(name.clone(), record);
+    }
+
+    /// It is not interested in the name any more.
+    pub(crate) fn unsubscribed(&self, name: &str) {
+        locked(&self.record).names.remove(name);
+    }
+
+    /// It was sent a version.
+    pub(crate) fn sent(&self, name: &str, version: &Version, now: Timestamp) {
+        if let Some(record) = locked(&self.record).names.get_mut(name) {
+            record.sent = Some((version.clone(), now));
+            record.held = None;
+        }
+    }
+
+    /// It has said what it thinks of one.
+    pub(crate) fn answered(&self, verdict: &Verdict, now: Timestamp) {
+        if let Some(record) = locked(&self.record).names.get_mut(&verdict.name) {
+            match &verdict.result {
+                Ok(()) => {
+                    record.acked = Some((verdict.version.clone(), now));
+                    record.nacked = None;
+                }
+                Err(reason) => record.nacked = Some((verdict.version.clone(), now, reason.as_str().into())),
+            }
+        }
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.streams.remove(&self.id);
+    }
+}
+
+/// Records are whole after each statement, so one whose writer has panicked is as good as any.
+fn locked(record: &Mutex<StreamRecord>) -> MutexGuard<'_, StreamRecord> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
