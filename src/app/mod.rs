@@ -2,6 +2,7 @@
 
 mod cluster_secrets;
 mod convert;
+pub mod naming;
 mod resource_metrics;
 mod trust_readiness;
 
@@ -27,6 +28,7 @@ use crate::issue::manager::Manager;
 use crate::issue::worker::ManagerSettings;
 use crate::mesh::{ResourceFiles, Settings as ResourceSettings};
 use crate::model::bundle::Bundle;
+use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
@@ -85,6 +87,7 @@ impl App {
         for warning in config.warnings() {
             tracing::warn!("{warning}");
         }
+        let names = naming::names(&config.naming).map_err(StartError::Configuration)?;
         // Not every server needs it; whoever does and cannot write there says so.
         if let Err(error) = private_file::make_folder(&config.state_dir) {
             tracing::warn!(%error, "the state directory cannot be made");
@@ -161,7 +164,7 @@ impl App {
         let (_, always_ready) = watch::channel(true);
         let limits = StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
         let sds = SdsServer::new(
-            ServeSettings { limits, drain: DRAIN, replica: replica(), ..ServeSettings::default() },
+            ServeSettings { limits, drain: DRAIN, replica: replica(), names, ..ServeSettings::default() },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve::metrics::Metrics::new(&mut registry),
@@ -254,6 +257,14 @@ impl SecretSource for Secrets {
 
     fn trust_bundle(&self, mesh: &str) -> watch::Receiver<Option<Arc<Bundle>>> {
         self.trust.of(mesh)
+    }
+
+    fn trust_domains(&self) -> watch::Receiver<Option<Arc<BundleSet>>> {
+        self.trust.domains().watch()
+    }
+
+    fn has_trust_domain(&self, trust_domain: &str) -> bool {
+        self.trust.domains().contains(trust_domain)
     }
 }
 

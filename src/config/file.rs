@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::endpoint::HostPort;
 use super::identify::{Identify, Places};
-use super::{Kubernetes, Limits, Listener};
+use super::{Kubernetes, Limits, Listener, Naming};
 use crate::document::{Field, Node, Report};
 use crate::model::diagnostic::{Location, Problem};
 
@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) kubernetes: Kubernetes,
     pub(super) identify: Identify,
     pub(super) places: Places,
+    pub(super) naming: Naming,
     pub(super) limits: Limits,
 }
 
@@ -44,6 +45,7 @@ fn decode_file(root: &Field<'_>) -> Option<File> {
         system_namespace: fields.optional("systemNamespace").and_then(located),
         zone: fields.optional("zone").and_then(located),
         kubernetes: fields.optional("kubernetes").and_then(|f| f.one_of(&kubernetes)).unwrap_or_default(),
+        naming: fields.optional("naming").and_then(|f| Naming::decode(&f)).unwrap_or_default(),
         limits: fields.optional("limits").and_then(|f| decode_limits(&f)).unwrap_or_default(),
         identify,
         places,

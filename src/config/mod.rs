@@ -7,6 +7,7 @@ mod file;
 mod identify;
 mod listener;
 mod merge;
+mod naming;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
 pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule};
 pub use listener::{Listener, ListenerTls};
+pub use naming::{Naming, NamingProfile, SecretName};
 
 use self::file::File;
 use crate::document;
@@ -44,6 +46,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// What proves an identity.
     pub identify: Identify,
+    /// What the names of secrets mean.
+    pub naming: Naming,
     /// Bounds.
     pub limits: Limits,
 }

@@ -152,3 +152,42 @@ fn without_a_home_the_state_directory_must_be_given() {
     let problems = Config::load(None, Overrides::default(), &Surroundings::default()).unwrap_err();
     assert!(problems[0].to_string().contains("--state-dir"), "{problems:?}");
 }
+
+#[test]
+fn naming_is_read() {
+    let config = load(
+        "naming:\n  profiles: [istio, envoy-gateway]\n  certificates: [web-cert, \"*\", ключ]\n  trustBundles: [web-ca]\n  \
+         spiffeValidator: false",
+    )
+    .unwrap();
+    assert_eq!(config.naming.profiles, [NamingProfile::Istio, NamingProfile::EnvoyGateway]);
+    let names: Vec<&str> = config.naming.certificates.iter().map(|listed| listed.name.as_str()).collect();
+    assert_eq!(names, ["web-cert", "*", "ключ"]);
+    assert_eq!(config.naming.trust_bundles[0].at.line, Some(4));
+    assert!(!config.naming.spiffe_validator);
+    assert_eq!(load("{}").unwrap().naming, Naming::default());
+    assert_eq!(load("naming: {}").unwrap().naming, Naming::default());
+}
+
+#[test]
+fn naming_that_makes_no_sense_is_told() {
+    let problems = load(&format!(
+        "naming:\n  profiles: [spire, kumo, spire]\n  certificates: [a, a, \"\", 7]\n  trustBundles: [{}]\n  validator: true",
+        "x".repeat(2049)
+    ))
+    .unwrap_err();
+    for expected in [
+        "s.yaml:2: naming.profiles[1]: \"kumo\" is not one of spire, istio, kuma, osm, envoy-gateway (did you mean",
+        "s.yaml:2: naming.profiles[2]: the same profile is there twice",
+        "s.yaml:3: naming.certificates[1]: the same name is there twice",
+        "s.yaml:3: naming.certificates[2]: a secret's name has 1 to 2048 bytes",
+        "s.yaml:3: naming.certificates[3]: expected text",
+        "s.yaml:4: naming.trustBundles[0]: a secret's name has 1 to 2048 bytes",
+        "s.yaml:5: naming.validator: ",
+    ] {
+        assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{expected}\n{problems:#?}");
+    }
+    assert_eq!(problems.len(), 7, "{problems:#?}");
+    let empty = load("naming: {profiles: []}").unwrap_err();
+    assert!(empty[0].contains("no name would mean anything"), "{empty:?}");
+}

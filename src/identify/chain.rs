@@ -193,7 +193,7 @@ mod tests {
 
     #[tokio::test]
     async fn completion() {
-        let node = NodeClaim { id: "prod.web-0".to_owned(), cluster: "web".to_owned() };
+        let node = NodeClaim { id: "prod.web-0".to_owned(), cluster: "web".to_owned(), ..NodeClaim::default() };
         let believed = chain(vec![], true).complete(None, &node).unwrap();
         assert_eq!(believed.spiffe_id.to_string(), "spiffe://prod/web");
         assert_eq!(believed.method, node_id::METHOD);

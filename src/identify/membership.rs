@@ -117,7 +117,7 @@ pub(super) mod tests {
     }
 
     fn node(id: &str) -> NodeClaim {
-        NodeClaim { id: id.to_owned(), cluster: String::new() }
+        NodeClaim { id: id.to_owned(), ..NodeClaim::default() }
     }
 
     fn id_of(mesh: Option<&str>, workload: Workload, meshes: &[&str]) -> Result<String, String> {

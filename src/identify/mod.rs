@@ -72,6 +72,8 @@ pub struct NodeClaim {
     pub id: String,
     /// `node.cluster`; may be empty.
     pub cluster: String,
+    /// Whether it asks for CAs without Envoy's SPIFFE validator: all that is read of `node.metadata`.
+    pub plain_trust: bool,
 }
 
 /// What one method has proven about a peer, before it is known which mesh's policy applies to it.

@@ -34,7 +34,7 @@ mod tests {
             ("prod.", "", None, "prod."),
             ("", "web", None, "web"),
         ] {
-            let node = NodeClaim { id: id.to_owned(), cluster: cluster.to_owned() };
+            let node = NodeClaim { id: id.to_owned(), cluster: cluster.to_owned(), ..NodeClaim::default() };
             let proof = believe(&node, &policies(&["default", "prod"]));
             assert_eq!((proof.mesh.as_deref(), proof.workload.name.as_deref()), (mesh, Some(workload)), "{id}");
         }

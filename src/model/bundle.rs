@@ -96,6 +96,14 @@ impl Bundle {
         Self::from_certificates(bundles.into_iter().flat_map(|bundle| bundle.certificates.iter().cloned())).ok()
     }
 
+    /// The CA certificates of several bundles that were bounded one by one, however many they are together.
+    pub(super) fn union_of_all<'a>(first: &'a Self, others: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut seen = BTreeSet::new();
+        let all = std::iter::once(first).chain(others).flat_map(|bundle| &bundle.certificates);
+        let distinct: Vec<_> = all.filter(|certificate| seen.insert(certificate.der().as_ref())).cloned().collect();
+        Self { digest: digest_of(&distinct), certificates: distinct }
+    }
+
     /// The CA certificates; at least one.
     pub fn certificates(&self) -> &[Certificate] {
         &self.certificates

@@ -1,6 +1,7 @@
 //! The values that every stage shares. Nothing here waits, reads a file, talks to Kubernetes or knows Envoy's messages.
 
 pub mod bundle;
+pub mod bundle_set;
 pub mod certificate;
 pub mod diagnostic;
 pub mod duration;

@@ -11,11 +11,12 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 
-use super::naming::{SecretKind, SecretRef};
+use super::naming::{SecretKind, SecretRef, TrustStyle};
 use super::source::SecretSource;
 use super::version::Version;
 use super::wire::encoding::{Encoded, Encoder};
 use crate::model::bundle::Bundle;
+use crate::model::bundle_set::BundleSet;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
 use crate::model::svid::Svid;
@@ -32,6 +33,23 @@ pub(crate) struct Feed {
 enum Source {
     Certificate { changes: WatchStream<Option<Arc<Svid>>>, _interest: Box<dyn Any + Send + Sync> },
     Bundle { changes: WatchStream<Option<Arc<Bundle>>> },
+    Domains(Box<Domains>),
+}
+
+/// All trust domains, or one that is not the proxy's own. It hears of every change of any of them.
+struct Domains {
+    changes: WatchStream<Option<Arc<BundleSet>>>,
+    wanted: Wanted,
+    style: TrustStyle,
+    /// There was no such trust domain when the feed was opened.
+    unknown: bool,
+}
+
+enum Wanted {
+    /// All, once that of the proxy itself is there: with the others only, it would refuse its own mesh.
+    AllWith(Arc<str>),
+    /// This one; and its bundle that was seen last, since the others change too.
+    Only(Arc<str>, Option<Arc<Bundle>>),
 }
 
 /// Holds on to a key for no longer than until it is sent.
@@ -41,11 +59,13 @@ enum Ready {
 }
 
 impl Feed {
-    /// Subscribes; the present value comes as the first change.
+    /// Subscribes; the present value comes as the first change. `style` is that of the stream
+    /// ([`super::naming::Names::style`]).
     pub(crate) fn open(
         source: &dyn SecretSource,
         wanted: SecretRef,
         identity: &Identity,
+        style: TrustStyle,
         held: Option<&HeldLeaf>,
     ) -> Self {
         let source = match wanted {
@@ -54,6 +74,18 @@ impl Feed {
                 Source::Certificate { changes: WatchStream::new(watch.current), _interest: watch.interest }
             }
             SecretRef::TrustBundle => Source::Bundle { changes: WatchStream::new(source.trust_bundle(&identity.mesh)) },
+            SecretRef::AllTrustDomains => Source::Domains(Box::new(Domains {
+                changes: WatchStream::new(source.trust_domains()),
+                wanted: Wanted::AllWith(identity.spiffe_id.trust_domain_name().into()),
+                style,
+                unknown: false,
+            })),
+            SecretRef::TrustDomain(name) => Source::Domains(Box::new(Domains {
+                changes: WatchStream::new(source.trust_domains()),
+                unknown: !source.has_trust_domain(&name),
+                wanted: Wanted::Only(name, None),
+                style,
+            })),
         };
         Self { source, ready: None, ended: false }
     }
@@ -62,8 +94,16 @@ impl Feed {
     pub(crate) fn kind(&self) -> SecretKind {
         match self.source {
             Source::Certificate { .. } => SecretKind::Certificate,
-            Source::Bundle { .. } => SecretKind::Bundle,
+            Source::Bundle { .. } | Source::Domains(_) => SecretKind::Bundle,
         }
+    }
+
+    /// Whether, when it was opened, there was no such thing: a trust domain that no mesh has. That is a definite "no" at
+    /// the time of the request, to be counted as withheld, and on Delta to be answered with one removal (item 71); the
+    /// feed stays, and a trust domain that comes later is pushed (item 70). A trust domain whose bundle is not known yet
+    /// is pending instead (items 68 and 69): it is never unknown, and nothing is said of it.
+    pub(crate) fn is_unknown(&self) -> bool {
+        matches!(&self.source, Source::Domains(domains) if domains.unknown)
     }
 
     /// Ready with the version of the newest secret when there is a new one; versions in between are skipped.
@@ -102,6 +142,15 @@ impl Feed {
                         Some(Ready::Bundle { encoded, since: Instant::now() })
                     }
                 },
+                Source::Domains(domains) => match Pin::new(&mut domains.changes).poll_next(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(None) => None,
+                    Poll::Ready(Some(all)) => {
+                        let Some(bundles) = all.and_then(|all| domains.wanted.of(&all)) else { continue };
+                        let encoded = encoder.bundle_set(name, &bundles, domains.style);
+                        Some(Ready::Bundle { encoded, since: Instant::now() })
+                    }
+                },
             };
             match ready {
                 None => self.ended = true,
@@ -136,6 +185,23 @@ impl Feed {
     }
 }
 
+impl Wanted {
+    /// What is wanted of `all`, if it is there and not what was there before.
+    fn of(&mut self, all: &Arc<BundleSet>) -> Option<Arc<BundleSet>> {
+        match self {
+            Self::AllWith(own) => all.get(own).map(|_| all.clone()),
+            Self::Only(name, last) => {
+                let bundle = all.get(name)?;
+                if last.as_ref() == Some(bundle) {
+                    return None;
+                }
+                *last = Some(bundle.clone());
+                Some(Arc::new(BundleSet::of_one(name.clone(), bundle.clone())))
+            }
+        }
+    }
+}
+
 impl Ready {
     fn version(&self) -> &Version {
         match self {
@@ -152,45 +218,5 @@ impl fmt::Debug for Feed {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::task::Waker;
-    use std::time::Duration;
-
-    use jiff::SignedDuration;
-    use tokio::sync::watch;
-
-    use super::*;
-    use crate::serve::testing::{FakeSource, bundle, identity, svid_until};
-
-    fn source() -> FakeSource {
-        FakeSource { certificate: watch::Sender::new(None), bundle: watch::Sender::new(None), interest: Arc::default() }
-    }
-
-    #[test]
-    fn item_99_a_certificate_that_ends_while_it_waits_is_let_go() {
-        let (source, encoder) = (source(), Encoder::new(String::new()));
-        let until = Timestamp::from_second(2_000_000_000).unwrap();
-        let mut feed = Feed::open(&source, SecretRef::Certificate, &identity("web"), None);
-        source.certificate.send_replace(Some(Arc::new(svid_until("web", until))));
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(feed.poll_change(&"default".into(), &encoder, until, &mut cx).is_ready());
-        assert!(!feed.drop_ended(until), "the last moment is within");
-        assert!(feed.drop_ended(until + SignedDuration::from_secs(1)));
-        assert!(feed.take("default", &encoder).is_none());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_change_back_to_an_encoding_that_is_kept_is_a_change_of_now() {
-        let (source, encoder) = (source(), Encoder::new(String::new()));
-        let mut feed = Feed::open(&source, SecretRef::TrustBundle, &identity("web"), None);
-        let mut cx = Context::from_waker(Waker::noop());
-        let (one, two) = (Arc::new(bundle("one")), Arc::new(bundle("two")));
-        for bundle in [&one, &two, &one] {
-            source.bundle.send_replace(Some(bundle.clone()));
-            assert!(feed.poll_change(&"ROOTCA".into(), &encoder, Timestamp::UNIX_EPOCH, &mut cx).is_ready());
-            tokio::time::advance(Duration::from_secs(60)).await;
-            let (_, since) = feed.take("ROOTCA", &encoder).unwrap();
-            assert_eq!(since.elapsed(), Duration::from_secs(60));
-        }
-    }
-}
+#[path = "feed_tests.rs"]
+mod tests;

@@ -16,7 +16,6 @@ use tonic::body::Body;
 
 use super::feed::Feed;
 use super::metrics::{Protocol, Withheld};
-use super::naming;
 use super::open;
 use super::shared::Shared;
 use super::state::{Limits, check_type, distinct_names};
@@ -55,14 +54,15 @@ pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<
 
     let mut wanted = Vec::new();
     for name in names {
-        match naming::resolve(name, &identity) {
-            Some(secret) => wanted.push(Wanted {
-                name: name.into(),
-                feed: Feed::open(&*shared.source, secret, &identity, None),
-                version: None,
-            }),
+        let feed = shared
+            .names
+            .resolve(name, &identity)
+            .map(|secret| Feed::open(&*shared.source, secret, &identity, shared.names.style(&claim), None))
+            .filter(|feed| !feed.is_unknown());
+        match feed {
+            Some(feed) => wanted.push(Wanted { name: name.into(), feed, version: None }),
             None => {
-                shared.metrics.withheld(Withheld::UnknownName);
+                shared.metrics.withheld(Withheld::of(shared.names.kind(name)));
                 tracing::debug!(name = open::label(name), "withheld: no such secret for this proxy");
             }
         }

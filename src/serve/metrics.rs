@@ -36,8 +36,18 @@ pub enum Protocol {
 /// Why a name is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Withheld {
-    /// No naming profile has such a name for this proxy.
+    /// The name means nothing.
     UnknownName,
+    /// The name means something that is another proxy's, or that this server does not have. Clients cannot tell the two
+    /// apart (xds-conformance item 27).
+    ForbiddenName,
+}
+
+impl Withheld {
+    /// Why a name of this kind is withheld.
+    pub(crate) fn of(kind: Option<SecretKind>) -> Self {
+        if kind.is_some() { Self::ForbiddenName } else { Self::UnknownName }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,6 +79,7 @@ impl EncodeLabelValue for Withheld {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         match self {
             Self::UnknownName => "unknown_name",
+            Self::ForbiddenName => "forbidden_name",
         }
         .encode(encoder)
     }

@@ -11,7 +11,7 @@ use super::redact;
 use super::shared::Shared;
 use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::identity::Identity;
-use crate::serve::wire::Node;
+use crate::serve::wire::{Node, metadata};
 
 /// A proof that takes longer to verify than this will not be verified.
 const VERIFY: Duration = Duration::from_secs(10);
@@ -21,6 +21,9 @@ const LABEL: usize = 256;
 
 /// The most bytes of `node.id` and of `node.cluster`.
 const NODE: usize = 1 << 10;
+
+/// The key in `node.metadata` by which a proxy asks for plain `trusted_ca`; as SPIRE's agent has it.
+const PLAIN_TRUST: &str = "disable_spiffe_cert_validation";
 
 /// A call that was let in.
 #[derive(Debug)]
@@ -67,7 +70,11 @@ pub(super) fn claim(node: Option<&Node>) -> Result<NodeClaim, Status> {
         tracing::info!(node = label(&node.id), "refused: node.id or node.cluster is too long");
         return Err(Status::invalid_argument("node.id or node.cluster is too long"));
     }
-    Ok(NodeClaim { id: node.id.as_str().into(), cluster: node.cluster.as_str().into() })
+    let plain_trust = metadata::switch(&node.metadata, PLAIN_TRUST).map_err(|malformed| {
+        tracing::info!(node = label(&node.id), %malformed, "refused: node.metadata cannot be read");
+        Status::invalid_argument("node.metadata cannot be read")
+    })?;
+    Ok(NodeClaim { id: node.id.as_str().into(), cluster: node.cluster.as_str().into(), plain_trust })
 }
 
 /// The identity.
@@ -133,6 +140,7 @@ fn bearer(value: &HeaderValue) -> Option<BearerToken> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
     use tonic::Code;
 
     use super::*;
@@ -152,6 +160,18 @@ mod tests {
         for bad in [&["Bearer a", "Bearer b"][..], &["Basic abc"], &["Bearer"], &["Bearer "], &[""], &["Bearer é"]] {
             assert_eq!(token(bad).unwrap_err().code(), Code::Unauthenticated, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_switch_in_the_metadata_is_read_and_metadata_that_cannot_be_is_refused() {
+        let of = |metadata: &[u8]| {
+            claim(Some(&Node { id: "web-0".to_owned(), metadata: metadata.to_vec(), ..Node::default() }))
+        };
+        assert!(!of(b"").unwrap().plain_trust);
+        let value = prost_types::Value { kind: Some(prost_types::value::Kind::BoolValue(true)) };
+        let metadata = prost_types::Struct { fields: [(PLAIN_TRUST.to_owned(), value)].into() };
+        assert!(of(&metadata.encode_to_vec()).unwrap().plain_trust);
+        assert_eq!(of(b"\x0a\xff").unwrap_err().code(), Code::InvalidArgument);
     }
 
     #[test]

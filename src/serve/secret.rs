@@ -1,14 +1,25 @@
-//! Rendering. Two functions of two types: what is a trust bundle in the program cannot become a certificate on the wire,
-//! and there is no trust bundle without a CA (xds-conformance items 65 and 67: Envoy accepts either silently, and stops
-//! verifying its peers).
+//! Rendering. Three functions of three types: what is a trust bundle in the program cannot become a certificate on the
+//! wire, and there is no trust bundle without a CA and no set of them without a trust domain (xds-conformance items 65 and
+//! 67: Envoy accepts either silently, and stops verifying its peers).
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, TlsCertificate, secret,
+    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
+    spiffe_cert_validator_config::TrustDomain,
 };
+use envoy_types::pb::google::protobuf::Any;
+use prost::Message;
 
 use crate::model::bundle::Bundle;
+use crate::model::bundle_set::BundleSet;
 use crate::model::svid::Svid;
+
+/// The name by which Envoy finds its SPIFFE validator; it rejects a secret that has another (xds-conformance B4).
+const SPIFFE_VALIDATOR: &str = "envoy.tls.cert_validator.spiffe";
+
+/// The type of the SPIFFE validator's configuration.
+const SPIFFE_VALIDATOR_TYPE: &str =
+    "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
 
 /// A proxy's leaf and intermediates, leaf first (item 85), with its key, inline (item 83). The caller wipes the key.
 pub(super) fn certificate(name: &str, svid: &Svid) -> Secret {
@@ -25,13 +36,30 @@ pub(super) fn certificate(name: &str, svid: &Svid) -> Secret {
 /// The CAs to trust and nothing else: a SAN matcher in here would widen what the proxy's own configuration allows
 /// (xds-conformance B4).
 pub(super) fn validation_context(name: &str, bundle: &Bundle) -> Secret {
-    Secret {
-        name: name.to_owned(),
-        r#type: Some(secret::Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: Some(inline(bundle.pem().into_bytes())),
-            ..Default::default()
-        })),
-    }
+    context(
+        name,
+        CertificateValidationContext { trusted_ca: Some(inline(bundle.pem().into_bytes())), ..Default::default() },
+    )
+}
+
+/// The CAs of each trust domain, to be believed for peers of that one only.
+pub(super) fn spiffe_validation_context(name: &str, bundles: &BundleSet) -> Secret {
+    let trust_domain = |(domain, bundle): (&str, &Bundle)| TrustDomain {
+        name: domain.to_owned(),
+        trust_bundle: Some(inline(bundle.pem().into_bytes())),
+        ..Default::default()
+    };
+    let config =
+        SpiffeCertValidatorConfig { trust_domains: bundles.iter().map(trust_domain).collect(), ..Default::default() };
+    let validator = TypedExtensionConfig {
+        name: SPIFFE_VALIDATOR.to_owned(),
+        typed_config: Some(Any { type_url: SPIFFE_VALIDATOR_TYPE.to_owned(), value: config.encode_to_vec() }),
+    };
+    context(name, CertificateValidationContext { custom_validator_config: Some(validator), ..Default::default() })
+}
+
+fn context(name: &str, context: CertificateValidationContext) -> Secret {
+    Secret { name: name.to_owned(), r#type: Some(secret::Type::ValidationContext(context)) }
 }
 
 fn inline(bytes: Vec<u8>) -> DataSource {
@@ -40,6 +68,11 @@ fn inline(bytes: Vec<u8>) -> DataSource {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use prost::Name;
+
     use super::*;
     use crate::model::certificate::Certificate;
     use crate::serve::testing;
@@ -80,6 +113,27 @@ mod tests {
         };
         assert_eq!(bytes(&context.trusted_ca), bundle.pem().as_bytes());
         let rest = CertificateValidationContext { trusted_ca: None, ..context };
+        assert_eq!(rest, CertificateValidationContext::default());
+    }
+
+    #[test]
+    fn item_67_a_spiffe_validator_is_a_bundle_for_each_trust_domain_and_nothing_else() {
+        let (here, there) = (Arc::new(testing::bundle("here")), Arc::new(testing::bundle("there")));
+        let bundles = BundleSet::new(BTreeMap::from([("there".into(), there.clone()), ("here".into(), here.clone())]));
+        let Some(secret::Type::ValidationContext(context)) = spiffe_validation_context("ALL", &bundles.unwrap()).r#type
+        else {
+            panic!("not a validation context")
+        };
+        let validator = context.custom_validator_config.clone().unwrap();
+        assert_eq!(validator.name, "envoy.tls.cert_validator.spiffe");
+        let config = validator.typed_config.unwrap();
+        assert_eq!(config.type_url, format!("type.googleapis.com/{}", SpiffeCertValidatorConfig::full_name()));
+        let config = SpiffeCertValidatorConfig::decode(&*config.value).unwrap();
+        let domains: Vec<_> = config.trust_domains.iter().map(|td| (&*td.name, bytes(&td.trust_bundle))).collect();
+        let (here, there) = (here.pem(), there.pem());
+        assert_eq!(domains, [("here", here.as_bytes()), ("there", there.as_bytes())]);
+        assert_eq!(config.trust_bundles, None);
+        let rest = CertificateValidationContext { custom_validator_config: None, ..context };
         assert_eq!(rest, CertificateValidationContext::default());
     }
 }

@@ -20,6 +20,7 @@ use super::admission::{Admission, StreamLimits};
 use super::blocked::Blocked;
 use super::listen::Peer;
 use super::metrics::Metrics;
+use super::naming::Names;
 use super::roster::Roster;
 use super::session::Session;
 use super::shared::Shared;
@@ -43,6 +44,8 @@ pub struct ServeSettings {
     pub drain: Duration,
     /// A connection whose peer lets a response wait for longer is closed (item 96).
     pub send_limit: Duration,
+    /// What the names of secrets mean.
+    pub names: Names,
 }
 
 impl Default for ServeSettings {
@@ -52,6 +55,7 @@ impl Default for ServeSettings {
             limits: StreamLimits::default(),
             drain: Duration::from_secs(2),
             send_limit: Duration::from_secs(30),
+            names: Names::default(),
         }
     }
 }
@@ -86,6 +90,7 @@ impl SdsServer {
             encoder: Encoder::new(settings.replica),
             blocked,
             roster: Roster::default(),
+            names: settings.names,
         }))
     }
 

@@ -24,7 +24,7 @@ use tracing::{Span, field};
 use super::admission::{Place, ProxyPlace};
 use super::feed::Feed;
 use super::metrics::{LiveStream, Protocol, Withheld};
-use super::naming::{self, SecretRef};
+use super::naming::SecretRef;
 use super::open::{self, Opened, label};
 use super::roster::{Listing, StreamRecord};
 use super::shared::Shared;
@@ -339,11 +339,15 @@ impl Live {
         outcome.unsubscribe.iter().for_each(|name| self.listing.unsubscribed(name));
         self.feeds.retain(|(name, _)| !outcome.unsubscribe.contains(name));
         for name in outcome.subscribe {
-            let wanted = naming::resolve(&name, &self.identity);
-            self.listing.subscribed(&name, wanted.map(SecretRef::kind), None);
+            let wanted = shared.names.resolve(&name, &self.identity);
+            self.listing.subscribed(&name, wanted.as_ref().map(SecretRef::kind), None);
             match wanted {
                 Some(wanted) => {
-                    let feed = Feed::open(&*shared.source, wanted, &self.identity, None);
+                    let style = shared.names.style(&self.claim);
+                    let feed = Feed::open(&*shared.source, wanted, &self.identity, style, None);
+                    if feed.is_unknown() {
+                        self.withhold(&name, shared);
+                    }
                     self.feeds.push((name, feed));
                 }
                 None => self.withhold(&name, shared),
@@ -354,7 +358,7 @@ impl Live {
 
     /// Items 64, 70 and 73: silence, at no cost to anyone.
     fn withhold(&mut self, name: &str, shared: &Shared) {
-        shared.metrics.withheld(Withheld::UnknownName);
+        shared.metrics.withheld(Withheld::of(shared.names.kind(name)));
         if std::mem::replace(&mut self.withheld_before, true) {
             tracing::debug!(name = label(name), "withheld: no such secret for this proxy");
         } else {

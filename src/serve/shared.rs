@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::admission::Admission;
 use super::blocked::Blocked;
 use super::metrics::Metrics;
+use super::naming::Names;
 use super::roster::Roster;
 use super::source::SecretSource;
 use super::wire::encoding::Encoder;
@@ -29,4 +30,5 @@ pub(super) struct Shared {
     pub(super) encoder: Encoder,
     pub(super) blocked: Arc<Blocked>,
     pub(super) roster: Roster,
+    pub(super) names: Names,
 }

@@ -16,6 +16,7 @@ use super::source::{CertificateWatch, SecretSource};
 use super::{SdsServer, ServeSettings};
 use crate::identify::{Authenticate, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::bundle::Bundle;
+use crate::model::bundle_set::BundleSet;
 use crate::model::certificate::Certificate;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, Instance, Workload};
@@ -98,10 +99,13 @@ pub(super) fn identity(name: &str) -> Identity {
 }
 
 /// Secrets that a test sets; every proxy has the same certificate.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FakeSource {
     pub(super) certificate: watch::Sender<Option<Arc<Svid>>>,
     pub(super) bundle: watch::Sender<Option<Arc<Bundle>>>,
+    pub(super) domains: watch::Sender<Option<Arc<BundleSet>>>,
+    /// Trust domains whose bundle is pending.
+    pub(super) pending_domains: Mutex<HashSet<String>>,
     /// One strong count for each certificate subscription, and one here.
     pub(super) interest: Arc<()>,
 }
@@ -113,6 +117,15 @@ impl SecretSource for FakeSource {
 
     fn trust_bundle(&self, _: &str) -> watch::Receiver<Option<Arc<Bundle>>> {
         self.bundle.subscribe()
+    }
+
+    fn trust_domains(&self) -> watch::Receiver<Option<Arc<BundleSet>>> {
+        self.domains.subscribe()
+    }
+
+    fn has_trust_domain(&self, trust_domain: &str) -> bool {
+        self.pending_domains.lock().unwrap().contains(trust_domain)
+            || self.domains.borrow().as_ref().is_some_and(|all| all.get(trust_domain).is_some())
     }
 }
 
@@ -191,11 +204,7 @@ pub(super) fn tcp() -> ListenerSettings {
 
 impl TestServer {
     pub(super) async fn start(settings: ServeSettings, listeners: &[ListenerSettings]) -> Self {
-        let source = Arc::new(FakeSource {
-            certificate: watch::Sender::new(None),
-            bundle: watch::Sender::new(None),
-            interest: Arc::default(),
-        });
+        let source = Arc::new(FakeSource::default());
         let authenticate = Arc::new(FakeAuthenticate::default());
         let (ready, is_ready) = watch::channel(true);
         let (tasks, deaths) = Tasks::new();

@@ -7,6 +7,7 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 
 use crate::model::bundle::Bundle;
+use crate::model::bundle_set::BundleSet;
 use crate::model::certificate::Certificate;
 use crate::model::held::HeldLeaf;
 use crate::model::svid::Svid;
@@ -55,6 +56,11 @@ impl Version {
     /// `bundle.<content digest>`.
     pub fn of_bundle(bundle: &Bundle) -> Self {
         Self(format!("bundle.{}", bundle.digest()).into())
+    }
+
+    /// The same for the trust bundles of several trust domains: the digest is over their names too.
+    pub fn of_bundle_set(bundles: &BundleSet) -> Self {
+        Self(format!("bundle.{}", bundles.digest()).into())
     }
 
     /// One version for several secrets in one answer (`FetchSecrets` only); `None` if there are none.

@@ -1,5 +1,6 @@
 //! Stage 3, whom it may believe: the trust bundle of each mesh, from the sources that its backends name.
 
+pub mod domains;
 pub mod learned;
 pub mod source;
 pub mod state;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use tokio::sync::{mpsc, watch};
 
+use super::domains::{PublishDomains, TrustDomains};
 use super::learned::LearnedStore;
 use super::state::{Answer, SourceKey, Trouble, TrustState};
 use crate::model::bundle::{Bundle, TrustSet};
@@ -36,6 +37,7 @@ pub struct TrustStore {
     published: watch::Receiver<Arc<TrustSet>>,
     troubles: watch::Receiver<Arc<Troubles>>,
     meshes: MeshBundles,
+    domains: TrustDomains,
     news: mpsc::UnboundedSender<(SourceKey, RootNews)>,
 }
 
@@ -51,7 +53,8 @@ impl TrustStore {
         let (publish, published) = watch::channel(Arc::default());
         let (tell_troubles, troubles) = watch::channel(Arc::default());
         let (news, inbox) = mpsc::unbounded_channel();
-        let store = Self { published, troubles, meshes: Arc::default(), news };
+        let (domains, publish_domains) = TrustDomains::new(sources.policies.clone());
+        let store = Self { published, troubles, meshes: Arc::default(), domains, news };
         let worker = Worker {
             state: TrustState::default(),
             learned: LearnedStore::new(&sources.state_dir),
@@ -63,6 +66,7 @@ impl TrustStore {
             publish,
             tell_troubles,
             meshes: store.meshes.clone(),
+            publish_domains,
         };
         tasks.spawn_essential("trust store", worker.run(inbox));
         store
@@ -81,6 +85,11 @@ impl TrustStore {
         // Published between these lines, the bundle is in the entry's initial value or sent to the entry.
         let entry = self.meshes.entry(mesh.into());
         entry.or_insert_with(|| watch::channel(self.published.borrow().meshes.get(mesh).cloned()).0).subscribe()
+    }
+
+    /// Every trust domain's bundle.
+    pub fn domains(&self) -> &TrustDomains {
+        &self.domains
     }
 
     /// The sources that are in trouble now.
@@ -109,6 +118,7 @@ struct Worker {
     publish: watch::Sender<Arc<TrustSet>>,
     tell_troubles: watch::Sender<Arc<Troubles>>,
     meshes: MeshBundles,
+    publish_domains: PublishDomains,
 }
 
 impl Worker {
@@ -285,6 +295,7 @@ impl Worker {
                 tracing::info!(%mesh, digest = bundle.digest(), ?cas, "the trust bundle is");
             }
         }
+        self.publish_domains.publish(&bundles);
     }
 }
 

@@ -1,35 +1,25 @@
-//! The names of SPIRE's agent, which Istio's proxies use too.
+//! The names of SPIRE's agent (its `sds` defaults), which other systems use as well.
 
-use super::{NamingProfile, SecretRef};
-use crate::model::identity::Identity;
+use spiffe::SpiffeId;
 
-/// `default` and `ROOTCA`.
-#[derive(Debug)]
-pub(super) struct Spire;
+use super::meaning::{Meaning, Owner};
 
-impl NamingProfile for Spire {
-    fn name(&self) -> &'static str {
-        "spire"
+/// `default`, the SPIFFE ID; `ROOTCA`, `ALL`, `spiffe://<trust domain>`.
+///
+/// A SPIFFE ID is read as it is written: one in another spelling (upper case in the trust domain) is no name of this
+/// profile, since Envoy would not find the answer under its own spelling.
+pub(super) fn meaning(name: &str) -> Option<Meaning<'_>> {
+    match name {
+        "default" => return Some(Meaning::Certificate(Owner::Asker)),
+        "ROOTCA" => return Some(Meaning::TrustBundle(Owner::Asker)),
+        "ALL" => return Some(Meaning::AllTrustDomains),
+        _ => {}
     }
-
-    fn resolve(&self, secret_name: &str, _identity: &Identity) -> Option<SecretRef> {
-        match secret_name {
-            "default" => Some(SecretRef::Certificate),
-            "ROOTCA" => Some(SecretRef::TrustBundle),
-            _ => None,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::serve::testing::identity;
-
-    #[test]
-    fn names() {
-        assert_eq!(Spire.resolve("default", &identity("web")), Some(SecretRef::Certificate));
-        assert_eq!(Spire.resolve("ROOTCA", &identity("web")), Some(SecretRef::TrustBundle));
-        assert_eq!(Spire.resolve("rootca", &identity("web")), None);
-    }
+    let rest = name.strip_prefix("spiffe://")?;
+    let id =
+        SpiffeId::new(name).ok().filter(|id| id.trust_domain_name() == rest.split('/').next().unwrap_or_default())?;
+    Some(match id.path() {
+        "" => Meaning::TrustDomain(rest),
+        _ => Meaning::Certificate(Owner::SpiffeId(name)),
+    })
 }

@@ -13,7 +13,9 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::SECRET_TYPE;
 use crate::model::bundle::Bundle;
+use crate::model::bundle_set::BundleSet;
 use crate::model::svid::Svid;
+use crate::serve::naming::TrustStyle;
 use crate::serve::secret as render;
 use crate::serve::version::Version;
 
@@ -29,11 +31,14 @@ pub(crate) struct Encoded {
     pub(crate) bytes: Bytes,
 }
 
+/// What shared encodings are kept by: the secret's name, the content's digest, and how it is told.
+type Key = (Arc<str>, Arc<str>, TrustStyle);
+
 /// Encodes secrets, and keeps what all streams of a mesh share.
 #[derive(Debug)]
 pub(crate) struct Encoder {
     control_plane: String,
-    bundles: DashMap<(Arc<str>, Arc<str>), Encoded>,
+    bundles: DashMap<Key, Encoded>,
 }
 
 impl Encoder {
@@ -49,7 +54,22 @@ impl Encoder {
 
     /// A trust bundle's encoding, shared by all streams that ask for it under this name.
     pub(crate) fn trust_bundle(&self, name: &Arc<str>, bundle: &Bundle) -> Encoded {
-        let key = (name.clone(), bundle.digest().into());
+        self.shared((name.clone(), bundle.digest().into(), TrustStyle::TrustedCa), || {
+            (render::validation_context(name, bundle), Version::of_bundle(bundle))
+        })
+    }
+
+    /// The trust bundles of several trust domains, or of one that is not the proxy's own, shared likewise.
+    pub(crate) fn bundle_set(&self, name: &Arc<str>, bundles: &BundleSet, style: TrustStyle) -> Encoded {
+        match style {
+            TrustStyle::TrustedCa => self.trust_bundle(name, bundles.union()),
+            TrustStyle::SpiffeValidator => self.shared((name.clone(), bundles.digest().into(), style), || {
+                (render::spiffe_validation_context(name, bundles), Version::of_bundle_set(bundles))
+            }),
+        }
+    }
+
+    fn shared(&self, key: Key, render: impl FnOnce() -> (Secret, Version)) -> Encoded {
         if let Some(kept) = self.bundles.get(&key) {
             return kept.clone();
         }
@@ -59,8 +79,8 @@ impl Encoder {
         self.bundles
             .entry(key)
             .or_insert_with(|| {
-                let version = Version::of_bundle(bundle);
-                let bytes = self.encode(render::validation_context(name, bundle), &version);
+                let (secret, version) = render();
+                let bytes = self.encode(secret, &version);
                 Encoded { version, bytes: Bytes::from_owner(bytes) }
             })
             .clone()
@@ -123,5 +143,19 @@ mod tests {
         assert_eq!(encoder.trust_bundle(&name, &first.clone()).bytes.as_ptr(), bytes.as_ptr());
         assert_ne!(encoder.trust_bundle(&name, &second).bytes, bytes);
         assert_ne!(encoder.trust_bundle(&other, &first).bytes, bytes);
+    }
+
+    #[test]
+    fn items_47_and_48_the_two_styles_of_one_content_are_two_encodings_with_two_versions() {
+        let encoder = Encoder::new(String::new());
+        let name: Arc<str> = "ALL".into();
+        let set = BundleSet::of_one("default".into(), Arc::new(bundle("one")));
+        let validator = encoder.bundle_set(&name, &set, TrustStyle::SpiffeValidator);
+        let plain = encoder.bundle_set(&name, &set, TrustStyle::TrustedCa);
+        assert_ne!(validator.version, plain.version);
+        assert_ne!(validator.bytes, plain.bytes);
+        assert_eq!(plain.bytes, encoder.trust_bundle(&name, set.union()).bytes);
+        let again = encoder.bundle_set(&name, &set.clone(), TrustStyle::SpiffeValidator);
+        assert_eq!(again.bytes.as_ptr(), validator.bytes.as_ptr(), "one encoding for all streams");
     }
 }

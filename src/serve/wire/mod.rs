@@ -7,6 +7,7 @@
 
 pub(crate) mod encoding;
 pub(crate) mod inbound;
+pub(crate) mod metadata;
 pub(crate) mod outbound;
 
 /// The messages of `proto/`: what this server reads of Envoy's requests.
