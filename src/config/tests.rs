@@ -183,7 +183,7 @@ fn naming_that_makes_no_sense_is_told() {
         "s.yaml:3: naming.certificates[2]: a secret's name has 1 to 2048 bytes",
         "s.yaml:3: naming.certificates[3]: expected text",
         "s.yaml:4: naming.trustBundles[0]: a secret's name has 1 to 2048 bytes",
-        "s.yaml:5: naming.validator: ",
+        "s.yaml:5: naming: unknown field \"validator\"",
     ] {
         assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{expected}\n{problems:#?}");
     }

@@ -54,18 +54,20 @@ pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<
 
     let mut wanted = Vec::new();
     for name in names {
-        let feed = shared
-            .names
-            .resolve(name, &identity)
-            .map(|secret| Feed::open(&*shared.source, secret, &identity, shared.names.style(&claim), None))
-            .filter(|feed| !feed.is_unknown());
-        match feed {
-            Some(feed) => wanted.push(Wanted { name: name.into(), feed, version: None }),
-            None => {
-                shared.metrics.withheld(Withheld::of(shared.names.kind(name)));
-                tracing::debug!(name = open::label(name), "withheld: no such secret for this proxy");
+        let feed = shared.names.resolve(name, &identity).map(|secret| {
+            let style = shared.names.style(&claim);
+            Feed::open(&*shared.source, secret, &identity, style, None)
+        });
+        let reason = match feed {
+            Some(feed) if !feed.is_unknown() => {
+                wanted.push(Wanted { name: name.into(), feed, version: None });
+                continue;
             }
-        }
+            Some(_) => Withheld::UnknownName,
+            None => Withheld::of(shared.names.kind(name)),
+        };
+        shared.metrics.withheld(reason);
+        tracing::debug!(name = open::label(name), "withheld: no such secret for this proxy");
     }
     tokio::select! {
         () = shared.shutdown.cancelled() => return Err(Status::unavailable("shutting down")),

@@ -85,7 +85,7 @@ async fn items_70_and_73_unknown_names_are_withheld_and_the_rest_is_served() {
     stream.send(request(&["kubernetes://x", "ROOTCA", "spiffe://default/other"])).await;
     assert_eq!(stream.next().await.1.name, "ROOTCA");
     stream.silent().await;
-    assert!(server.metrics().contains("withheld_total{reason=\"unknown_name\"} 2"));
+    assert!(server.metrics().contains("withheld_total{reason=\"forbidden_name\"} 2"));
     assert_eq!(Arc::strong_count(&server.source.interest), 1, "item 64: nothing was issued");
 }
 

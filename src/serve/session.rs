@@ -346,19 +346,19 @@ impl Live {
                     let style = shared.names.style(&self.claim);
                     let feed = Feed::open(&*shared.source, wanted, &self.identity, style, None);
                     if feed.is_unknown() {
-                        self.withhold(&name, shared);
+                        self.withhold(&name, Withheld::UnknownName, shared);
                     }
                     self.feeds.push((name, feed));
                 }
-                None => self.withhold(&name, shared),
+                None => self.withhold(&name, Withheld::of(shared.names.kind(&name)), shared),
             }
         }
         Ok(())
     }
 
     /// Items 64, 70 and 73: silence, at no cost to anyone.
-    fn withhold(&mut self, name: &str, shared: &Shared) {
-        shared.metrics.withheld(Withheld::of(shared.names.kind(name)));
+    fn withhold(&mut self, name: &str, reason: Withheld, shared: &Shared) {
+        shared.metrics.withheld(reason);
         if std::mem::replace(&mut self.withheld_before, true) {
             tracing::debug!(name = label(name), "withheld: no such secret for this proxy");
         } else {

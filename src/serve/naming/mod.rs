@@ -239,5 +239,7 @@ impl Default for Names {
 }
 
 #[cfg(test)]
+mod stream_tests;
+#[cfg(test)]
 #[path = "naming_tests.rs"]
 mod tests;

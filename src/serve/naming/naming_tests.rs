@@ -217,7 +217,8 @@ fn item_66_a_list_that_gives_one_name_two_kinds_is_refused() {
     assert_eq!(conflicts(&[], &["a", "b"], &["b", "c", "a"]), [(bundle, 0), (bundle, 2)]);
     for (name, profiles, gives) in TABLE {
         let as_certificate = !matches!(gives, Certificate | Nothing);
-        let as_bundle = !matches!(gives, Bundle | Nothing);
+        // Of a trust domain, which is every mesh's own to its proxies and another one to all others.
+        let as_bundle = !matches!(gives, Bundle | Nothing) || *name == "spiffe://default";
         // One that is another proxy's by its name may be listed: the list says that it is everybody's own.
         let restricted = !profiles.contains(&Istio);
         let as_certificate = as_certificate && !(restricted && *gives == NoCertificate);
