@@ -177,7 +177,9 @@ impl Names {
         if self.listed.get(name).is_some_and(|kind| *kind != list) {
             return Some(("is listed as a certificate too".to_owned(), free));
         }
-        let (profile, meaning) = self.profiles.iter().find_map(|p| Some((p.name(), p.meaning(name)?)))?;
+        let meaning = self.profiles.iter().find_map(|profile| profile.meaning(name))?;
+        let knowing: Vec<_> = self.profiles.iter().filter(|p| p.meaning(name).is_some()).map(|p| p.name()).collect();
+        let profile = knowing.join(" and ");
         let hint = format!("{free}, or leave {profile} out of naming.profiles");
         match meaning {
             Meaning::Certificate(Owner::Nobody) | Meaning::TrustBundle(Owner::Nobody) => {
