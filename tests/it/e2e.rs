@@ -10,6 +10,7 @@ mod late_trust;
 mod outages;
 mod rotation;
 mod tokens;
+mod trust_domains;
 mod workloads;
 
 use std::time::Duration;
