@@ -1,6 +1,6 @@
 //! What a secret's name means. A request does not say which kind of secret it wants, and Envoy accepts the wrong kind
 //! silently (xds-conformance items 65 and 66), so the kind follows from the name and from nothing else: a profile knows
-//! what a name stands for ([`meaning`]) without knowing who asks, and a configuration in which one name stands for two
+//! what a name stands for (`meaning`) without knowing who asks, and a configuration in which one name stands for two
 //! kinds is none.
 
 mod envoy_gateway;
