@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::certificate::Validity;
+
 /// What the version of a certificate that a proxy reports says about the leaf it was sent with (versions are
 /// readable so that a server which lost the key can tell whether the proxy has what it needs).
 ///
@@ -16,8 +18,15 @@ pub struct HeldLeaf {
     pub not_after: Timestamp,
     /// What it was issued for; compare `issue::issuer::policy_digest`.
     pub policy_digest: Arc<str>,
-    /// The first 16 hex digits of the fingerprint of the CA in the trust bundle that it leads to.
+    /// The CA in the trust bundle that it leads to; compare [`Certificate::short_digest`](super::certificate::Certificate::short_digest).
     pub anchor: Arc<str>,
-    /// The digest of its chain, 16 hex digits.
+    /// The digest of its chain, 16 hex digits; compare [`Svid::content_digest`](super::svid::Svid::content_digest).
     pub content: Arc<str>,
+}
+
+impl HeldLeaf {
+    /// The leaf's validity, as reported.
+    pub fn validity(&self) -> Validity {
+        Validity { not_before: self.not_before, not_after: self.not_after }
+    }
 }

@@ -7,7 +7,6 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 
 use crate::model::bundle::Bundle;
-use crate::model::certificate::Certificate;
 use crate::model::held::HeldLeaf;
 use crate::model::svid::Svid;
 
@@ -26,8 +25,8 @@ impl Version {
             validity.not_before.as_second(),
             validity.not_after.as_second(),
             svid.policy_digest,
-            short_digest([&svid.anchor]),
-            short_digest(std::iter::once(&svid.leaf).chain(&svid.intermediates)),
+            svid.anchor.short_digest(),
+            svid.content_digest(),
         );
         Self(text.into())
     }
@@ -92,15 +91,6 @@ impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// 16 hex digits of the SHA-256 over the certificates, one after the other; DER says itself where each one ends.
-fn short_digest<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for certificate in certificates {
-        context.update(certificate.der());
-    }
-    hex::encode(&context.finish().as_ref()[..8])
 }
 
 #[cfg(test)]
