@@ -185,6 +185,9 @@ fn a_change_of_policy_restarts_what_is_in_flight_and_brings_renewals_forward() {
     assert_eq!(schedule.steps(at(15)), [sign("has-leaf")]);
 }
 
+#[path = "schedule_held_tests.rs"]
+mod held;
+
 #[derive(Debug, Clone)]
 enum Event {
     Wanted(u8),

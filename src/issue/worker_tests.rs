@@ -12,6 +12,7 @@ use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningReques
 use crate::issue::manager::Subscription;
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
+use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, Instance, Workload};
 use crate::model::policy::{BackendKind, BuiltinSettings, CaSource, IssuerRef, MeshPolicy};
 use crate::model::roots::RootNews;
@@ -81,6 +82,7 @@ struct Rig {
     trust: watch::Sender<Arc<TrustSet>>,
     clock: Clock,
     root: TestCa,
+    registry: Registry,
     _tasks: Tasks,
 }
 
@@ -115,8 +117,15 @@ fn trusting(cas: &[&TestCa]) -> Arc<TrustSet> {
 
 impl Rig {
     fn new(limit: usize) -> Self {
-        let root = TestCa::root("Root");
-        let clock = Clock::simulated(timestamp(START));
+        Self::start(limit, TestCa::root("Root"), Clock::simulated(timestamp(START)))
+    }
+
+    /// Another server with the same CA, which knows nothing of what this one did.
+    fn restarted(&self, limit: usize) -> Self {
+        Self::start(limit, self.root.clone(), self.clock.clone())
+    }
+
+    fn start(limit: usize, root: TestCa, clock: Clock) -> Self {
         let (asked_tx, asked) = mpsc::unbounded_channel();
         let ca = Arc::new(FakeCa {
             asked: asked_tx,
@@ -128,6 +137,7 @@ impl Rig {
         let (policies, policies_rx) = watch::channel(policy(100));
         let (trust, trust_rx) = watch::channel(trusting(&[&root]));
         let (tasks, _) = Tasks::new();
+        let mut registry = Registry::default();
         let settings = ManagerSettings {
             in_flight_limit: limit,
             policies: policies_rx,
@@ -135,10 +145,11 @@ impl Rig {
             authorities: Arc::new(OneCa(ca.clone())),
             roots: Arc::new(NoSink),
             clock: clock.clone(),
-            metrics: Metrics::new(&mut Registry::default()),
+            metrics: Metrics::new(&mut registry),
         };
         let manager = Manager::start(settings, &tasks);
-        Self { manager, ca, asked, policies, trust, clock, root, _tasks: tasks }
+        manager.register(&mut registry, clock.clone());
+        Self { manager, ca, asked, policies, trust, clock, root, registry, _tasks: tasks }
     }
 
     fn hold(&self) {
@@ -154,6 +165,10 @@ impl Rig {
     }
 
     fn subscribe(&self, name: &str) -> Subscription {
+        self.subscribe_with(name, None)
+    }
+
+    fn subscribe_with(&self, name: &str, held: Option<&HeldLeaf>) -> Subscription {
         self.manager.subscribe(
             &Identity {
                 mesh: "default".into(),
@@ -163,7 +178,7 @@ impl Rig {
                 method: "test",
                 proven_until: None,
             },
-            None,
+            held,
         )
     }
 
@@ -177,6 +192,9 @@ impl Rig {
         self.asked.try_recv().is_err()
     }
 }
+
+#[path = "held_tests.rs"]
+mod held;
 
 async fn next(subscription: &mut Subscription) -> Arc<Svid> {
     subscription.current.changed().await.unwrap();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::certificate::Validity;
+use super::svid::Svid;
 
 /// What the version of a certificate that a proxy reports says about the leaf it was sent with (versions are
 /// readable so that a server which lost the key can tell whether the proxy has what it needs).
@@ -24,9 +25,16 @@ pub struct HeldLeaf {
     pub content: Arc<str>,
 }
 
-impl HeldLeaf {
-    /// The leaf's validity, as reported.
-    pub fn validity(&self) -> Validity {
-        Validity { not_before: self.not_before, not_after: self.not_after }
+/// What a proxy reports that was sent `svid`.
+impl From<&Svid> for HeldLeaf {
+    fn from(svid: &Svid) -> Self {
+        let Validity { not_before, not_after } = svid.validity();
+        Self {
+            not_before,
+            not_after,
+            policy_digest: svid.policy_digest.clone(),
+            anchor: svid.anchor.short_digest().into(),
+            content: svid.content_digest().into(),
+        }
     }
 }
