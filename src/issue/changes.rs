@@ -145,6 +145,9 @@ impl Worker {
         let opened: HashSet<Arc<str>> = opened.map(|(mesh, _)| mesh.clone()).collect();
         self.schedule.close_others(|mesh| opened.contains(mesh));
         for mesh in opened {
+            if self.schedule.is_open(&mesh) {
+                continue;
+            }
             // What proxies reported meanwhile is judged before anything is signed.
             self.judge_those_that_waited(&mesh, now);
             self.schedule.open(&mesh, true);

@@ -297,7 +297,8 @@ async fn an_operator_renews_a_leaf_before_it_is_due() {
     let (mut web, mut api) = (rig.subscribe("web"), rig.subscribe("api"));
     let old = next(&mut web).await;
     next(&mut api).await;
-    (rig.asked().await, rig.asked().await);
+    rig.asked().await;
+    rig.asked().await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let web_key = rig.manager.snapshot().into_keys().find(|key| key.instance.name() == "web").unwrap();
     rig.manager.rotate(vec![web_key]);
@@ -376,6 +377,23 @@ async fn a_new_policy_issues_anew_after_the_trust_had_time_to_spread() {
     assert_eq!(rig.asked().await, ("web".into(), 15));
     let renewed = next(&mut web).await;
     assert_eq!(renewed.validity().not_after, timestamp(START + 215));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_another_mesh_cuts_no_backoff_short() {
+    let mut rig = Rig::new(8);
+    rig.fail_with(CaError::Failed("no".into()));
+    let mut web = rig.subscribe("web");
+    rig.asked().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut policies = policy(100);
+    let mut other = (*policies.meshes["default"]).clone();
+    other.name = "other".into();
+    Arc::make_mut(&mut policies).meshes.insert("other".into(), Arc::new(other));
+    rig.policies.send_replace(policies);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(rig.nothing_asked());
+    next(&mut web).await;
 }
 
 #[tokio::test(start_paused = true)]
