@@ -57,10 +57,13 @@ fn proxies(page: &mut String, admin: &Admin) -> std::fmt::Result {
     let proxies = admin.manager.snapshot();
     writeln!(page, "\nproxies: {}", proxies.len())?;
     for (key, (svid, status)) in proxies.iter().take(LISTED) {
-        match svid {
-            None => writeln!(page, "  {key} in {}: no certificate yet", key.mesh)?,
-            Some(svid) => {
-                let renewal = status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
+        let renewal = status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
+        match (svid, status.held_until) {
+            (None, None) => writeln!(page, "  {key} in {}: no certificate yet", key.mesh)?,
+            (None, Some(until)) => {
+                writeln!(page, "  {key} in {}: holds one from before, until {until}{renewal}", key.mesh)?;
+            }
+            (Some(svid), _) => {
                 writeln!(
                     page,
                     "  {key} in {}: serial {} by {} until {}{renewal}",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 
+use super::subscribers::ReportId;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, ProxyKey};
 use crate::model::svid::Svid;
@@ -22,6 +24,7 @@ use crate::runtime::clock::Clock;
 pub struct Manager {
     pub(super) slots: Slots,
     pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) next_report: Arc<AtomicU64>,
 }
 
 /// What is held for each proxy. Written by the worker alone, but for the creation of a slot.
@@ -41,6 +44,9 @@ pub struct Status {
     pub next: Option<Timestamp>,
     /// Why the last attempt failed; `None` after a good one.
     pub error: Option<String>,
+    /// The proxy has reported a leaf that this server stands by, and there is none in memory: until when that one is usable.
+    /// Its serial is not known here.
+    pub held_until: Option<Timestamp>,
     /// It failed because of what the mesh trusts, so a change of that is reason enough to try again.
     pub(super) wants_other_trust: bool,
 }
@@ -48,15 +54,16 @@ pub struct Status {
 /// What the worker is told.
 #[derive(Debug)]
 pub(super) enum Command {
-    Wanted(ProxyKey),
-    Unwanted(ProxyKey),
+    Wanted(ProxyKey, Option<(ReportId, HeldLeaf)>),
+    Unwanted(ProxyKey, Option<ReportId>),
     Rotate(Vec<ProxyKey>),
 }
 
 /// A subscription to a proxy's certificate; while one of them lives, the certificate is issued and renewed.
 #[derive(Debug)]
 pub struct Subscription {
-    /// `None` until the first is issued, then always the newest good one.
+    /// `None` until the first is issued, then always the newest good one. It may stay `None` for long where the subscriber
+    /// has reported a leaf that is good.
     pub current: watch::Receiver<Option<Arc<Svid>>>,
     /// Tells the manager when it is dropped.
     pub interest: Interest,
@@ -66,19 +73,21 @@ pub struct Subscription {
 #[derive(Debug)]
 pub struct Interest {
     key: ProxyKey,
+    report: Option<ReportId>,
     commands: mpsc::UnboundedSender<Command>,
 }
 
 impl Drop for Interest {
     fn drop(&mut self) {
         // The worker is gone only when the program is.
-        let _ = self.commands.send(Command::Unwanted(self.key.clone()));
+        let _ = self.commands.send(Command::Unwanted(self.key.clone(), self.report));
     }
 }
 
 impl Manager {
-    /// Subscribes to the certificate of `identity`'s proxy, which says that it holds the leaf `held`.
-    pub fn subscribe(&self, identity: &Identity, _held: Option<&HeldLeaf>) -> Subscription {
+    /// Subscribes to the certificate of `identity`'s proxy, which says that it holds the leaf `held`. If the server stands by
+    /// that (see [`super::resume`]) and has no leaf for the proxy in memory, nothing is issued before it is due.
+    pub fn subscribe(&self, identity: &Identity, held: Option<&HeldLeaf>) -> Subscription {
         let key = identity.proxy_key();
         let current = self
             .slots
@@ -86,8 +95,10 @@ impl Manager {
             .or_insert_with(|| Slot { current: watch::channel(None).0, status: Status::default() })
             .current
             .subscribe();
-        let _ = self.commands.send(Command::Wanted(key.clone()));
-        Subscription { current, interest: Interest { key, commands: self.commands.clone() } }
+        let reported = held.map(|leaf| (ReportId(self.next_report.fetch_add(1, Ordering::Relaxed)), leaf.clone()));
+        let report = reported.as_ref().map(|(id, _)| *id);
+        let _ = self.commands.send(Command::Wanted(key.clone(), reported));
+        Subscription { current, interest: Interest { key, report, commands: self.commands.clone() } }
     }
 
     /// Renews the certificates of these proxies now, whenever they are due; those that nobody wants, or that are being
@@ -136,7 +147,8 @@ impl Collector for Held {
         for slot in self.slots.iter().filter(|slot| slot.current.receiver_count() > 0) {
             let gauges = meshes.entry(slot.key().mesh.clone()).or_default();
             gauges.connected += 1;
-            let ends = slot.current.borrow().as_ref().map(|svid| svid.validity().not_after);
+            let issued = slot.current.borrow().as_ref().map(|svid| svid.validity().not_after);
+            let ends = issued.or(slot.status.held_until);
             gauges.unserved |= ends.is_none_or(|ends| ends < now);
             gauges.earliest = gauges.earliest.into_iter().chain(ends.map(Timestamp::as_second)).min();
         }

@@ -29,12 +29,19 @@ pub(crate) struct DurationLabels {
     pub(crate) backend: String,
 }
 
+/// Label of what is counted by mesh.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct MeshLabels {
+    pub(crate) mesh: String,
+}
+
 /// The metrics of this stage. Gauges about what is held right now are read at scrape time, see
 /// [`super::manager::Manager::register`].
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(crate) issuances: Family<IssuanceLabels, Counter>,
     pub(crate) renewal_errors: Family<BackendLabels, Counter>,
+    pub(crate) resumed: Family<MeshLabels, Counter>,
     pub(crate) duration: Family<DurationLabels, Histogram, fn() -> Histogram>,
 }
 
@@ -45,6 +52,7 @@ impl Metrics {
         let metrics = Self {
             issuances: Family::default(),
             renewal_errors: Family::default(),
+            resumed: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 18))),
         };
         registry.register("issuances", "Attempts to issue a certificate, by outcome", metrics.issuances.clone());
@@ -52,6 +60,11 @@ impl Metrics {
             "certificate_renewal_errors",
             "Failed attempts to renew a certificate that is in use",
             metrics.renewal_errors.clone(),
+        );
+        registry.register(
+            "resumed",
+            "Subscriptions of proxies that hold a good certificate already, so that none had to be issued",
+            metrics.resumed.clone(),
         );
         registry.register_with_unit(
             "issuance_duration",

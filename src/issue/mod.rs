@@ -8,12 +8,16 @@
 
 pub mod announce;
 pub mod ca;
+mod changes;
 pub mod csr;
+mod entry;
 pub mod issuer;
 pub mod manager;
 pub mod metrics;
-
+mod recognise;
 pub mod renewal;
+pub mod resume;
 pub mod schedule;
+pub mod subscribers;
 pub mod verify;
 pub mod worker;

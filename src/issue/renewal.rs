@@ -1,4 +1,4 @@
-//! When to renew, and when to try again. Pure functions of time and chance.
+//! When to renew, and when to try again. Pure functions.
 
 use std::time::Duration;
 
@@ -14,17 +14,40 @@ const SPREAD: f64 = 2.0 / 3.0 * 0.2;
 /// A CA that is about to end itself, or a clock that is far off, makes leaves with no life left: not asked again at once.
 const AT_LEAST: SignedDuration = SignedDuration::from_secs(1);
 
-/// When to renew `svid`, received at `received`. `chance` is between 0 and 1.
+/// What a leaf's renewal is dated by.
+#[derive(Debug, Clone, Copy)]
+pub struct Life<'a> {
+    /// Begin of its use: when it was received, or of its validity where that is not known or later.
+    pub begins: Timestamp,
+    /// End of its use: of the first certificate of the chain that ends, the anchor included, because nobody accepts the leaf
+    /// after that.
+    pub ends: Timestamp,
+    /// Which leaf it is: [`Svid::content_digest`].
+    pub content: &'a str,
+}
+
+/// When to renew a leaf.
 ///
-/// It goes by the real validity, not by the lifetime asked for: a CA may shorten (or lengthen) it. The life ends with the
-/// first certificate of the chain that ends, the anchor included, because nobody accepts the leaf after that.
-pub fn renew_at(svid: &Svid, received: Timestamp, chance: f64) -> Timestamp {
+/// It goes by the real validity, not by the lifetime asked for: a CA may shorten (or lengthen) it. Where in the spread it
+/// falls is the leaf's own matter, not chance: a server that has just started, and another replica, find the same time again
+/// for a leaf that a proxy reports, instead of drawing until it is early.
+pub fn renew_at(life: Life<'_>) -> Timestamp {
+    let lasts = life.ends.duration_since(life.begins).max(SignedDuration::ZERO);
+    let after = lasts.mul_f64(EARLIEST + SPREAD * place(life.content)).max(AT_LEAST);
+    life.begins.saturating_add(after).unwrap_or(life.ends)
+}
+
+/// When to renew a leaf that was received at `received`.
+pub fn renew_issued_at(svid: &Svid, received: Timestamp) -> Timestamp {
     // CAs date their leaves back (Vault by 30 s, the builtin CA too): that part of the life is over at birth.
     let begins = svid.validity().not_before.max(received);
-    let ends = svid.usable_until();
-    let life = ends.duration_since(begins).max(SignedDuration::ZERO);
-    let after = life.mul_f64(EARLIEST + SPREAD * chance.clamp(0.0, 1.0)).max(AT_LEAST);
-    begins.saturating_add(after).unwrap_or(ends)
+    renew_at(Life { begins, ends: svid.usable_until(), content: &svid.content_digest() })
+}
+
+/// A digest in hex as a number between 0 and 1, evenly spread.
+fn place(digest: &str) -> f64 {
+    let digits = digest.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+    digits.map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 /// How a failed attempt is followed up.
@@ -73,22 +96,41 @@ mod tests {
         Timestamp::from_second(T0 + second).unwrap()
     }
 
+    const FIRST: &str = "0000000000000000";
+    const MIDDLE: &str = "8000000000000000";
+    const LAST: &str = "ffffffffffffffff";
+
     #[test]
     fn renews_at_two_thirds_give_or_take_a_tenth() {
-        // leaf validity, anchor's end, received, chance -> due
-        for (leaf, anchor_ends, received, chance, due) in [
-            ((0, 86_400), 10_000_000, 0, 0.0, 51_840),
-            ((0, 86_400), 10_000_000, 0, 0.5, 57_600),
-            ((0, 86_400), 10_000_000, 0, 1.0, 63_360),
+        // begin and end of use, digest -> due
+        for (begins, ends, content, due) in [
+            (0, 86_400, FIRST, 51_840),
+            (0, 86_400, MIDDLE, 57_600),
+            (0, 86_400, LAST, 63_360),
+            (0, 3_600, MIDDLE, 2_400),
+            (-30, 60, MIDDLE, 30),
+            (0, 86_400, "no digest", 57_600),
+        ] {
+            let got = renew_at(Life { begins: at(begins), ends: at(ends), content }).as_second() - T0;
+            assert!((got - due).abs() <= 1, "{begins} {ends} {content}: {got}, expected {due}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_that_was_issued_lives_from_its_receipt_to_the_end_of_its_chain() {
+        // leaf validity, anchor's end -> begin and end of use
+        for (leaf, anchor_ends, life) in [
+            ((0, 86_400), 10_000_000, (0, 86_400)),
             // the CA ends first: so does the leaf's use
-            ((0, 86_400), 3_600, 0, 0.5, 2_400),
+            ((0, 86_400), 3_600, (0, 3_600)),
             // dated back: what counts is what is left
-            ((-30, 10), 10_000_000, 0, 0.5, 6),
-            ((-300, 86_400), 10_000_000, 0, 0.5, 57_600),
+            ((-30, 10), 10_000_000, (0, 10)),
         ] {
             let svid = svid_with((at(leaf.0), at(leaf.1)), at(anchor_ends));
-            let got = renew_at(&svid, at(received), chance).as_second() - T0;
-            assert!((got - due).abs() <= 1, "{leaf:?} {anchor_ends} {chance}: {got}, expected {due}");
+            let content = svid.content_digest();
+            let expected = renew_at(Life { begins: at(life.0), ends: at(life.1), content: &content });
+            assert_eq!(renew_issued_at(&svid, at(0)), expected);
+            assert_eq!(renew_issued_at(&svid, at(0)), expected, "it is not drawn anew");
         }
     }
 
@@ -107,9 +149,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn renewal_is_after_receipt_and_before_the_end(life in 5_i64..100_000_000, back in 0_i64..3_600, chance in 0.0..1.0_f64) {
-            let svid = svid_with((at(-back), at(life)), at(200_000_000));
-            let due = renew_at(&svid, at(0), chance);
+        fn renewal_is_after_receipt_and_before_the_end(life in 5_i64..100_000_000, content in "[0-9a-f]{16}") {
+            let due = renew_at(Life { begins: at(0), ends: at(life), content: &content });
             prop_assert!(at(0) < due && due < at(life));
         }
 

@@ -2,7 +2,8 @@
 //!
 //! Every proxy that somebody wants a certificate for has an entry. An entry waits until it is due, then for its turn
 //! (a mesh has a bounded number of signings in flight), then for the CA. Those without a usable leaf go first; among those
-//! that have one, the one that ends first.
+//! that have one, the one that ends first. A leaf counts whether it was issued here or all of the proxy's subscribers hold one
+//! that the server stands by ([`super::resume`]); that of the latter counts as long as nobody needs another.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,6 +11,10 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use super::entry::{Entry, Flight, Leaf, Phase, Turn};
+use super::resume::Held;
+use super::subscribers::{Report, ReportId};
+use crate::model::held::HeldLeaf;
 use crate::model::identity::ProxyKey;
 
 /// How long a proxy that nobody asks for any more is remembered: a stream that breaks and comes back finds its key and leaf
@@ -31,44 +36,6 @@ pub enum Step {
     Sign(ProxyKey),
     /// Nobody has wanted it for a while: drop its leaf, and its signing if that is in flight.
     Forget(ProxyKey),
-}
-
-#[derive(Debug)]
-struct Entry {
-    subscribers: usize,
-    phase: Phase,
-    /// Until when the leaf in use is good; `None` without a leaf.
-    usable_until: Option<Timestamp>,
-    forget_at: Option<Timestamp>,
-    failures: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Not before this.
-    Waiting(Timestamp),
-    /// In the queue of its mesh.
-    Ready(Turn),
-    /// In flight.
-    Signing(Flight),
-}
-
-/// How a signing counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flight {
-    /// It has a turn, until then.
-    Quick(Timestamp),
-    /// It has given its turn back.
-    Slow,
-}
-
-/// The order within a mesh's queue: those without a usable leaf first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
-    /// No leaf that can be served; since when it waits.
-    Unserved(Timestamp),
-    /// A leaf that is good until then.
-    Renewal(Timestamp),
 }
 
 #[derive(Debug, Default)]
@@ -108,13 +75,14 @@ impl Schedule {
         Self { entries: HashMap::new(), queues: HashMap::new(), wakes: BTreeSet::new(), in_flight_limit }
     }
 
-    /// Somebody wants this proxy's certificate.
-    pub fn wanted(&mut self, key: &ProxyKey, now: Timestamp) {
+    /// Somebody wants this proxy's certificate. One who comes with a report that the server stands by needs none until that
+    /// leaf is due; the report counts only if the proxy has no leaf that was issued here.
+    pub fn wanted(&mut self, key: &ProxyKey, report: Option<(ReportId, Report)>, now: Timestamp) {
         let entry = self.entries.entry(key.clone()).or_insert_with(|| {
             self.wakes.insert((now, key.clone()));
-            Entry { subscribers: 0, phase: Phase::Waiting(now), usable_until: None, forget_at: None, failures: 0 }
+            Entry::new(now)
         });
-        entry.subscribers += 1;
+        entry.subscribers.add(report.filter(|_| !matches!(entry.leaf, Leaf::Issued(_))));
         if let Some(at) = entry.forget_at.take() {
             self.wakes.remove(&(at, key.clone()));
             // A renewal that came due while nobody wanted it was put off until now.
@@ -122,25 +90,53 @@ impl Schedule {
                 self.wakes.insert((due, key.clone()));
             }
         }
+        self.settle(key, now);
     }
 
-    /// One of those who wanted it has gone.
-    pub fn unwanted(&mut self, key: &ProxyKey, now: Timestamp) {
+    /// One of those who wanted it has gone; `report` is the one that it came with.
+    pub fn unwanted(&mut self, key: &ProxyKey, report: Option<ReportId>, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        entry.subscribers = entry.subscribers.saturating_sub(1);
-        if entry.subscribers == 0 && entry.forget_at.is_none() {
+        entry.subscribers.remove(report);
+        if entry.subscribers.is_empty() && entry.forget_at.is_none() {
             let at = now.saturating_add(REMEMBERED).unwrap_or(Timestamp::MAX);
             entry.forget_at = Some(at);
             self.wakes.insert((at, key.clone()));
         }
+        self.settle(key, now);
+    }
+
+    /// Judges what the proxies of `mesh` reported while there was nothing to judge it by; `None` is a leaf that the server
+    /// does not stand by. Returns whose reports were judged.
+    pub fn judge(
+        &mut self,
+        mesh: &str,
+        now: Timestamp,
+        mut judge: impl FnMut(&ProxyKey, HeldLeaf) -> Option<Held>,
+    ) -> Vec<ProxyKey> {
+        let of_mesh = self.entries.iter_mut().filter(|(key, _)| &*key.mesh == mesh);
+        let judged =
+            of_mesh.filter_map(|(key, entry)| entry.subscribers.judge(|leaf| judge(key, leaf)).then(|| key.clone()));
+        let judged: Vec<ProxyKey> = judged.collect();
+        for key in &judged {
+            self.settle(key, now);
+        }
+        judged
     }
 
     /// It has been signed, and what came back is good.
     pub fn issued(&mut self, key: &ProxyKey, renew_at: Timestamp, usable_until: Timestamp) {
         if let Some(entry) = self.landed(key) {
-            entry.failures = 0;
-            entry.usable_until = Some(usable_until);
+            entry.reset(Leaf::Issued(usable_until));
+            entry.subscribers.served();
             self.wait(key, renew_at);
+        }
+    }
+
+    /// The leaf that was issued is not given to anybody any more: one is needed by whoever comes next without a good one.
+    pub fn lost(&mut self, key: &ProxyKey, now: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| matches!(entry.leaf, Leaf::Issued(_))) {
+            entry.reset(Leaf::None);
+            self.settle(key, now);
         }
     }
 
@@ -154,10 +150,14 @@ impl Schedule {
     ) -> Option<Timestamp> {
         let entry = self.landed(key)?;
         entry.failures = entry.failures.saturating_add(1);
-        let left = entry.usable_until.map(|until| until.duration_since(now).max(SignedDuration::ZERO).unsigned_abs());
+        let until = entry.leaf.usable_until();
+        let left = until.map(|until| until.duration_since(now).max(SignedDuration::ZERO).unsigned_abs());
         let next = now.saturating_add(delay(entry.failures, left)).unwrap_or(Timestamp::MAX);
+        entry.backoff = Some(next);
         self.wait(key, next);
-        Some(next)
+        // Whoever needed a leaf may have gone while it was asked for, and those who are left may hold good ones.
+        self.settle(key, now);
+        self.due(key)
     }
 
     /// What it is issued for has changed. One that is in flight is taken back (`true`: the caller has to end it) and begins
@@ -166,7 +166,11 @@ impl Schedule {
     pub fn restart(&mut self, key: &ProxyKey, at: Timestamp, now: Timestamp) -> bool {
         let Some(entry) = self.entries.get_mut(key) else { return false };
         entry.failures = 0;
-        let target = if entry.usable_until.is_some() { at } else { now };
+        entry.backoff = None;
+        let target = if entry.leaf == Leaf::None { now } else { at };
+        if entry.subscribers.held().next().is_some() {
+            entry.called_for = Some(entry.called_for.map_or(target, |called_for| called_for.min(target)));
+        }
         match entry.phase {
             Phase::Signing(flight) => {
                 if let Some(queue) = self.queues.get_mut(&key.mesh) {
@@ -176,16 +180,12 @@ impl Schedule {
                 true
             }
             Phase::Waiting(due) => {
-                self.wakes.remove(&(due, key.clone()));
                 // Without a leaf a due time is backoff; with one it may be backoff too, which ends here as well.
-                self.wait(key, target.min(due));
+                self.put_off(key, target.min(due));
                 false
             }
-            Phase::Ready(turn @ Turn::Renewal(_)) => {
-                if let Some(queue) = self.queues.get_mut(&key.mesh) {
-                    queue.ready.remove(&(turn, key.clone()));
-                }
-                self.wait(key, target);
+            Phase::Ready(Turn::Renewal(_)) => {
+                self.put_off(key, target);
                 false
             }
             Phase::Ready(Turn::Unserved(_)) => false,
@@ -195,6 +195,11 @@ impl Schedule {
     /// Opens or closes a mesh: a closed one (no policy, no trust) signs nothing, and what is due waits.
     pub fn open(&mut self, mesh: &Arc<str>, open: bool) {
         self.queues.entry(mesh.clone()).or_default().open = open;
+    }
+
+    /// Whether a mesh is open.
+    pub fn is_open(&self, mesh: &str) -> bool {
+        self.queues.get(mesh).is_some_and(|queue| queue.open)
     }
 
     /// Closes every mesh that `keep` does not want open.
@@ -215,7 +220,7 @@ impl Schedule {
             while queue.has_turn(self.in_flight_limit) {
                 let Some((_, key)) = queue.ready.pop_first() else { break };
                 let Some(entry) = self.entries.get_mut(&key) else { continue };
-                if entry.subscribers == 0 {
+                if entry.subscribers.is_empty() {
                     // It has gone while it waited; should it come back, it is due.
                     entry.phase = Phase::Waiting(now);
                     continue;
@@ -240,6 +245,34 @@ impl Schedule {
         self.entries.keys()
     }
 
+    /// Until when the proxy can do with what its subscribers hold; `None` if it has a leaf that was issued here, or none.
+    pub fn held_until(&self, key: &ProxyKey) -> Option<Timestamp> {
+        match self.entries.get(key)?.leaf {
+            Leaf::Held(until) => Some(until),
+            Leaf::None | Leaf::Issued(_) => None,
+        }
+    }
+
+    /// The leaves that subscribers of the proxy hold and the server stands by, whether or not all hold one.
+    pub fn held(&self, key: &ProxyKey) -> impl Iterator<Item = &Held> {
+        self.entries.get(key).into_iter().flat_map(|entry| entry.subscribers.held())
+    }
+
+    /// When it is due; `None` if it is already.
+    pub fn due(&self, key: &ProxyKey) -> Option<Timestamp> {
+        match self.entries.get(key)?.phase {
+            Phase::Waiting(due) => Some(due),
+            Phase::Ready(_) | Phase::Signing(_) => None,
+        }
+    }
+
+    /// Goes by what the subscribers need now.
+    fn settle(&mut self, key: &ProxyKey, now: Timestamp) {
+        if let Some(due) = self.entries.get_mut(key).and_then(|entry| entry.settle(now)) {
+            self.put_off(key, due);
+        }
+    }
+
     fn wake(&mut self, key: ProxyKey, now: Timestamp, steps: &mut Vec<Step>) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
         if entry.forget_at.is_some_and(|at| at <= now) {
@@ -256,11 +289,11 @@ impl Schedule {
             queue.slow += 1;
         }
         let Phase::Waiting(due) = entry.phase else { return };
-        if due > now || entry.subscribers == 0 {
+        if due > now || entry.subscribers.is_empty() {
             // Nobody wants it: it is put off until somebody does, or it is forgotten.
             return;
         }
-        let turn = match entry.usable_until {
+        let turn = match entry.leaf.usable_until() {
             Some(until) if until > now => Turn::Renewal(until),
             _ => Turn::Unserved(due),
         };
@@ -298,6 +331,24 @@ impl Schedule {
             self.wakes.remove(&(slow_at, key.clone()));
         }
         Some(entry)
+    }
+
+    /// Lets one that is not in flight wait until `due`, wherever it is now.
+    fn put_off(&mut self, key: &ProxyKey, due: Timestamp) {
+        let Some(entry) = self.entries.get(key) else { return };
+        match entry.phase {
+            // The same moment may be the one at which it is forgotten.
+            Phase::Waiting(before) if entry.forget_at != Some(before) => {
+                self.wakes.remove(&(before, key.clone()));
+            }
+            Phase::Ready(turn) => {
+                if let Some(queue) = self.queues.get_mut(&key.mesh) {
+                    queue.ready.remove(&(turn, key.clone()));
+                }
+            }
+            Phase::Waiting(_) | Phase::Signing(_) => {}
+        }
+        self.wait(key, due);
     }
 
     fn wait(&mut self, key: &ProxyKey, due: Timestamp) {

@@ -32,8 +32,8 @@ fn sign(name: &str) -> Step {
 #[test]
 fn what_is_wanted_is_signed_once_and_renewed_when_due() {
     let mut schedule = opened(8);
-    schedule.wanted(&key("a"), at(0));
-    schedule.wanted(&key("a"), at(0));
+    schedule.wanted(&key("a"), None, at(0));
+    schedule.wanted(&key("a"), None, at(0));
     assert_eq!(schedule.steps(at(0)), [sign("a")]);
     assert_eq!(schedule.steps(at(1)), []);
     schedule.issued(&key("a"), at(60), at(90));
@@ -46,12 +46,12 @@ fn what_is_wanted_is_signed_once_and_renewed_when_due() {
 fn unserved_proxies_overtake_renewals_and_the_first_to_end_is_renewed_first() {
     let mut schedule = opened(8);
     for (name, until) in [("late", 300), ("soon", 200), ("ended", 95)] {
-        schedule.wanted(&key(name), at(0));
+        schedule.wanted(&key(name), None, at(0));
         schedule.steps(at(0));
         schedule.issued(&key(name), at(90), at(until));
     }
     schedule.in_flight_limit = 1;
-    schedule.wanted(&key("new"), at(100));
+    schedule.wanted(&key("new"), None, at(100));
     let mut order = Vec::new();
     for _ in 0..4 {
         let steps = schedule.steps(at(100));
@@ -67,8 +67,8 @@ fn a_mesh_that_is_stuck_holds_up_no_other() {
     let mut schedule = Schedule::new(1);
     for mesh in ["stuck", "fine"] {
         schedule.open(&mesh.into(), true);
-        schedule.wanted(&key_in(mesh, "a"), at(0));
-        schedule.wanted(&key_in(mesh, "b"), at(0));
+        schedule.wanted(&key_in(mesh, "a"), None, at(0));
+        schedule.wanted(&key_in(mesh, "b"), None, at(0));
     }
     assert_eq!(schedule.steps(at(0)).len(), 2);
     schedule.issued(&key_in("fine", "a"), at(60), at(90));
@@ -79,7 +79,7 @@ fn a_mesh_that_is_stuck_holds_up_no_other() {
 fn requests_that_nobody_decides_give_their_turns_back() {
     let mut schedule = opened(2);
     for name in ["stuck-1", "stuck-2", "next"] {
-        schedule.wanted(&key(name), at(0));
+        schedule.wanted(&key(name), None, at(0));
     }
     assert_eq!(schedule.steps(at(0)).len(), 2);
     assert_eq!(schedule.steps(at(29)), []);
@@ -93,19 +93,19 @@ fn requests_that_nobody_decides_give_their_turns_back() {
 #[test]
 fn who_left_the_queue_is_not_signed_for() {
     let mut schedule = Schedule::new(1);
-    schedule.wanted(&key("a"), at(0));
+    schedule.wanted(&key("a"), None, at(0));
     assert_eq!(schedule.steps(at(0)), []);
-    schedule.unwanted(&key("a"), at(1));
+    schedule.unwanted(&key("a"), None, at(1));
     schedule.open(&"default".into(), true);
     assert_eq!(schedule.steps(at(2)), []);
-    schedule.wanted(&key("a"), at(3));
+    schedule.wanted(&key("a"), None, at(3));
     assert_eq!(schedule.steps(at(3)), [sign("a")]);
 }
 
 #[test]
 fn a_closed_mesh_signs_nothing_until_it_opens() {
     let mut schedule = Schedule::new(1);
-    schedule.wanted(&key("a"), at(0));
+    schedule.wanted(&key("a"), None, at(0));
     assert_eq!(schedule.steps(at(0)), []);
     schedule.open(&"default".into(), true);
     assert_eq!(schedule.steps(at(5)), [sign("a")]);
@@ -117,7 +117,7 @@ fn a_closed_mesh_signs_nothing_until_it_opens() {
 #[test]
 fn a_failure_is_tried_again_and_the_leaf_in_use_counts_on() {
     let mut schedule = opened(1);
-    schedule.wanted(&key("a"), at(0));
+    schedule.wanted(&key("a"), None, at(0));
     schedule.steps(at(0));
     assert_eq!(
         schedule.failed(&key("a"), at(0), |_, left| {
@@ -139,15 +139,15 @@ fn a_failure_is_tried_again_and_the_leaf_in_use_counts_on() {
 #[test]
 fn an_abandoned_proxy_is_remembered_for_a_while() {
     let mut schedule = opened(1);
-    schedule.wanted(&key("a"), at(0));
+    schedule.wanted(&key("a"), None, at(0));
     schedule.steps(at(0));
     schedule.issued(&key("a"), at(60), at(90));
-    schedule.unwanted(&key("a"), at(10));
+    schedule.unwanted(&key("a"), None, at(10));
     assert_eq!(schedule.steps(at(60)), [], "nobody wants the renewal");
-    schedule.wanted(&key("a"), at(100));
+    schedule.wanted(&key("a"), None, at(100));
     assert_eq!(schedule.steps(at(100)), [sign("a")], "what was put off is made up for");
     schedule.issued(&key("a"), at(10_000), at(20_000));
-    schedule.unwanted(&key("a"), at(200));
+    schedule.unwanted(&key("a"), None, at(200));
     assert_eq!(schedule.steps(at(799)), []);
     assert_eq!(schedule.steps(at(800)), [Step::Forget(key("a"))]);
     assert_eq!(schedule.wake_at(), None);
@@ -156,14 +156,14 @@ fn an_abandoned_proxy_is_remembered_for_a_while() {
 #[test]
 fn a_request_in_flight_survives_a_reconnect_and_is_given_up_after_a_while() {
     let mut schedule = opened(1);
-    schedule.wanted(&key("a"), at(0));
+    schedule.wanted(&key("a"), None, at(0));
     schedule.steps(at(0));
-    schedule.unwanted(&key("a"), at(1));
-    schedule.wanted(&key("a"), at(2));
+    schedule.unwanted(&key("a"), None, at(1));
+    schedule.wanted(&key("a"), None, at(2));
     assert_eq!(schedule.steps(at(1_000)), []);
-    schedule.unwanted(&key("a"), at(1_000));
+    schedule.unwanted(&key("a"), None, at(1_000));
     assert_eq!(schedule.steps(at(1_600)), [Step::Forget(key("a"))]);
-    schedule.wanted(&key("b"), at(1_600));
+    schedule.wanted(&key("b"), None, at(1_600));
     assert_eq!(schedule.steps(at(1_600)), [sign("b")], "its place is free again");
     schedule.issued(&key("a"), at(1), at(2)); // an answer that comes too late changes nothing
     assert_eq!(schedule.steps(at(1_601)), []);
@@ -173,7 +173,7 @@ fn a_request_in_flight_survives_a_reconnect_and_is_given_up_after_a_while() {
 fn a_change_of_policy_restarts_what_is_in_flight_and_brings_renewals_forward() {
     let mut schedule = opened(8);
     for name in ["has-leaf", "in-flight", "in-backoff"] {
-        schedule.wanted(&key(name), at(0));
+        schedule.wanted(&key(name), None, at(0));
     }
     schedule.steps(at(0));
     schedule.issued(&key("has-leaf"), at(1_000), at(2_000));
@@ -184,6 +184,9 @@ fn a_change_of_policy_restarts_what_is_in_flight_and_brings_renewals_forward() {
     assert_eq!(schedule.steps(at(10)), [sign("in-backoff"), sign("in-flight")]);
     assert_eq!(schedule.steps(at(15)), [sign("has-leaf")]);
 }
+
+#[path = "schedule_held_tests.rs"]
+mod held;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -233,13 +236,13 @@ proptest! {
                 Event::Wanted(who) => {
                     let key = key(&who.to_string());
                     *wanted.entry(key.clone()).or_default() += 1;
-                    schedule.wanted(&key, at(now));
+                    schedule.wanted(&key, None, at(now));
                 }
                 Event::Unwanted(who) => {
                     let key = key(&who.to_string());
                     if let Some(count) = wanted.get_mut(&key).filter(|count| **count > 0) {
                         *count -= 1;
-                        schedule.unwanted(&key, at(now));
+                        schedule.unwanted(&key, None, at(now));
                     }
                 }
                 Event::Issued(who) => {

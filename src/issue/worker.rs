@@ -1,6 +1,6 @@
 //! The one task behind [`Manager`]: asks [`Schedule`] what to do and does it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::ca::AuthoritySource;
-use super::issuer::{IssueError, Issuer, Subject, TRUST_GRACE, policy_digest};
+use super::issuer::{IssueError, Issuer, Subject, TRUST_GRACE};
 use super::manager::{Command, Manager, Slots, Status};
 use super::metrics::{BackendLabels, DurationLabels, IssuanceLabels, Metrics};
-use super::renewal::{renew_at, retry_after};
+use super::recognise::Recognised;
+use super::renewal::{renew_issued_at, retry_after};
+use super::resume::Anchors;
 use super::schedule::{Schedule, Step};
 use super::verify::is_trusted;
 use crate::model::bundle::TrustSet;
@@ -28,7 +30,7 @@ use crate::runtime::tasks::Tasks;
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A backend that cannot be used is tried again: its state directory may be mounted later.
-const TRY_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What the manager works with.
 #[derive(Debug)]
@@ -53,15 +55,18 @@ impl Manager {
     /// Starts the worker.
     pub fn start(settings: ManagerSettings, tasks: &Tasks) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let manager = Self { slots: Slots::default(), commands };
+        let manager = Self { slots: Slots::default(), commands, next_report: Arc::default() };
         let worker = Worker {
             schedule: Schedule::new(settings.in_flight_limit),
             slots: manager.slots.clone(),
             issuers: HashMap::new(),
             retry_at: None,
             checked: Arc::default(),
+            anchors: HashMap::new(),
+            recognised: Recognised::default(),
             running: JoinSet::new(),
             flights: HashMap::new(),
+            flying: HashMap::new(),
             settings,
         };
         tasks.spawn_essential("certificate manager", worker.run(inbox));
@@ -69,23 +74,28 @@ impl Manager {
     }
 }
 
-struct Worker {
-    schedule: Schedule,
-    slots: Slots,
+pub(super) struct Worker {
+    pub(super) schedule: Schedule,
+    pub(super) slots: Slots,
     /// The enabled backend of each mesh.
-    issuers: HashMap<Arc<str>, Issuer>,
+    pub(super) issuers: HashMap<Arc<str>, Issuer>,
     /// When to try the backends again that cannot be used.
-    retry_at: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
     /// The trust that leaves were last checked against.
-    checked: Arc<TrustSet>,
+    pub(super) checked: Arc<TrustSet>,
+    /// The same, by mesh, for leaves of which only the version is known.
+    pub(super) anchors: HashMap<Arc<str>, Anchors>,
+    pub(super) recognised: Recognised,
     running: JoinSet<Result<Svid, IssueError>>,
-    flights: HashMap<Id, Flight>,
-    settings: ManagerSettings,
+    /// The schedule has one signing at most in flight for each.
+    pub(super) flights: HashMap<ProxyKey, Flight>,
+    flying: HashMap<Id, ProxyKey>,
+    pub(super) settings: ManagerSettings,
 }
 
-struct Flight {
-    key: ProxyKey,
-    backend: Arc<Backend>,
+pub(super) struct Flight {
+    id: Id,
+    pub(super) backend: Arc<Backend>,
     began: Instant,
     renewal: bool,
     abort: AbortHandle,
@@ -109,6 +119,7 @@ impl Worker {
                     Step::Forget(key) => self.forget(&key),
                 }
             }
+            self.recognised.tell(Instant::now());
             let nap = self.nap();
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -137,6 +148,7 @@ impl Worker {
 
     fn nap(&self) -> Duration {
         let longest = if self.retry_at.is_some() { TRY_AGAIN } else { LOOK_AGAIN };
+        let longest = self.recognised.tell_in(Instant::now()).map_or(longest, |wait| wait.min(longest));
         let Some(at) = self.schedule.wake_at() else { return longest };
         let until = at.duration_since(self.settings.clock.now()).max(SignedDuration::ZERO).unsigned_abs();
         // Timers have millisecond resolution: never wake a moment too early and spin.
@@ -146,148 +158,36 @@ impl Worker {
     fn command(&mut self, command: Command) {
         let now = self.settings.clock.now();
         match command {
-            Command::Wanted(key) => self.schedule.wanted(&key, now),
-            Command::Unwanted(key) => self.schedule.unwanted(&key, now),
+            Command::Wanted(key, reported) => {
+                let report = reported.and_then(|(id, leaf)| Some((id, self.recognise(&key, leaf)?)));
+                self.schedule.wanted(&key, report, now);
+                self.show_held(&key);
+            }
+            Command::Unwanted(key, report) => {
+                self.schedule.unwanted(&key, report, now);
+                self.show_held(&key);
+            }
             Command::Rotate(keys) => {
                 tracing::info!(proxies = keys.len(), "certificates are renewed because an operator asks for it");
-                let in_flight: HashSet<ProxyKey> = self.flights.values().map(|flight| flight.key.clone()).collect();
-                for key in keys.iter().filter(|key| !in_flight.contains(key)) {
-                    self.restart(key, now, now);
-                }
-            }
-        }
-    }
-
-    fn policies_changed(&mut self) {
-        let policies = self.settings.policies.borrow_and_update().clone();
-        let mut issuers = HashMap::new();
-        let tried_before = self.retry_at.take().is_some();
-        for (mesh, policy) in &policies.meshes {
-            let Some(backend) = policy.enabled() else { continue };
-            let kept = self.issuers.remove(mesh).filter(|issuer| issuer.backend == *backend);
-            match kept.map_or_else(|| self.issuer(mesh, backend), Ok) {
-                Ok(issuer) => {
-                    issuers.insert(mesh.clone(), issuer);
-                }
-                Err(reason) => {
-                    self.retry_at = Some(Instant::now() + TRY_AGAIN);
-                    if !tried_before {
-                        tracing::error!(%mesh, backend = %backend.name, reason, "the backend cannot be used");
+                for key in &keys {
+                    if !self.flights.contains_key(key) {
+                        self.restart(key, now, now);
                     }
                 }
             }
         }
-        self.issuers = issuers;
-        self.open_meshes();
-        let now = self.settings.clock.now();
-        let outdated: Vec<ProxyKey> = self.schedule.keys().filter(|key| self.is_outdated(key)).cloned().collect();
-        if !outdated.is_empty() {
-            tracing::info!(proxies = outdated.len(), "the policy has changed; certificates are issued anew");
-        }
-        for key in outdated {
-            // The trust bundle that goes with the new policy is sent first.
-            self.restart(&key, now.saturating_add(TRUST_GRACE).unwrap_or(now), now);
-        }
     }
 
-    fn issuer(&self, mesh: &Arc<str>, backend: &Arc<Backend>) -> Result<Issuer, String> {
-        Ok(Issuer {
-            backend: backend.clone(),
-            authority: self.settings.authorities.of(mesh, backend)?,
-            trust: self.settings.trust.clone(),
-            roots: self.settings.roots.clone(),
-            clock: self.settings.clock.clone(),
-        })
-    }
-
-    /// Whether what is held or asked for is not what the policy wants now.
-    fn is_outdated(&self, key: &ProxyKey) -> bool {
-        let Some(issuer) = self.issuers.get(&key.mesh) else { return false };
-        let in_flight = self.flights.values().find(|flight| flight.key == *key);
-        let wanted = policy_digest(&issuer.backend, &subject(key));
-        if let Some(flight) = in_flight {
-            // The answer is looked at the way that the policy said at the start; the trust of another policy may have been
-            // here before it.
-            let takes_trust_from_issuer = |backend: &Backend| backend.kind.takes_trust_from_issuer();
-            if takes_trust_from_issuer(&flight.backend) != takes_trust_from_issuer(&issuer.backend) {
-                return true;
-            }
-            return policy_digest(&flight.backend, &subject(key)) != wanted;
-        }
-        self.slots
-            .get(key)
-            .is_some_and(|slot| slot.current.borrow().as_ref().is_none_or(|svid| svid.policy_digest != wanted))
-    }
-
-    fn trust_changed(&mut self) {
-        let trust = self.settings.trust.borrow_and_update().clone();
-        self.open_meshes();
-        let now = self.settings.clock.now();
-        let before = std::mem::replace(&mut self.checked, trust.clone());
-        let changed = |mesh: &str| trust.meshes.get(mesh).filter(|bundle| before.meshes.get(mesh) != Some(bundle));
-        let in_flight: HashSet<&ProxyKey> = self.flights.values().map(|flight| &flight.key).collect();
-        let refused: Vec<ProxyKey> = self
-            .slots
-            .iter()
-            .filter(|slot| {
-                let current = slot.current.borrow();
-                // One that has ended is due anyway; one in flight is checked against the trust of the moment it lands.
-                let usable = current.as_ref().filter(|svid| svid.usable_until() > now);
-                let bundle = changed(&slot.key().mesh).filter(|_| !in_flight.contains(slot.key()));
-                bundle.zip(usable).is_some_and(|(bundle, svid)| !is_trusted(svid, bundle, now))
-            })
-            .map(|slot| slot.key().clone())
-            .collect();
-        if !refused.is_empty() {
-            tracing::warn!(
-                proxies = refused.len(),
-                "certificates in use are no longer trusted by their mesh; they are issued anew at once"
-            );
-        }
-        // What failed for lack of trust has backed off by up to minutes.
-        let waiting: Vec<ProxyKey> = self
-            .slots
-            .iter()
-            .filter(|slot| slot.status.wants_other_trust && changed(&slot.key().mesh).is_some())
-            .filter(|slot| !in_flight.contains(slot.key()))
-            .map(|slot| slot.key().clone())
-            .collect();
-        for key in refused {
-            // Who comes back to it must not be given what its peers refuse; who holds it keeps the last good one until the
-            // new one is there.
-            if let Some(slot) = self.slots.get(&key).filter(|slot| slot.current.receiver_count() == 0) {
-                slot.current.send_replace(None);
-            }
-            self.restart(&key, now, now);
-        }
-        for key in waiting {
-            self.restart(&key, now.saturating_add(TRUST_GRACE).unwrap_or(now), now);
-        }
-    }
-
-    /// A mesh signs when it has a policy, and a trust bundle to check the answers against that has its backend's CA in it.
-    fn open_meshes(&mut self) {
-        let trust = self.settings.trust.borrow().clone();
-        let is_open = |mesh: &str| {
-            let backend =
-                self.issuers.get_key_value(mesh).map(|(mesh, issuer)| (mesh.clone(), issuer.backend.name.clone()));
-            backend.is_some_and(|backend| trust.meshes.contains_key(mesh) && trust.known.contains(&backend))
-        };
-        self.schedule.close_others(is_open);
-        for mesh in self.issuers.keys().filter(|mesh| is_open(mesh)) {
-            self.schedule.open(mesh, true);
-        }
-    }
-
-    fn restart(&mut self, key: &ProxyKey, at: Timestamp, now: Timestamp) {
+    pub(super) fn restart(&mut self, key: &ProxyKey, at: Timestamp, now: Timestamp) {
         if self.schedule.restart(key, at, now) {
             self.abort(key);
         }
+        self.show_held(key);
     }
 
     fn abort(&mut self, key: &ProxyKey) {
-        let flight = self.flights.iter().find(|(_, flight)| flight.key == *key).map(|(id, _)| *id);
-        if let Some(flight) = flight.and_then(|id| self.flights.remove(&id)) {
+        if let Some(flight) = self.flights.remove(key) {
+            self.flying.remove(&flight.id);
             flight.abort.abort();
         }
     }
@@ -302,17 +202,27 @@ impl Worker {
         let Some(issuer) = self.issuers.get(&key.mesh).cloned() else { return };
         let subject = subject(&key);
         let current = self.slots.get(&key).and_then(|slot| slot.current.borrow().clone());
-        let renewal = current.is_some();
-        let now = self.settings.clock.now();
-        let bundle = self.settings.trust.borrow().meshes.get(&key.mesh).cloned();
-        // Only who has a leaf that peers accept can afford to wait for them to learn of a new CA.
-        let in_no_hurry = current
-            .zip(bundle)
-            .is_some_and(|(svid, bundle)| svid.usable_until() > now + TRUST_GRACE && is_trusted(&svid, &bundle, now));
+        let renewal = current.is_some() || self.schedule.held_until(&key).is_some();
+        let in_no_hurry = self.can_wait(&key, current.as_deref());
         let backend = issuer.backend.clone();
         let abort = self.running.spawn(async move { issuer.issue(&subject, in_no_hurry).await });
-        let flight = Flight { key, backend, began: Instant::now(), renewal, abort: abort.clone() };
-        self.flights.insert(abort.id(), flight);
+        let flight = Flight { id: abort.id(), backend, began: Instant::now(), renewal, abort };
+        self.flying.insert(flight.id, key.clone());
+        self.flights.insert(key, flight);
+    }
+
+    /// Only who has a leaf that peers accept can afford to wait for them to learn of a new CA.
+    fn can_wait(&self, key: &ProxyKey, current: Option<&Svid>) -> bool {
+        let now = self.settings.clock.now();
+        let spread = now.saturating_add(TRUST_GRACE).unwrap_or(now);
+        let trust = self.settings.trust.borrow();
+        match (current, trust.meshes.get(&key.mesh)) {
+            (Some(svid), Some(bundle)) => svid.usable_until() > spread && is_trusted(svid, bundle, now),
+            (None, Some(_)) => {
+                self.schedule.held_until(key).is_some_and(|until| until > spread) && !self.holds_refused(key, now)
+            }
+            (_, None) => false,
+        }
     }
 
     fn landed(&mut self, landed: Landed) {
@@ -321,13 +231,14 @@ impl Worker {
             Err(error) => (error.id(), Err(IssueError::Internal(format!("a signing task died: {error}")))),
         };
         // One that was aborted has left the table before.
-        let Some(flight) = self.flights.remove(&id) else { return };
+        let Some(key) = self.flying.remove(&id) else { return };
+        let Some(flight) = self.flights.remove(&key) else { return };
         // The trust may have changed since it was checked, as may the policy of a moment ago.
-        let result = result.and_then(|svid| self.still_trusted(&flight.key, svid));
-        self.count(&flight, &result);
+        let result = result.and_then(|svid| self.still_trusted(&key, svid));
+        self.count(&key, &flight, &result);
         match result {
-            Ok(svid) => self.issued(&flight, svid),
-            Err(error) => self.failed(&flight, &error),
+            Ok(svid) => self.issued(&key, &flight, svid),
+            Err(error) => self.failed(&key, &flight, &error),
         }
     }
 
@@ -336,45 +247,45 @@ impl Worker {
         if is_trusted(&svid, &trust, self.settings.clock.now()) { Ok(svid) } else { Err(IssueError::TrustChanged) }
     }
 
-    fn issued(&mut self, flight: &Flight, svid: Svid) {
+    fn issued(&mut self, key: &ProxyKey, flight: &Flight, svid: Svid) {
         let now = self.settings.clock.now();
-        let (due, until) = (renew_at(&svid, now, fastrand::f64()), svid.usable_until());
+        let (due, until) = (renew_issued_at(&svid, now), svid.usable_until());
         tracing::info!(
-            proxy = %flight.key, mesh = %flight.key.mesh, serial = svid.leaf.serial(), issuer = svid.leaf.issuer(),
+            proxy = %key, mesh = %key.mesh, serial = svid.leaf.serial(), issuer = svid.leaf.issuer(),
             not_after = %svid.validity().not_after, renewal = %due, renewed = flight.renewal, "certificate issued"
         );
-        if let Some(mut slot) = self.slots.get_mut(&flight.key) {
+        if let Some(mut slot) = self.slots.get_mut(key) {
             slot.status = Status { next: Some(due), ..Status::default() };
             slot.current.send_replace(Some(Arc::new(svid)));
         }
-        self.schedule.issued(&flight.key, due, until);
+        self.schedule.issued(key, due, until);
     }
 
-    fn failed(&mut self, flight: &Flight, error: &IssueError) {
+    fn failed(&mut self, key: &ProxyKey, flight: &Flight, error: &IssueError) {
         let now = self.settings.clock.now();
         let patience = error.patience();
-        let next = self
-            .schedule
-            .failed(&flight.key, now, |failures, left| retry_after(patience, failures, left, fastrand::f64()));
+        let next =
+            self.schedule.failed(key, now, |failures, left| retry_after(patience, failures, left, fastrand::f64()));
         let text = error.to_string();
-        let Some(mut slot) = self.slots.get_mut(&flight.key) else { return };
+        let Some(mut slot) = self.slots.get_mut(key) else { return };
         let repeated = slot.status.error.as_ref() == Some(&text);
-        slot.status = Status { next, error: Some(text), wants_other_trust: error.wants_other_trust() };
+        let held_until = self.schedule.held_until(key);
+        slot.status = Status { next, error: Some(text), held_until, wants_other_trust: error.wants_other_trust() };
         drop(slot);
         let next = next.map(|next| next.to_string());
         // The first is news; the same again and again is not.
         if repeated {
-            tracing::debug!(proxy = %flight.key, mesh = %flight.key.mesh, backend = %flight.backend.name, %error, next, "no certificate, again");
+            tracing::debug!(proxy = %key, mesh = %key.mesh, backend = %flight.backend.name, %error, next, "no certificate, again");
         } else {
             tracing::warn!(
-                proxy = %flight.key, mesh = %flight.key.mesh, backend = %flight.backend.name, %error, next,
+                proxy = %key, mesh = %key.mesh, backend = %flight.backend.name, %error, next,
                 keeps_the_old_one = flight.renewal, "no certificate"
             );
         }
     }
 
-    fn count(&self, flight: &Flight, result: &Result<Svid, IssueError>) {
-        let (mesh, backend) = (flight.key.mesh.to_string(), flight.backend.name.to_string());
+    fn count(&self, key: &ProxyKey, flight: &Flight, result: &Result<Svid, IssueError>) {
+        let (mesh, backend) = (key.mesh.to_string(), flight.backend.name.to_string());
         let metrics = &self.settings.metrics;
         let outcome = result.as_ref().map_or_else(IssueError::label, |_| "issued");
         metrics
@@ -394,7 +305,7 @@ impl Worker {
     }
 }
 
-fn subject(key: &ProxyKey) -> Subject {
+pub(super) fn subject(key: &ProxyKey) -> Subject {
     Subject { mesh: key.mesh.clone(), proxy: key.instance.name().into(), spiffe_id: key.spiffe_id.clone() }
 }
 

@@ -12,6 +12,7 @@ use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningReques
 use crate::issue::manager::Subscription;
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
+use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, Instance, Workload};
 use crate::model::policy::{BackendKind, BuiltinSettings, CaSource, IssuerRef, MeshPolicy};
 use crate::model::roots::RootNews;
@@ -81,6 +82,7 @@ struct Rig {
     trust: watch::Sender<Arc<TrustSet>>,
     clock: Clock,
     root: TestCa,
+    registry: Registry,
     _tasks: Tasks,
 }
 
@@ -115,8 +117,15 @@ fn trusting(cas: &[&TestCa]) -> Arc<TrustSet> {
 
 impl Rig {
     fn new(limit: usize) -> Self {
-        let root = TestCa::root("Root");
-        let clock = Clock::simulated(timestamp(START));
+        Self::start(limit, TestCa::root("Root"), Clock::simulated(timestamp(START)))
+    }
+
+    /// Another server with the same CA, which knows nothing of what this one did.
+    fn restarted(&self, limit: usize) -> Self {
+        Self::start(limit, self.root.clone(), self.clock.clone())
+    }
+
+    fn start(limit: usize, root: TestCa, clock: Clock) -> Self {
         let (asked_tx, asked) = mpsc::unbounded_channel();
         let ca = Arc::new(FakeCa {
             asked: asked_tx,
@@ -128,6 +137,7 @@ impl Rig {
         let (policies, policies_rx) = watch::channel(policy(100));
         let (trust, trust_rx) = watch::channel(trusting(&[&root]));
         let (tasks, _) = Tasks::new();
+        let mut registry = Registry::default();
         let settings = ManagerSettings {
             in_flight_limit: limit,
             policies: policies_rx,
@@ -135,10 +145,11 @@ impl Rig {
             authorities: Arc::new(OneCa(ca.clone())),
             roots: Arc::new(NoSink),
             clock: clock.clone(),
-            metrics: Metrics::new(&mut Registry::default()),
+            metrics: Metrics::new(&mut registry),
         };
         let manager = Manager::start(settings, &tasks);
-        Self { manager, ca, asked, policies, trust, clock, root, _tasks: tasks }
+        manager.register(&mut registry, clock.clone());
+        Self { manager, ca, asked, policies, trust, clock, root, registry, _tasks: tasks }
     }
 
     fn hold(&self) {
@@ -154,6 +165,10 @@ impl Rig {
     }
 
     fn subscribe(&self, name: &str) -> Subscription {
+        self.subscribe_with(name, None)
+    }
+
+    fn subscribe_with(&self, name: &str, held: Option<&HeldLeaf>) -> Subscription {
         self.manager.subscribe(
             &Identity {
                 mesh: "default".into(),
@@ -163,7 +178,7 @@ impl Rig {
                 method: "test",
                 proven_until: None,
             },
-            None,
+            held,
         )
     }
 
@@ -177,6 +192,9 @@ impl Rig {
         self.asked.try_recv().is_err()
     }
 }
+
+#[path = "held_tests.rs"]
+mod held;
 
 async fn next(subscription: &mut Subscription) -> Arc<Svid> {
     subscription.current.changed().await.unwrap();
@@ -279,7 +297,8 @@ async fn an_operator_renews_a_leaf_before_it_is_due() {
     let (mut web, mut api) = (rig.subscribe("web"), rig.subscribe("api"));
     let old = next(&mut web).await;
     next(&mut api).await;
-    (rig.asked().await, rig.asked().await);
+    rig.asked().await;
+    rig.asked().await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let web_key = rig.manager.snapshot().into_keys().find(|key| key.instance.name() == "web").unwrap();
     rig.manager.rotate(vec![web_key]);
@@ -358,6 +377,23 @@ async fn a_new_policy_issues_anew_after_the_trust_had_time_to_spread() {
     assert_eq!(rig.asked().await, ("web".into(), 15));
     let renewed = next(&mut web).await;
     assert_eq!(renewed.validity().not_after, timestamp(START + 215));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_another_mesh_cuts_no_backoff_short() {
+    let mut rig = Rig::new(8);
+    rig.fail_with(CaError::Failed("no".into()));
+    let mut web = rig.subscribe("web");
+    rig.asked().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut policies = policy(100);
+    let mut other = (*policies.meshes["default"]).clone();
+    other.name = "other".into();
+    Arc::make_mut(&mut policies).meshes.insert("other".into(), Arc::new(other));
+    rig.policies.send_replace(policies);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(rig.nothing_asked());
+    next(&mut web).await;
 }
 
 #[tokio::test(start_paused = true)]

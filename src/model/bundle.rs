@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use jiff::Timestamp;
 
-use super::certificate::{Certificate, CertificateError};
+use super::certificate::{Certificate, CertificateError, short_digest};
 
 /// The most CA certificates that a bundle may have; more is a mistake, or someone else's root store.
 const MAX_CERTIFICATES: usize = 256;
@@ -87,7 +86,7 @@ impl Bundle {
         match distinct.len() {
             0 => Err(BundleError::Empty),
             count if count > MAX_CERTIFICATES => Err(BundleError::TooMany(count)),
-            _ => Ok(Self { digest: digest_of(&distinct), certificates: distinct }),
+            _ => Ok(Self { digest: short_digest(&distinct).into(), certificates: distinct }),
         }
     }
 
@@ -101,7 +100,7 @@ impl Bundle {
         let mut seen = BTreeSet::new();
         let all = std::iter::once(first).chain(others).flat_map(|bundle| &bundle.certificates);
         let distinct: Vec<_> = all.filter(|certificate| seen.insert(certificate.der().as_ref())).cloned().collect();
-        Self { digest: digest_of(&distinct), certificates: distinct }
+        Self { digest: short_digest(&distinct).into(), certificates: distinct }
     }
 
     /// The CA certificates; at least one.
@@ -138,14 +137,6 @@ impl fmt::Debug for Bundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(&self.certificates).finish()
     }
-}
-
-fn digest_of(certificates: &[Certificate]) -> Arc<str> {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for certificate in certificates {
-        context.update(certificate.der());
-    }
-    hex::encode(&context.finish().as_ref()[..8]).into()
 }
 
 /// The trust bundle of every mesh whose trust is known.

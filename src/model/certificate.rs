@@ -168,6 +168,20 @@ impl Certificate {
     pub fn fingerprint(&self) -> String {
         hex::encode(digest::digest(&digest::SHA256, &self.der))
     }
+
+    /// The first 16 digits of [`Certificate::fingerprint`]: how versions name a CA.
+    pub fn short_digest(&self) -> String {
+        short_digest([self])
+    }
+}
+
+/// 16 hex digits of the SHA-256 over the certificates, one after the other; DER says itself where each one ends.
+pub fn short_digest<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for certificate in certificates {
+        context.update(certificate.der());
+    }
+    hex::encode(&context.finish().as_ref()[..8])
 }
 
 impl fmt::Debug for Certificate {

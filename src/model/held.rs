@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::certificate::Validity;
+use super::svid::Svid;
+
 /// What the version of a certificate that a proxy reports says about the leaf it was sent with (versions are
 /// readable so that a server which lost the key can tell whether the proxy has what it needs).
 ///
@@ -16,8 +19,22 @@ pub struct HeldLeaf {
     pub not_after: Timestamp,
     /// What it was issued for; compare `issue::issuer::policy_digest`.
     pub policy_digest: Arc<str>,
-    /// The first 16 hex digits of the fingerprint of the CA in the trust bundle that it leads to.
+    /// The CA in the trust bundle that it leads to; compare [`Certificate::short_digest`](super::certificate::Certificate::short_digest).
     pub anchor: Arc<str>,
-    /// The digest of its chain, 16 hex digits.
+    /// The digest of its chain, 16 hex digits; compare [`Svid::content_digest`](super::svid::Svid::content_digest).
     pub content: Arc<str>,
+}
+
+/// What a proxy reports that was sent `svid`.
+impl From<&Svid> for HeldLeaf {
+    fn from(svid: &Svid) -> Self {
+        let Validity { not_before, not_after } = svid.validity();
+        Self {
+            not_before,
+            not_after,
+            policy_digest: svid.policy_digest.clone(),
+            anchor: svid.anchor.short_digest().into(),
+            content: svid.content_digest().into(),
+        }
+    }
 }

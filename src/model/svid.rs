@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::certificate::{Certificate, Validity};
+use super::certificate::{Certificate, Validity, short_digest};
 use super::key::PrivateKeyPem;
 
 /// An X.509 SVID (SPIFFE X509-SVID §2): leaf, intermediates, private key. Only `issue::verify` makes one, so it has been
@@ -36,6 +36,11 @@ impl Svid {
     pub fn usable_until(&self) -> Timestamp {
         let others = self.intermediates.iter().chain([&self.anchor]);
         others.map(|certificate| certificate.validity().not_after).fold(self.validity().not_after, Timestamp::min)
+    }
+
+    /// The digest of the chain, 16 hex digits: which leaf it is. Its version carries it, and its renewal is dated by it.
+    pub fn content_digest(&self) -> String {
+        short_digest(std::iter::once(&self.leaf).chain(&self.intermediates))
     }
 
     /// The chain as PEM blocks, leaf first.

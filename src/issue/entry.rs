@@ -1,0 +1,112 @@
+//! One proxy in the schedule: what it has, what it needs, and where it stands. Pure.
+
+use jiff::Timestamp;
+
+use super::subscribers::Subscribers;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) subscribers: Subscribers,
+    pub(super) phase: Phase,
+    pub(super) leaf: Leaf,
+    pub(super) forget_at: Option<Timestamp>,
+    /// In a row.
+    pub(super) failures: u32,
+    /// Not before this, because it has failed.
+    pub(super) backoff: Option<Timestamp>,
+    /// Leaves that subscribers hold are replaced then, if they are not due before: somebody wants them replaced.
+    pub(super) called_for: Option<Timestamp>,
+}
+
+/// The leaf that a proxy has in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaf {
+    None,
+    /// All its subscribers hold one, the first of which is good until then.
+    Held(Timestamp),
+    /// It was issued here, and is good until then.
+    Issued(Timestamp),
+}
+
+impl Leaf {
+    pub(super) fn usable_until(self) -> Option<Timestamp> {
+        match self {
+            Self::None => None,
+            Self::Held(until) | Self::Issued(until) => Some(until),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Not before this.
+    Waiting(Timestamp),
+    /// In the queue of its mesh.
+    Ready(Turn),
+    /// In flight.
+    Signing(Flight),
+}
+
+/// How a signing counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flight {
+    /// It has a turn, until then.
+    Quick(Timestamp),
+    /// It has given its turn back.
+    Slow,
+}
+
+/// The order within a mesh's queue: those without a usable leaf first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Turn {
+    /// No leaf that can be served; since when it waits.
+    Unserved(Timestamp),
+    /// A leaf that is good until then.
+    Renewal(Timestamp),
+}
+
+impl Entry {
+    /// Due now, with nobody there yet.
+    pub(super) fn new(now: Timestamp) -> Self {
+        Self {
+            subscribers: Subscribers::default(),
+            phase: Phase::Waiting(now),
+            leaf: Leaf::None,
+            forget_at: None,
+            failures: 0,
+            backoff: None,
+            called_for: None,
+        }
+    }
+
+    /// Forgets what went wrong and what was to be done about the leaf before.
+    pub(super) fn reset(&mut self, leaf: Leaf) {
+        self.leaf = leaf;
+        self.failures = 0;
+        (self.backoff, self.called_for) = (None, None);
+    }
+
+    /// Goes by what the subscribers need, as long as they have not been given a leaf that was issued here. Returns until when
+    /// to wait, if it is not where it should be. Who waits in the queue for want of a leaf keeps its place, and backoff is not
+    /// cut short by who comes or goes.
+    pub(super) fn settle(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if matches!(self.leaf, Leaf::Issued(_)) {
+            return None;
+        }
+        let term = self.subscribers.term();
+        self.leaf = term.map_or(Leaf::None, |term| Leaf::Held(term.usable_until));
+        if self.subscribers.is_empty() {
+            return None;
+        }
+        let begin = term.map_or(now, |term| self.called_for.map_or(term.renew_at, |at| at.min(term.renew_at)));
+        let begin = self.backoff.map_or(begin, |backoff| backoff.max(begin));
+        let stays = match self.phase {
+            Phase::Signing(_) => true,
+            Phase::Ready(Turn::Unserved(_)) => term.is_none(),
+            Phase::Ready(Turn::Renewal(_)) => term.is_some() && begin <= now,
+            Phase::Waiting(due) => due == begin || (term.is_none() && due < begin),
+        };
+        (!stays).then_some(begin)
+    }
+}
