@@ -3,9 +3,15 @@
 use std::fmt::Write;
 
 use super::Admin;
+use super::text::escaped;
+use super::view::{self, Listed, names, state};
 
 /// The most proxies that are listed.
 const LISTED: usize = 500;
+
+/// The most names of one proxy, and about how much of each.
+const NAMES: usize = 16;
+const NAME: usize = 128;
 
 pub(super) fn page(admin: &Admin) -> String {
     let mut page = String::new();
@@ -29,7 +35,7 @@ fn write(page: &mut String, admin: &Admin) -> std::fmt::Result {
             writeln!(page, "    {text}")?;
         }
     }
-    proxies(page, admin)
+    proxies(page, &view::proxies(admin.roster.snapshot(), admin.manager.snapshot()))
 }
 
 fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
@@ -53,22 +59,32 @@ fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
     Ok(())
 }
 
-fn proxies(page: &mut String, admin: &Admin) -> std::fmt::Result {
-    let proxies = admin.manager.snapshot();
+fn proxies(page: &mut String, proxies: &[Listed]) -> std::fmt::Result {
     writeln!(page, "\nproxies: {}", proxies.len())?;
-    for (key, (svid, status)) in proxies.iter().take(LISTED) {
-        match svid {
-            None => writeln!(page, "  {key} in {}: no certificate yet", key.mesh)?,
+    for proxy in proxies.iter().take(LISTED) {
+        let key = escaped(&proxy.key.to_string());
+        match &proxy.svid {
+            None => writeln!(page, "  {key} in {}: no certificate yet", proxy.key.mesh)?,
             Some(svid) => {
-                let renewal = status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
+                let renewal = proxy.status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
                 writeln!(
                     page,
                     "  {key} in {}: serial {} by {} until {}{renewal}",
-                    key.mesh,
+                    proxy.key.mesh,
                     svid.leaf.serial(),
                     svid.leaf.issuer(),
                     svid.validity().not_after
                 )?;
+            }
+        }
+        for (name, record) in proxy.streams.iter().flat_map(names).take(NAMES) {
+            let name = escaped(name.get(..NAME).unwrap_or(name));
+            let state = state(record).as_str_name().trim_start_matches("SUBSCRIPTION_STATE_").to_lowercase();
+            match &record.nacked {
+                None => writeln!(page, "    {name}: {state}")?,
+                Some((_, time, reason)) => {
+                    writeln!(page, "    {name}: {state}; rejected at {time}: {}", escaped(reason))?
+                }
             }
         }
     }
