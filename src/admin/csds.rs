@@ -17,6 +17,7 @@ use super::proto::envoy::r#type::matcher::v3::NodeMatcher;
 use super::proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use super::proto::v1::SubscriptionState;
 use super::view::{names, state, timestamp};
+use crate::model::identity::ProxyKey;
 use crate::serve::roster::{NameRecord, Roster, StreamRecord};
 
 /// The only type of resource that this server has.
@@ -65,20 +66,21 @@ impl ClientStatusDiscoveryService for CsdsService {
     }
 }
 
-/// What there is to say of the clients that match; at least one response. A client is what calls itself by one node id and
-/// cluster.
+/// What there is to say of the clients that match; at least one response. A client is a node id and cluster, as far as one
+/// proxy calls itself by them: of two proxies that claim the same, neither is shown with the other's secrets.
 fn responses(streams: Vec<StreamRecord>, matchers: &[NodeMatcher]) -> Result<Vec<ClientStatusResponse>, Status> {
     let wanted = matchers.iter().map(matcher).collect::<Result<Vec<_>, _>>()?;
-    let mut clients: BTreeMap<(&str, &str), Vec<GenericXdsConfig>> = BTreeMap::new();
+    let mut clients: BTreeMap<(&str, &str, ProxyKey), Vec<GenericXdsConfig>> = BTreeMap::new();
     for stream in &streams {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted(&stream.node_id)) {
-            let secrets = clients.entry((&stream.node_id, &stream.node_cluster)).or_default();
+            let secrets =
+                clients.entry((&stream.node_id, &stream.node_cluster, stream.identity.proxy_key())).or_default();
             secrets.extend(names(stream).into_iter().map(|(name, record)| secret(name, record)));
         }
     }
     let mut responses = vec![ClientStatusResponse::default()];
     let mut size = 0;
-    for ((id, cluster), mut secrets) in clients {
+    for ((id, cluster, _), mut secrets) in clients {
         let mut client_size = 0;
         let fitting = secrets.iter().take_while(|secret| {
             client_size += secret.encoded_len();

@@ -10,6 +10,8 @@ pub mod http;
 pub mod proto;
 mod service;
 mod status;
+#[cfg(test)]
+mod testing;
 pub mod text;
 mod view;
 

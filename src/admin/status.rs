@@ -9,7 +9,7 @@ use super::view::{self, Listed, names, state};
 /// The most proxies that are listed.
 const LISTED: usize = 500;
 
-/// The most names of one proxy, and about how much of each.
+/// The most names of one proxy, and the most characters of each.
 const NAMES: usize = 16;
 const NAME: usize = 128;
 
@@ -78,7 +78,7 @@ fn proxies(page: &mut String, proxies: &[Listed]) -> std::fmt::Result {
             }
         }
         for (name, record) in proxy.streams.iter().flat_map(names).take(NAMES) {
-            let name = escaped(name.get(..NAME).unwrap_or(name));
+            let name = escaped(&name.chars().take(NAME).collect::<String>());
             let state = state(record).as_str_name().trim_start_matches("SUBSCRIPTION_STATE_").to_lowercase();
             match &record.nacked {
                 None => writeln!(page, "    {name}: {state}")?,
