@@ -1,9 +1,13 @@
 //! The admin address as clients see it, on a real socket.
 
+use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
@@ -21,7 +25,6 @@ use super::super::proto::v1::{ListProxiesRequest, RotateRequest};
 use super::super::testing::{FakeCertificates, identity, lives, status, stream};
 use super::*;
 use crate::observe::readiness::Readiness;
-use crate::runtime::tasks::Tasks;
 
 struct Rig {
     roster: Roster,
@@ -29,12 +32,14 @@ struct Rig {
     readiness: Readiness,
     address: SocketAddr,
     channel: Channel,
-    _tasks: Tasks,
+    shutdown: CancellationToken,
+    server: JoinSet<io::Result<()>>,
 }
 
 impl Rig {
     async fn new(certificates: FakeCertificates) -> Self {
-        let (tasks, _deaths) = Tasks::new();
+        let shutdown = CancellationToken::new();
+        let mut server = JoinSet::new();
         let (roster, readiness, certificates) = (Roster::default(), Readiness::new(), Arc::new(certificates));
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
@@ -42,9 +47,9 @@ impl Rig {
             .route("/livez", axum::routing::get(async || "ok\n"))
             .merge(routes(roster.clone(), certificates.clone(), readiness.watch()))
             .fallback(unknown);
-        tasks.spawn(async move { axum::serve(socket, router).await.unwrap() });
+        server.spawn(super::super::http::until(socket, router, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { roster, certificates, readiness, address, channel, _tasks: tasks }
+        Self { roster, certificates, readiness, address, channel, shutdown, server }
     }
 
     async fn list(&self, request: ListProxiesRequest) -> Vec<v1::Proxy> {
@@ -215,4 +220,15 @@ async fn what_is_no_call_is_answered_in_its_own_terms() {
         assert_eq!(rig.http1(&post).await, "HTTP/1.1 505 HTTP Version Not Supported");
     }
     assert_eq!(rig.certificates.rotated.lock().unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_stays_does_not_hold_up_the_end() {
+    let mut rig = Rig::new(FakeCertificates::default()).await;
+    let mut client = HealthClient::new(rig.channel.clone());
+    let mut watched = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    watched.message().await.unwrap();
+    rig.shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(60), rig.server.join_next()).await;
+    ended.expect("it ends").unwrap().unwrap().unwrap();
 }

@@ -25,7 +25,11 @@ const GRACE: Duration = Duration::from_secs(1);
 /// # Errors
 /// When the socket is of no use any more.
 pub async fn serve(socket: TcpListener, admin: Arc<Admin>, shutdown: CancellationToken) -> io::Result<()> {
-    let served = axum::serve(socket, routes(admin)).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    until(socket, routes(admin), shutdown).await
+}
+
+pub(super) async fn until(socket: TcpListener, routes: Router, shutdown: CancellationToken) -> io::Result<()> {
+    let served = axum::serve(socket, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let given_up = async {
         shutdown.cancelled().await;
         tokio::time::sleep(GRACE).await;
