@@ -131,7 +131,9 @@ fn secret(name: &str, record: &NameRecord) -> GenericXdsConfig {
         SubscriptionState::Pending => (ConfigStatus::NotSent, Client::Requested),
         SubscriptionState::Sent if record.acked.is_some() => (ConfigStatus::Stale, Client::Acked),
         SubscriptionState::Sent => (ConfigStatus::Stale, Client::Requested),
-        SubscriptionState::Acked | SubscriptionState::Held => (ConfigStatus::Synced, Client::Acked),
+        SubscriptionState::Acked => (ConfigStatus::Synced, Client::Acked),
+        // Not sent on this stream, but the client has it.
+        SubscriptionState::Held => (ConfigStatus::NotSent, Client::Acked),
         SubscriptionState::Nacked => (ConfigStatus::Error, Client::Nacked),
         SubscriptionState::Unspecified => (ConfigStatus::Unknown, Client::Unknown),
     };

@@ -9,7 +9,7 @@ fn items_41_and_106_each_status_is_what_envoys_documentation_says() {
     let expected = [
         (Config::NotSent, Client::DoesNotExist, "", None),
         (Config::NotSent, Client::Requested, "", None),
-        (Config::Synced, Client::Acked, V1, None),
+        (Config::NotSent, Client::Acked, V1, None),
         (Config::Stale, Client::Requested, V1, None),
         (Config::Synced, Client::Acked, V1, None),
         (Config::Stale, Client::Acked, V1, None),

@@ -63,9 +63,12 @@ fn proxies(page: &mut String, proxies: &[Listed]) -> std::fmt::Result {
     writeln!(page, "\nproxies: {}", proxies.len())?;
     for proxy in proxies.iter().take(LISTED) {
         let key = escaped(&proxy.key.to_string());
-        match &proxy.svid {
-            None => writeln!(page, "  {key} in {}: no certificate yet", proxy.key.mesh)?,
-            Some(svid) => {
+        match (&proxy.svid, proxy.held_until) {
+            (None, None) => writeln!(page, "  {key} in {}: no certificate yet", proxy.key.mesh)?,
+            (None, Some(until)) => {
+                writeln!(page, "  {key} in {}: a certificate that only the proxy has, until {until}", proxy.key.mesh)?;
+            }
+            (Some(svid), _) => {
                 let renewal = proxy.status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
                 writeln!(
                     page,

@@ -28,13 +28,16 @@ pub(super) struct Listed {
     /// Its streams, the oldest first.
     pub(super) streams: Vec<StreamRecord>,
     pub(super) svid: Option<Arc<Svid>>,
+    /// Until when a leaf is usable that only the proxy has.
+    pub(super) held_until: Option<Timestamp>,
     pub(super) status: Status,
 }
 
 /// Every proxy that either knows, ordered.
 pub(super) fn proxies(streams: Vec<StreamRecord>, held: Held) -> Vec<Listed> {
-    let listed =
-        |(key, (svid, status)): (ProxyKey, _)| (key.clone(), Listed { key, streams: Vec::new(), svid, status });
+    let listed = |(key, (svid, status)): (ProxyKey, _)| {
+        (key.clone(), Listed { key, streams: Vec::new(), svid, held_until: None, status })
+    };
     let mut proxies: BTreeMap<ProxyKey, Listed> = held.into_iter().map(listed).collect();
     for stream in streams {
         let key = stream.identity.proxy_key();
@@ -42,6 +45,7 @@ pub(super) fn proxies(streams: Vec<StreamRecord>, held: Held) -> Vec<Listed> {
             key: key.clone(),
             streams: Vec::new(),
             svid: None,
+            held_until: None,
             status: Status::default(),
         });
         proxy.streams.push(stream);
@@ -90,23 +94,27 @@ impl Listed {
             spiffe_id: self.key.spiffe_id.to_string(),
             // Proofs may come and go; the newest stream's is the one that counts.
             workload: self.streams.last().map(|stream| workload(&stream.identity)),
-            certificate: self.svid.as_deref().map(certificate),
+            certificate: self.certificate(),
             next_attempt: self.status.next.map(timestamp),
             last_error: self.status.error.clone().unwrap_or_default(),
             streams,
             streams_omitted: omitted.try_into().unwrap_or(u32::MAX),
         }
     }
-}
 
-fn certificate(svid: &Svid) -> v1::Certificate {
-    let validity = svid.validity();
-    v1::Certificate {
-        serial: svid.leaf.serial().to_owned(),
-        issuer: svid.leaf.issuer().to_owned(),
-        not_before: Some(timestamp(validity.not_before)),
-        not_after: Some(timestamp(validity.not_after)),
-        held_by_proxy_only: false,
+    fn certificate(&self) -> Option<v1::Certificate> {
+        let Some(svid) = &self.svid else {
+            let not_after = Some(timestamp(self.held_until?));
+            return Some(v1::Certificate { not_after, held_by_proxy_only: true, ..v1::Certificate::default() });
+        };
+        let validity = svid.validity();
+        Some(v1::Certificate {
+            serial: svid.leaf.serial().to_owned(),
+            issuer: svid.leaf.issuer().to_owned(),
+            not_before: Some(timestamp(validity.not_before)),
+            not_after: Some(timestamp(validity.not_after)),
+            held_by_proxy_only: false,
+        })
     }
 }
 

@@ -67,6 +67,16 @@ fn a_proxy_cannot_make_its_entry_too_large_for_a_client() {
     assert_eq!(message.streams.len() + usize::try_from(message.streams_omitted).unwrap(), 64);
 }
 
+#[test]
+fn a_certificate_that_only_the_proxy_has_is_shown_as_such() {
+    let mut listed = proxies(vec![stream("default", "web-0", &[])], Held::new()).remove(0);
+    assert_eq!(listed.message().certificate, None);
+    listed.held_until = Some(moment(700));
+    let not_after = Some(timestamp(moment(700)));
+    let held = v1::Certificate { not_after, held_by_proxy_only: true, ..v1::Certificate::default() };
+    assert_eq!(listed.message().certificate, Some(held));
+}
+
 /// The private key is at hand where the leaf is; neither it nor any certificate is in what is shown.
 #[test]
 fn nothing_that_is_shown_has_key_material_in_it() {

@@ -60,7 +60,7 @@ fn a_proxy_is_a_line() {
         table(&[proxy(), pending], false),
         "\
 MESH      PROXY   SPIFFE ID              PROOF        STREAMS   SECRETS                       SERIAL   EXPIRES                RENEWAL                ERROR
-default   web-0   spiffe://default/web   proxyToken   2 sotw    default ACKED, ROOTCA ACKED   0a       2027-01-16T08:00:00Z   2027-01-15T21:53:20Z   -
+default   web-0   spiffe://default/web   proxyToken   2 sotw    ROOTCA ACKED, default ACKED   0a       2027-01-16T08:00:00Z   2027-01-15T21:53:20Z   -
 default   web-1   spiffe://default/web   -            -         -                             -        -                      -                      the CA is away
 "
     );
@@ -69,7 +69,7 @@ default   web-1   spiffe://default/web   -            -         -               
 #[test]
 fn the_wide_table_has_everything() {
     let table = table(&[proxy()], true);
-    for text in ["VERSIONS", "default default.1, ROOTCA ROOTCA.1", "CN=default", "127.0.0.1:1", "PROVEN UNTIL"] {
+    for text in ["VERSIONS", "ROOTCA ROOTCA.1, default default.1", "CN=default", "127.0.0.1:1", "PROVEN UNTIL"] {
         assert!(table.contains(text), "{text} is not in\n{table}");
     }
 }
@@ -81,7 +81,7 @@ fn what_is_wrong_is_told_and_cut_short() {
     subscription.state = v1::SubscriptionState::Nacked.into();
     subscription.nacked = Some(v1::Rejection { reason: "bad ".repeat(100), ..v1::Rejection::default() });
     let narrow = table(std::slice::from_ref(&proxy), false);
-    assert!(narrow.contains("default NACKED, ROOTCA ACKED"), "{narrow}");
+    assert!(narrow.contains("ROOTCA ACKED, default NACKED"), "{narrow}");
     assert!(narrow.contains("default rejected: bad bad") && narrow.ends_with("…\n"), "{narrow}");
     assert!(narrow.lines().all(|line| line.chars().count() < 250), "{narrow}");
     proxy.certificate.as_mut().unwrap().held_by_proxy_only = true;

@@ -87,21 +87,19 @@ fn streams(proxy: &v1::Proxy) -> String {
     texts.join(", ")
 }
 
-/// `default ACKED, ROOTCA ACKED`, in the order of the streams.
+/// `ROOTCA ACKED, default ACKED`: by name, each once, however many streams there are.
 fn subscriptions(proxy: &v1::Proxy, with_versions: bool) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for subscription in proxy.streams.iter().flat_map(|stream| &stream.subscriptions) {
+    let text = |subscription: &v1::Subscription| {
         let sent = subscription.sent.as_ref().map_or(subscription.held_version.as_str(), |sent| &sent.version);
-        let text = match (with_versions, sent) {
-            (false, _) => format!("{} {}", subscription.name, state(subscription)),
-            (true, "") => continue,
-            (true, sent) => format!("{} {sent}", subscription.name),
-        };
-        if !texts.contains(&text) {
-            texts.push(text);
+        match (with_versions, sent) {
+            (false, _) => Some(format!("{} {}", subscription.name, state(subscription))),
+            (true, "") => None,
+            (true, sent) => Some(format!("{} {sent}", subscription.name)),
         }
-    }
-    texts.join(", ")
+    };
+    let texts: BTreeSet<String> =
+        proxy.streams.iter().flat_map(|stream| &stream.subscriptions).filter_map(text).collect();
+    texts.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 fn serial(proxy: &v1::Proxy) -> String {

@@ -1,6 +1,6 @@
 //! `envoy-sds rotate`: new certificates, now.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use tonic::Code;
 
 use super::admin_api::{AdminApi, AdminFlags, Selection};
@@ -12,11 +12,12 @@ use crate::admin::proto::v1::RotateRequest;
 /// It returns when the renewals are queued; `envoy-sds proxies` shows the new serials, or why there is none.
 #[derive(Debug, Args)]
 #[command(
+    group = ArgGroup::new("selection").args(["proxy", "mesh", "all"]).required(true).multiple(true),
     after_help = "Examples:\n  envoy-sds rotate web-0\n  envoy-sds rotate --mesh default\n  envoy-sds rotate --all"
 )]
 pub(super) struct Rotate {
     /// This one: [MESH/]NAME or a SPIFFE ID
-    #[arg(value_name = "PROXY", required_unless_present_any = ["mesh", "all"])]
+    #[arg(value_name = "PROXY")]
     proxy: Option<String>,
 
     /// Those of this mesh
