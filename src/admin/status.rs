@@ -63,13 +63,17 @@ fn proxies(page: &mut String, proxies: &[Listed]) -> std::fmt::Result {
     writeln!(page, "\nproxies: {}", proxies.len())?;
     for proxy in proxies.iter().take(LISTED) {
         let key = escaped(&proxy.key.to_string());
+        let renewal = proxy.status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
         match (&proxy.svid, proxy.held_until) {
             (None, None) => writeln!(page, "  {key} in {}: no certificate yet", proxy.key.mesh)?,
             (None, Some(until)) => {
-                writeln!(page, "  {key} in {}: a certificate that only the proxy has, until {until}", proxy.key.mesh)?;
+                writeln!(
+                    page,
+                    "  {key} in {}: a certificate that only the proxy has, until {until}{renewal}",
+                    proxy.key.mesh
+                )?;
             }
             (Some(svid), _) => {
-                let renewal = proxy.status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
                 writeln!(
                     page,
                     "  {key} in {}: serial {} by {} until {}{renewal}",
