@@ -1,14 +1,29 @@
-//! Generates the request messages that this server reads from `proto/`, without `protoc`.
+//! Generates the messages that this server reads and writes from `proto/`, without `protoc`.
 
+use std::env;
 use std::error::Error;
+use std::fs;
+use std::path::Path;
 
-/// The root files; what they import is found from there.
-const PROTOS: [&str; 1] = ["envoy/service/secret/v3/sds.proto"];
+use prost::Message;
+
+/// The root files of the xDS side; what they import is found from there.
+const SDS: [&str; 1] = ["envoy/service/secret/v3/sds.proto"];
+
+/// Those of the admin API.
+const ADMIN: [&str; 2] = ["envoy_sds/admin/v1/admin.proto", "envoy/service/status/v3/csds.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(PROTOS, ["proto"])?;
     // Messages only: `src/serve/wire` says why the services are routed by hand.
-    prost_build::Config::new().include_file("proto.rs").compile_fds(descriptors)?;
+    prost_build::Config::new().include_file("proto.rs").compile_fds(protox::compile(SDS, ["proto"])?)?;
+
+    let out = Path::new(&env::var("OUT_DIR")?).join("admin");
+    fs::create_dir_all(&out)?;
+    let mut descriptors = protox::compile(ADMIN, ["proto"])?;
+    tonic_prost_build::configure().out_dir(&out).include_file("admin.rs").compile_fds(descriptors.clone())?;
+    // For reflection, which has no use for comments.
+    descriptors.file.iter_mut().for_each(|file| file.source_code_info = None);
+    fs::write(out.join("descriptors.binpb"), descriptors.encode_to_vec())?;
     Ok(())
 }

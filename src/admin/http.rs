@@ -1,6 +1,9 @@
-//! The HTTP side of the admin address.
+//! The admin address: HTTP pages here, gRPC services in [`super::grpc`], on one socket.
 
+use std::future::IntoFuture;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -8,17 +11,46 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use super::{Admin, status};
+use super::{Admin, grpc, status};
+
+/// How long a client may take to end after shutdown has begun. Some never would: a watch of the health, a reader that
+/// does not read.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Serves `admin` until `shutdown`, and a moment longer to whoever is being answered.
+///
+/// # Errors
+/// When the socket is of no use any more.
+pub async fn serve(socket: TcpListener, admin: Arc<Admin>, shutdown: CancellationToken) -> io::Result<()> {
+    until(socket, routes(admin), shutdown).await
+}
+
+pub(super) async fn until(socket: TcpListener, routes: Router, shutdown: CancellationToken) -> io::Result<()> {
+    let served = axum::serve(socket, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let given_up = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = served.into_future() => served,
+        () = given_up => Ok(()),
+    }
+}
 
 /// The routes.
-pub fn routes(admin: Arc<Admin>) -> Router {
+fn routes(admin: Arc<Admin>) -> Router {
+    let services = grpc::routes(admin.roster.clone(), Arc::new(admin.manager.clone()), admin.readiness.watch());
     Router::new()
         .route("/", get(page))
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(admin)
+        .merge(services)
+        .fallback(grpc::unknown)
 }
 
 async fn page(State(admin): State<Arc<Admin>>) -> Response {

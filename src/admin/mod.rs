@@ -1,8 +1,19 @@
-//! What operators and probes ask: `/livez`, `/readyz`, `/metrics`, and a status page. Nothing here ever shows key material:
-//! the types that are rendered hold none, but for [`crate::model::svid::Svid`], of which only the leaf is looked at.
+//! What operators and probes ask: over HTTP `/livez`, `/readyz`, `/metrics` and a status page, over gRPC who the proxies are
+//! and what they were sent. Nothing here ever shows key material: the types that are rendered hold none, but for
+//! [`crate::model::svid::Svid`], of which only the leaf is looked at.
 
+mod certificates;
+mod csds;
+mod grpc;
+mod health;
 pub mod http;
+pub mod proto;
+mod service;
 mod status;
+#[cfg(test)]
+mod testing;
+pub mod text;
+mod view;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +27,7 @@ use crate::issue::manager::Manager;
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::observe::readiness::Readiness;
+use crate::serve::roster::Roster;
 use crate::trust::store::TrustStore;
 
 /// All that the admin pages show.
@@ -32,6 +44,8 @@ pub struct Admin {
     pub trust: TrustStore,
     /// The certificates.
     pub manager: Manager,
+    /// The live streams.
+    pub roster: Roster,
     /// Requests that cert-manager has not answered; `None` without a cluster.
     pub pending: Option<PendingBoard>,
     /// The metrics.

@@ -3,9 +3,15 @@
 use std::fmt::Write;
 
 use super::Admin;
+use super::text::escaped;
+use super::view::{self, Listed, names, state};
 
 /// The most proxies that are listed.
 const LISTED: usize = 500;
+
+/// The most names of one proxy, and the most characters of each.
+const NAMES: usize = 16;
+const NAME: usize = 128;
 
 pub(super) fn page(admin: &Admin) -> String {
     let mut page = String::new();
@@ -29,7 +35,7 @@ fn write(page: &mut String, admin: &Admin) -> std::fmt::Result {
             writeln!(page, "    {text}")?;
         }
     }
-    proxies(page, admin)
+    proxies(page, &view::proxies(admin.roster.snapshot(), admin.manager.snapshot()))
 }
 
 fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
@@ -53,25 +59,39 @@ fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
     Ok(())
 }
 
-fn proxies(page: &mut String, admin: &Admin) -> std::fmt::Result {
-    let proxies = admin.manager.snapshot();
+fn proxies(page: &mut String, proxies: &[Listed]) -> std::fmt::Result {
     writeln!(page, "\nproxies: {}", proxies.len())?;
-    for (key, (svid, status)) in proxies.iter().take(LISTED) {
-        let renewal = status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
-        match (svid, status.held_until) {
-            (None, None) => writeln!(page, "  {key} in {}: no certificate yet", key.mesh)?,
+    for proxy in proxies.iter().take(LISTED) {
+        let key = escaped(&proxy.key.to_string());
+        let renewal = proxy.status.next.map(|next| format!(", next due {next}")).unwrap_or_default();
+        match (&proxy.svid, proxy.status.held_until) {
+            (None, None) => writeln!(page, "  {key} in {}: no certificate yet", proxy.key.mesh)?,
             (None, Some(until)) => {
-                writeln!(page, "  {key} in {}: holds one from before, until {until}{renewal}", key.mesh)?;
+                writeln!(
+                    page,
+                    "  {key} in {}: a certificate that only the proxy has, until {until}{renewal}",
+                    proxy.key.mesh
+                )?;
             }
             (Some(svid), _) => {
                 writeln!(
                     page,
                     "  {key} in {}: serial {} by {} until {}{renewal}",
-                    key.mesh,
+                    proxy.key.mesh,
                     svid.leaf.serial(),
                     svid.leaf.issuer(),
                     svid.validity().not_after
                 )?;
+            }
+        }
+        for (name, record) in proxy.streams.iter().flat_map(names).take(NAMES) {
+            let name = escaped(&name.chars().take(NAME).collect::<String>());
+            let state = state(record).as_str_name().trim_start_matches("SUBSCRIPTION_STATE_").to_lowercase();
+            match &record.nacked {
+                None => writeln!(page, "    {name}: {state}")?,
+                Some((_, time, reason)) => {
+                    writeln!(page, "    {name}: {state}; rejected at {time}: {}", escaped(reason))?
+                }
             }
         }
     }

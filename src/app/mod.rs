@@ -179,13 +179,13 @@ impl App {
             problems: resources.problems,
             trust,
             manager,
+            roster: sds.roster(),
             pending: cert_manager.as_ref().map(CertManager::pending),
             registry,
         });
-        let shutdown = tasks.shutdown().clone().cancelled_owned();
+        let shutdown = tasks.shutdown().clone();
         tasks.spawn_to_end(async move {
-            let served = axum::serve(admin_socket, admin::http::routes(admin)).with_graceful_shutdown(shutdown);
-            if let Err(error) = served.await {
+            if let Err(error) = admin::http::serve(admin_socket, admin, shutdown).await {
                 tracing::error!(%error, "the admin address is no longer served");
             }
         });

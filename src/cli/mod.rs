@@ -1,9 +1,14 @@
 //! The command line: what each command reads, and how it ends. One file per command.
 
+mod admin_api;
 mod check;
 mod demo;
 mod flags;
 mod output;
+mod proxies;
+mod proxy_json;
+mod proxy_table;
+mod rotate;
 mod serve;
 
 use std::process::ExitCode;
@@ -35,6 +40,8 @@ enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
     Check(check::Check),
+    Proxies(proxies::Proxies),
+    Rotate(rotate::Rotate),
 }
 
 /// Why a command did not do what it was asked for.
@@ -59,6 +66,8 @@ impl Cli {
             Command::Serve(command) => command.run(),
             Command::Demo(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Proxies(command) => command.run(),
+            Command::Rotate(command) => command.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -87,6 +96,7 @@ fn counted(count: usize, what: &str) -> String {
     match (count, what) {
         (1, _) => format!("1 {what}"),
         (_, "mesh") => format!("{count} meshes"),
+        (_, "proxy") => format!("{count} proxies"),
         _ => format!("{count} {what}s"),
     }
 }

@@ -8,6 +8,11 @@ pub(super) fn line(text: impl Display) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
+/// Whole lines of what was asked for.
+pub(super) fn text(text: impl Display) {
+    let _ = write!(std::io::stdout().lock(), "{text}");
+}
+
 /// A line about what is wrong, or worth knowing.
 pub(super) fn error(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");

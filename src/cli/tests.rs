@@ -26,6 +26,11 @@ fn wrong_usage_is_told_by_clap() {
         ("serve --log-level verbose", "expected off, error"),
         ("demo --for ever", "is not a duration"),
         ("sreve", "unrecognized subcommand"),
+        ("rotate", "required arguments were not provided"),
+        ("rotate --all --mesh default", "cannot be used with"),
+        ("rotate --all web-0", "cannot be used with"),
+        ("proxies --admin nowhere", "has no port"),
+        ("proxies -o yaml", "[possible values: table, wide, json]"),
     ] {
         let words = std::iter::once("envoy-sds").chain(line.split(' '));
         let error = Cli::try_parse_from(words).unwrap_err();
@@ -33,6 +38,27 @@ fn wrong_usage_is_told_by_clap() {
         assert!(error.to_string().contains(expected), "{line}: {error}");
     }
     Cli::try_parse_from("envoy-sds check --listen unix:/a,[::1]:0 --log-level info,kube=debug a b".split(' ')).unwrap();
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told() {
+    // A port that was free a moment ago, and that nobody listens at.
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    drop(socket);
+    for command in ["proxies", "rotate --all"] {
+        let line = format!("envoy-sds {command} --admin {address}");
+        let failure = match Cli::try_parse_from(line.split(' ')).unwrap().command {
+            Command::Proxies(command) => command.run().unwrap_err(),
+            Command::Rotate(command) => command.run().unwrap_err(),
+            other => panic!("{other:?}"),
+        };
+        let Failure::Runtime(error) = failure else { panic!("{failure:?}") };
+        assert_eq!(
+            error.to_string(),
+            format!("cannot reach the admin API at {address}: is envoy-sds serve running? (--admin)")
+        );
+    }
 }
 
 /// What `envoy-sds check` says about these arguments: `None` if all is well.

@@ -1,7 +1,7 @@
 //! Addresses to listen on. Host names are resolved when the listener is bound, not here.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -50,6 +50,13 @@ pub(super) fn socket_path(path: &str) -> Result<PathBuf, String> {
             Err(format!("a path of {length} bytes is too long for a unix socket; {MAX_SOCKET_PATH} fit"))
         }
         _ => Ok(PathBuf::from(path)),
+    }
+}
+
+impl HostPort {
+    /// Whether it is for this machine only, as far as the text tells.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 }
 

@@ -149,6 +149,13 @@ impl Config {
             warnings
                 .push("identify.insecureNodeId is on: whoever connects is believed; for development only".to_owned());
         }
+        if !self.admin.is_loopback() {
+            warnings.push(format!(
+                "admin.address is {}: whoever reaches it can list the proxies and have certificates renewed, as it has no \
+                 authentication",
+                self.admin
+            ));
+        }
         warnings
     }
 }

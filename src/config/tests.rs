@@ -71,6 +71,22 @@ fn a_file_accepts_only_what_it_lists() {
 }
 
 #[test]
+fn an_admin_address_that_others_reach_is_warned_of() {
+    for (address, warned) in [
+        ("127.0.0.1:5681", false),
+        ("localhost:0", false),
+        ("[::1]:1", false),
+        ("0.0.0.0:5681", true),
+        ("[::]:5681", true),
+        ("10.0.0.1:5681", true),
+    ] {
+        let config = load(&format!("admin: {{address: '{address}'}}")).unwrap();
+        let warnings = config.warnings();
+        assert_eq!(warnings.iter().any(|warning| warning.contains("no authentication")), warned, "{address}");
+    }
+}
+
+#[test]
 fn flags_override_the_file() {
     let overrides = Overrides {
         listen: vec!["127.0.0.1:0".parse().unwrap(), "unix:/tmp/sds.sock".parse().unwrap()],

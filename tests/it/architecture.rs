@@ -16,17 +16,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("issue", &["model", "runtime"]),
     ("trust", &["model", "runtime"]),
     ("serve", &["identify", "model", "runtime"]),
-    ("admin", &["issue", "model", "observe", "trust"]),
+    ("admin", &["issue", "model", "observe", "serve", "trust"]),
     ("app", &["admin", "config", "identify", "issue", "mesh", "model", "observe", "runtime", "serve", "trust"]),
     ("demo", &["app", "config"]),
-    ("cli", &["app", "config", "demo", "mesh", "model", "observe", "runtime"]),
+    ("cli", &["admin", "app", "config", "demo", "mesh", "model", "observe", "runtime"]),
     ("testing", &["model", "runtime", "identify", "serve"]),
 ];
 
 /// Crate → the only places that may use it.
 const ONLY_IN: &[(&str, &[&str])] = &[
     ("envoy_types", &["serve"]), // what Envoy is sent
-    ("tonic", &["serve"]),
+    // The other gRPC: the admin API, and the commands that are its clients.
+    ("tonic", &["serve", "admin", "cli"]),
+    ("tonic_health", &["admin"]),
+    ("tonic_reflection", &["admin"]),
     (
         "kube",
         &[
@@ -55,6 +58,23 @@ fn imports_go_one_way() {
             }
         }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The admin API reads what streams are doing from their roster, and the types that are in it; it has no other way into the
+/// protocol.
+#[test]
+fn the_admin_api_knows_of_the_protocol_what_the_roster_says() {
+    const SEEN: [&str; 4] = ["metrics::Protocol", "naming::SecretKind", "roster::", "version::Version"];
+    let wrong: Vec<_> = sources()
+        .into_iter()
+        .filter(|(file, _)| module_of(file) == "admin")
+        .flat_map(|(file, text)| text.lines().map(|line| format!("src/{file}: {line}")).collect::<Vec<_>>())
+        .filter(|line| {
+            let after = line.split("crate::serve::").nth(1);
+            after.is_some_and(|after| !SEEN.iter().any(|seen| after.starts_with(seen)))
+        })
+        .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

@@ -1,6 +1,7 @@
 //! The whole of it, from outside: the program, real Envoys with the bootstraps that users copy, and a real cluster with
 //! cert-manager. While a test changes things, requests flow, and strangers try to get in.
 
+mod admin;
 mod approval;
 mod backends;
 mod cli;

@@ -13,7 +13,7 @@ use crate::support::server::PROGRAM;
 use crate::support::{parts, scratch};
 
 /// Runs the program to its end, with nothing from this environment that it could take for configuration.
-async fn run(arguments: &[&str], dir: &Path, deadline: Duration) -> Output {
+pub(super) async fn run(arguments: &[&str], dir: &Path, deadline: Duration) -> Output {
     let mut command = Command::new(PROGRAM);
     command.args(arguments).current_dir(dir).kill_on_drop(true).env_clear();
     command.env("HOME", dir).env("PATH", std::env::var_os("PATH").unwrap_or_default());

@@ -158,7 +158,7 @@ async fn follow(socket: &Path, caller: Caller<'_>, name: &str, seen: &Mutex<Seen
     Ok(())
 }
 
-async fn channel(socket: &Path) -> Result<Channel, Status> {
+pub async fn channel(socket: &Path) -> Result<Channel, Status> {
     let path: PathBuf = socket.to_owned();
     let connector = tower::service_fn(move |_| {
         let path = path.clone();
@@ -169,7 +169,7 @@ async fn channel(socket: &Path) -> Result<Channel, Status> {
     connected.map_err(|error| Status::unavailable(format!("{error:?}")))
 }
 
-fn first_request(caller: Caller<'_>, names: &[&str]) -> DiscoveryRequest {
+pub fn first_request(caller: Caller<'_>, names: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest {
         node: Some(Node { id: caller.node.to_owned(), cluster: caller.workload.to_owned(), ..Node::default() }),
         resource_names: names.iter().map(ToString::to_string).collect(),
