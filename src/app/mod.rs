@@ -35,9 +35,9 @@ use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
 use crate::runtime::private_file;
 use crate::runtime::tasks::{Deaths, Tasks};
-use crate::serve::listen::BindError;
+use crate::serve::listen::{BindError, Lifetimes};
 use crate::serve::source::{CertificateWatch, SecretSource};
-use crate::serve::{self, SdsServer, ServeSettings, StreamLimits, listen};
+use crate::serve::{self, SdsServer, ServeSettings, listen};
 use crate::trust::store::{Sources, TrustStore};
 
 /// How long streams may take to end at shutdown; spread, so that proxies do not all reconnect in the same moment.
@@ -159,7 +159,7 @@ impl App {
         // Open from the start: what is not known yet is waited for in silence, and nothing is ever answered from an empty
         // state (xds-conformance item 17).
         let (_, always_ready) = watch::channel(true);
-        let limits = StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
+        let limits = convert::stream_limits(&config.limits);
         let sds = SdsServer::new(
             ServeSettings { limits, drain: DRAIN, replica: replica(), ..ServeSettings::default() },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
@@ -187,7 +187,8 @@ impl App {
             }
         });
         let routes = sds.into_routes();
-        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, DRAIN + Duration::from_secs(1)));
+        let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
+        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, lifetimes));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         if config.identify.accepts_nobody_yet() {
             tracing::info!(

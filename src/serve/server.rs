@@ -74,6 +74,7 @@ impl SdsServer {
     ) -> Self {
         let blocked = Arc::<Blocked>::default();
         tasks.spawn_essential("blocked streams", blocked.clone().sweep(settings.send_limit, metrics.clone()));
+        let admission = Admission::new(settings.limits, metrics.clone());
         Self(Arc::new(Shared {
             drain: settings.drain,
             source,
@@ -82,7 +83,7 @@ impl SdsServer {
             ready,
             shutdown: tasks.shutdown().clone(),
             clock,
-            admission: Admission::new(settings.limits),
+            admission,
             encoder: Encoder::new(settings.replica),
             blocked,
             roster: Roster::default(),
