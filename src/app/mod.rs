@@ -2,6 +2,7 @@
 
 mod cluster_secrets;
 mod convert;
+mod gate;
 mod resource_metrics;
 mod trust_readiness;
 
@@ -122,6 +123,7 @@ impl App {
         let cluster_secrets = kubernetes
             .clone()
             .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
+        let gate = gate::start(&resources.policies, cluster_secrets.clone(), &tasks);
         let sources = Sources {
             policies: resources.policies.clone(),
             file_secrets: resources.secrets.clone(),
@@ -156,16 +158,13 @@ impl App {
         let identifiers = Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
 
         let listeners = bound.addresses().to_vec();
-        // Open from the start: what is not known yet is waited for in silence, and nothing is ever answered from an empty
-        // state (xds-conformance item 17).
-        let (_, always_ready) = watch::channel(true);
         let limits = convert::stream_limits(&config.limits);
         let sds = SdsServer::new(
             ServeSettings { limits, drain: DRAIN, replica: replica(), ..ServeSettings::default() },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve::metrics::Metrics::new(&mut registry),
-            always_ready,
+            gate,
             clock.clone(),
             &tasks,
         );

@@ -95,6 +95,12 @@ impl SdsServer {
         self.0.roster.clone()
     }
 
+    /// What admission counts at the moment.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [usize; 4] {
+        self.0.admission.counts()
+    }
+
     /// The routes of the service, for [`super::listen::serve`].
     pub fn into_routes(self) -> Routes {
         Routes::new(self)

@@ -3,7 +3,7 @@
 //! hyper is driven here and not through tonic's `Server`, because that retires all connections of one age at the same
 //! moment, cannot end a single one gracefully, and does not let go of peers that come in and never prove who they are.
 //!
-//! What peers can do wrong on this level is bounded as follows; `attacks` tries each.
+//! What peers can do wrong on this level is bounded as follows; the tests try each.
 //!
 //! | attack | bound |
 //! |---|---|
@@ -167,3 +167,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for OnTasks {
         self.0.spawn_to_end(task);
     }
 }
+
+#[cfg(test)]
+#[path = "http2_tests.rs"]
+mod tests;

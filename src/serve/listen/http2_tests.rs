@@ -1,0 +1,432 @@
+//! Peers that mean harm, against a real listener: frames written by hand, since no library sends these. Each test shows
+//! that the attacker is cut off or bounded, that somebody else is served meanwhile, and that nothing is left of it.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::{CONCURRENT_STREAMS, Lifetimes, UNPROVEN};
+use crate::serve::ServeSettings;
+use crate::serve::client_testing::{Sotw, client, eventually, framed, request, soon};
+use crate::serve::testing::{TestServer, tcp};
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// RFC 9113 §7.
+const REFUSED_STREAM: u32 = 7;
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+/// A frame as it came.
+#[derive(Debug)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: Vec<u8>,
+}
+
+impl Frame {
+    /// The error code of a `RST_STREAM` or a `GOAWAY`.
+    fn code(&self) -> u32 {
+        let at = if self.kind == GOAWAY { 4 } else { 0 };
+        u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
+    }
+}
+
+/// Speaks HTTP/2 as badly as it is told to.
+struct Attacker {
+    io: TcpStream,
+}
+
+impl Attacker {
+    /// Past the preface, with these settings.
+    async fn connect(server: &TestServer, settings: &[(u16, u32)]) -> Self {
+        let mut attacker = Self { io: TcpStream::connect(&server.addresses[0]).await.unwrap() };
+        attacker.io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+        let settings: Vec<u8> =
+            settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+        attacker.send(&frame(SETTINGS, 0, 0, &settings)).await.unwrap();
+        attacker
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.io.write_all(bytes).await
+    }
+
+    /// Opens a `StreamSecrets` as `token`.
+    async fn open(&mut self, stream: u32, token: &str) -> std::io::Result<()> {
+        self.send(&frame(HEADERS, END_HEADERS, stream, &headers(token))).await
+    }
+
+    /// The next frame; `None` when the connection has ended.
+    async fn next(&mut self) -> Option<Frame> {
+        let mut head = [0; 9];
+        self.io.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        self.io.read_exact(&mut payload).await.ok()?;
+        let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+    }
+
+    /// The first frame that is `wanted`.
+    async fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        soon(async {
+            loop {
+                let frame = self.next().await.expect("the connection has ended");
+                if wanted(&frame) {
+                    return frame;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Sends `bytes` again and again until the server has had enough or `times` is reached; then reads to the end or
+    /// to the answer of a last `PING`. Gives the code of the `GOAWAY`, if there was one.
+    async fn flood(mut self, bytes: &[u8], times: usize) -> Option<u32> {
+        let (mut reader, mut writer) = self.io.split();
+        let write = async {
+            for _ in 0..times {
+                if writer.write_all(bytes).await.is_err() {
+                    return;
+                }
+            }
+            let _ = writer.write_all(&frame(PING, 0, 0, b"the last")).await;
+        };
+        let read = async {
+            loop {
+                let mut head = [0; 9];
+                reader.read_exact(&mut head).await.ok()?;
+                let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+                reader.read_exact(&mut payload).await.ok()?;
+                let frame = Frame { kind: head[3], flags: head[4], stream: 0, payload };
+                match frame.kind {
+                    GOAWAY => return Some(frame.code()),
+                    PING if frame.flags == ACK && frame.payload == b"the last" => return None,
+                    _ => {}
+                }
+            }
+        };
+        // What is read first is the answer, even if there is more to write.
+        let both = async {
+            tokio::pin!(write);
+            tokio::pin!(read);
+            tokio::select! {
+                code = &mut read => code,
+                () = &mut write => read.await,
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), both).await.expect("the server answers or hangs up")
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+/// HPACK without its tables: each field as a literal that is not to be indexed.
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| {
+        assert!(text.len() < 127, "longer texts have longer lengths");
+        [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+    };
+    [vec![0], text(name), text(value)].concat()
+}
+
+fn headers(token: &str) -> Vec<u8> {
+    let path = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
+    [
+        field(":method", "POST"),
+        field(":scheme", "http"),
+        field(":path", path),
+        field(":authority", "sds"),
+        field("content-type", "application/grpc"),
+        field("te", "trailers"),
+        field("authorization", &format!("Bearer {token}")),
+    ]
+    .concat()
+}
+
+/// Somebody who is served before, during and after.
+struct Bystander {
+    server: TestServer,
+    stream: Sotw,
+}
+
+impl Bystander {
+    async fn new(settings: ServeSettings) -> Self {
+        let lifetimes = Lifetimes { drain: Duration::from_secs(5), max_age: None };
+        let server = TestServer::start_with(settings, &[tcp()], lifetimes).await;
+        server.issue();
+        let mut stream = Sotw::open(&mut client(&server).await, "bystander").await.unwrap();
+        stream.send(request(&["default"])).await;
+        stream.next().await;
+        Self { server, stream }
+    }
+
+    /// What is new comes to the old stream, and to a new one on another connection.
+    async fn is_served(&mut self) {
+        self.server.issue();
+        self.stream.next().await;
+        let mut new = Sotw::open(&mut client(&self.server).await, "another").await.unwrap();
+        new.send(request(&["default"])).await;
+        new.next().await;
+    }
+
+    /// Nothing of the attacker is left.
+    async fn alone(mut self) {
+        self.is_served().await;
+        let one = "streams{protocol=\"sotw\"} 1";
+        eventually(|| self.server.metrics().contains(one) && self.server.service.counts() == [1, 0, 1, 0]).await;
+    }
+}
+
+#[tokio::test]
+async fn streams_that_are_opened_and_reset_at_once() {
+    let mut bystander = Bystander::new(ServeSettings::default()).await;
+    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    let mut storm = Vec::new();
+    for stream in (1..20_000).step_by(2) {
+        storm.extend(frame(HEADERS, END_HEADERS, stream, &headers("web")));
+        storm.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+    }
+    // It may be cut off in the middle.
+    let (mut reader, mut writer) = attacker.io.split();
+    let mut rest = Vec::new();
+    let (_, _) = tokio::join!(
+        async {
+            let _ = writer.write_all(&storm).await;
+            let _ = writer.write_all(&frame(GOAWAY, 0, 0, &[0; 8])).await;
+            let _ = writer.shutdown().await;
+        },
+        soon(reader.read_to_end(&mut rest))
+    );
+    bystander.is_served().await;
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn pings_settings_window_updates_and_priorities_without_end() {
+    let mut bystander = Bystander::new(ServeSettings::default()).await;
+    for bytes in [
+        frame(PING, 0, 0, b"12345678"),
+        frame(SETTINGS, 0, 0, &[]),
+        frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 255, 255, 0, 1, 0, 0, 0, 0]),
+        frame(2, 0, 1, &[0, 0, 0, 3, 7]),
+    ] {
+        let attacker = Attacker::connect(&bystander.server, &[]).await;
+        // Whether it answers all of them or hangs up is the server's choice; that it does neither would be a failure.
+        attacker.flood(&bytes.repeat(100), 300).await;
+        bystander.is_served().await;
+    }
+    // One that reads none of the answers is not read from either, once what TCP holds is full.
+    let mut deaf = Attacker::connect(&bystander.server, &[]).await;
+    let pings = frame(PING, 0, 0, b"12345678").repeat(1000);
+    let stuck = async { while deaf.send(&pings).await.is_ok() {} };
+    assert!(
+        tokio::time::timeout(Duration::from_secs(2), stuck).await.is_err(),
+        "the server reads what it cannot answer"
+    );
+    bystander.is_served().await;
+    drop(deaf);
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn window_updates_that_overflow_end_the_connection() {
+    let bystander = Bystander::new(ServeSettings::default()).await;
+    let attacker = Attacker::connect(&bystander.server, &[]).await;
+    let code = attacker.flood(&frame(WINDOW_UPDATE, 0, 0, &0x7fff_ffff_u32.to_be_bytes()), 1000).await;
+    assert_eq!(code, Some(3), "FLOW_CONTROL_ERROR");
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn headers_without_end() {
+    let mut bystander = Bystander::new(ServeSettings::default()).await;
+    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    attacker.send(&frame(HEADERS, 0, 1, &headers("web"))).await.unwrap();
+    let code = attacker.flood(&frame(CONTINUATION, 0, 1, &field("x", "y")), 100_000).await;
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+    // Large ones.
+    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    attacker.send(&frame(HEADERS, 0, 1, &headers("web"))).await.unwrap();
+    let large = field("x", &"y".repeat(120)).repeat(100);
+    let code = attacker.flood(&frame(CONTINUATION, 0, 1, &large), 10_000).await;
+    assert!(code.is_some_and(|code| code != 0), "{code:?}");
+    bystander.is_served().await;
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn item_12_more_streams_than_there_may_be_on_a_connection() {
+    let bystander = Bystander::new(ServeSettings::default()).await;
+    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    // The limit holds for those who know it.
+    attacker.until(|frame| frame.kind == SETTINGS && frame.flags == ACK).await;
+    attacker.send(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
+    for stream in 0..=CONCURRENT_STREAMS {
+        attacker.open(2 * stream + 1, "slowly").await.unwrap();
+    }
+    let refused = attacker.until(|frame| frame.kind == RST_STREAM).await;
+    assert_eq!(refused.code(), REFUSED_STREAM);
+    drop(attacker);
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn item_63_streams_that_say_nothing_do_not_use_up_the_total() {
+    let mut bystander = Bystander::new(ServeSettings::default()).await;
+    let mut attackers = Vec::new();
+    for _ in 0..3 {
+        let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+        for stream in 0..200 {
+            attacker.open(2 * stream + 1, "web").await.unwrap();
+        }
+        attacker.send(&frame(PING, 0, 0, b"the last")).await.unwrap();
+        attackers.push(attacker);
+    }
+    let refused = "refused_total{reason=\"silent_streams\"} 536";
+    eventually(|| bystander.server.metrics().contains(refused)).await;
+    // Of all 600, as many are there as one proxy may have.
+    assert_eq!(bystander.server.service.counts(), [65, 1, 1, 0]);
+    bystander.is_served().await;
+    drop(attackers);
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn item_96_a_peer_whose_window_does_not_open() {
+    let limit = Duration::from_millis(600);
+    let mut bystander = Bystander::new(ServeSettings { send_limit: limit, ..ServeSettings::default() }).await;
+    // SETTINGS_INITIAL_WINDOW_SIZE
+    let mut attacker = Attacker::connect(&bystander.server, &[(4, 0)]).await;
+    for stream in [1, 3, 5] {
+        attacker.open(stream, "web").await.unwrap();
+        attacker.send(&frame(DATA, 0, stream, &framed(&request(&["default"])))).await.unwrap();
+    }
+    // Meanwhile it goes on sending, which takes no window: it is not read for ever, and nothing piles up.
+    let empty = frame(DATA, 0, 1, &[]).repeat(1000);
+    let cut_off = async { while attacker.send(&empty).await.is_ok() {} };
+    soon(cut_off).await;
+    bystander.is_served().await;
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn requests_without_end_on_one_stream() {
+    let mut bystander = Bystander::new(ServeSettings::default()).await;
+    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    attacker.open(1, "web").await.unwrap();
+    let small = framed(&request(&["default"]));
+    let mut sent = 0_usize;
+    // As fast as its window lets it, answering nothing it gets.
+    let until = Instant::now() + Duration::from_secs(1);
+    let (mut reader, mut writer) = attacker.io.split();
+    let mut answers = vec![0; 1 << 16];
+    let flood = async {
+        while Instant::now() < until && sent + small.len() < (1 << 20) {
+            writer.write_all(&frame(DATA, 0, 1, &small)).await.unwrap();
+            sent += small.len();
+        }
+    };
+    let read = async { while reader.read(&mut answers).await.is_ok_and(|read| read > 0) {} };
+    tokio::select! {
+        () = flood => {}
+        () = read => {}
+    }
+    assert!(sent > 100_000, "{sent}");
+    bystander.is_served().await;
+    drop(attacker);
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn item_13_pings_are_answered() {
+    let bystander = Bystander::new(ServeSettings::default()).await;
+    let mut peer = Attacker::connect(&bystander.server, &[]).await;
+    peer.send(&frame(PING, 0, 0, b"are you?")).await.unwrap();
+    let answer = peer.until(|frame| frame.kind == PING && frame.flags == ACK).await;
+    assert_eq!(answer.payload, b"are you?");
+}
+
+#[tokio::test]
+async fn item_102_on_the_way_out_there_is_a_goaway_and_no_new_stream() {
+    let settings = ServeSettings { drain: Duration::from_millis(500), ..ServeSettings::default() };
+    let bystander = Bystander::new(settings).await;
+    let mut peer = Attacker::connect(&bystander.server, &[]).await;
+    peer.open(1, "web").await.unwrap();
+    peer.send(&frame(DATA, 0, 1, &framed(&request(&["default"])))).await.unwrap();
+    peer.until(|frame| frame.kind == DATA && frame.stream == 1).await;
+    bystander.server.tasks.shutdown().cancel();
+    peer.until(|frame| frame.kind == GOAWAY).await;
+    peer.open(3, "web").await.unwrap();
+    // UNAVAILABLE, or reset, or ignored because the GOAWAY said so already: not let in, and the old one ends.
+    let ended = peer.until(|frame| frame.kind == HEADERS && frame.stream == 1 && frame.flags & 1 == 1).await;
+    assert!(!ended.payload.is_empty());
+    soon(async { while peer.next().await.is_some() {} }).await;
+    assert!(TcpStream::connect(&bystander.server.addresses[0]).await.is_err(), "nobody accepts any more");
+    assert!(bystander.server.tasks.stop(Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn item_103_a_connection_has_its_time() {
+    let settings = ServeSettings { drain: Duration::from_millis(200), ..ServeSettings::default() };
+    let lifetimes = Lifetimes { drain: Duration::from_secs(5), max_age: Some(Duration::from_millis(300)) };
+    let server = TestServer::start_with(settings, &[tcp()], lifetimes).await;
+    server.issue();
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    stream.send(request(&["default"])).await;
+    stream.next().await;
+    let status = stream.status().await;
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    assert!(status.message().contains("maximum age"), "{status:?}");
+    // It comes back, and is served.
+    let mut stream = Sotw::open(&mut client(&server).await, "web").await.unwrap();
+    stream.send(request(&["default"])).await;
+    stream.next().await;
+    drop(stream);
+    eventually(|| server.service.counts() == [0; 4]).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_never_proves_who_it_is_does_not_keep_its_connection() {
+    let server = TestServer::start(ServeSettings::default(), &[tcp()]).await;
+    let mut proven = Attacker::connect(&server, &[]).await;
+    proven.open(1, "web").await.unwrap();
+    proven.send(&frame(DATA, 0, 1, &framed(&request(&["default"])))).await.unwrap();
+    let mut refused = Attacker::connect(&server, &[]).await;
+    refused.open(1, "bad").await.unwrap();
+    refused.until(|frame| frame.kind == HEADERS).await;
+    let mut idle = Attacker::connect(&server, &[]).await;
+    for attacker in [&mut proven, &mut refused, &mut idle] {
+        attacker.send(&frame(PING, 0, 0, b"are you?")).await.unwrap();
+        attacker.until(|frame| frame.kind == PING && frame.flags == ACK).await;
+    }
+    tokio::time::pause();
+    // Short of our own keep-alive, which none of these would answer.
+    tokio::time::advance(UNPROVEN).await;
+    tokio::time::resume();
+    for attacker in [&mut refused, &mut idle] {
+        attacker.until(|frame| frame.kind == GOAWAY).await;
+    }
+    drop((refused, idle));
+    assert_ne!(proven.next().await.map(|frame| frame.kind), Some(GOAWAY));
+}
