@@ -43,6 +43,13 @@ impl Default for StreamLimits {
     }
 }
 
+/// An identity in its mesh, whichever instance.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct IdentityKey {
+    mesh: Arc<str>,
+    spiffe_id: Arc<str>,
+}
+
 /// Admits streams; clones share their counts.
 #[derive(Debug, Clone)]
 pub(crate) struct Admission {
@@ -53,7 +60,7 @@ pub(crate) struct Admission {
     total: Arc<AtomicUsize>,
     silent: Arc<DashMap<(&'static str, Arc<str>), usize>>,
     proxies: Arc<DashMap<ProxyKey, usize>>,
-    identities: Arc<DashMap<(Arc<str>, Arc<str>), usize>>,
+    identities: Arc<DashMap<IdentityKey, usize>>,
 }
 
 impl Admission {
@@ -94,7 +101,7 @@ impl Admission {
     pub(crate) fn enter_as(&self, identity: &Identity) -> Result<ProxyPlace, Status> {
         let key = identity.proxy_key();
         let shared = matches!(key.instance, Instance::Node(_)) && identity.method != node_id::METHOD;
-        let whole = (key.mesh.clone(), key.spiffe_id.clone());
+        let whole = IdentityKey { mesh: key.mesh.clone(), spiffe_id: key.spiffe_id.clone() };
         let proxy = Counted::take(&self.proxies, key, self.limits.per_proxy);
         let proxy = proxy.ok_or_else(|| self.refuse(Refusal::StreamsPerProxy))?;
         let identity = shared.then(|| {
@@ -154,7 +161,7 @@ impl Place {
 #[derive(Debug)]
 pub(crate) struct ProxyPlace {
     _proxy: Counted<ProxyKey>,
-    _identity: Option<Counted<(Arc<str>, Arc<str>)>>,
+    _identity: Option<Counted<IdentityKey>>,
 }
 
 /// One in a count, until dropped.

@@ -1,13 +1,14 @@
 //! Peers that mean harm, against a real listener: frames written by hand, since no library sends these. Each test shows
 //! that the attacker is cut off or bounded, that somebody else is served meanwhile, and that nothing is left of it.
 
+use std::cell::Cell;
+use std::future::pending;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-use super::{CONCURRENT_STREAMS, Lifetimes, UNPROVEN};
+use super::{CONCURRENT_STREAMS, Lifetimes, STREAM_WINDOW, UNPROVEN};
 use crate::serve::ServeSettings;
 use crate::serve::client_testing::{Sotw, client, eventually, framed, request, soon};
 use crate::serve::testing::{TestServer, tcp};
@@ -38,7 +39,7 @@ struct Frame {
 }
 
 impl Frame {
-    /// The error code of a `RST_STREAM` or a `GOAWAY`.
+    /// The error code of a `RST_STREAM` or a `GOAWAY`, or by how much a window is to grow.
     fn code(&self) -> u32 {
         let at = if self.kind == GOAWAY { 4 } else { 0 };
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
@@ -72,13 +73,7 @@ impl Attacker {
 
     /// The next frame; `None` when the connection has ended.
     async fn next(&mut self) -> Option<Frame> {
-        let mut head = [0; 9];
-        self.io.read_exact(&mut head).await.ok()?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let mut payload = vec![0; length];
-        self.io.read_exact(&mut payload).await.ok()?;
-        let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
-        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+        read_frame(&mut self.io).await
     }
 
     /// The first frame that is `wanted`.
@@ -108,11 +103,7 @@ impl Attacker {
         };
         let read = async {
             loop {
-                let mut head = [0; 9];
-                reader.read_exact(&mut head).await.ok()?;
-                let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-                reader.read_exact(&mut payload).await.ok()?;
-                let frame = Frame { kind: head[3], flags: head[4], stream: 0, payload };
+                let frame = read_frame(&mut reader).await?;
                 match frame.kind {
                     GOAWAY => return Some(frame.code()),
                     PING if frame.flags == ACK && frame.payload == b"the last" => return None,
@@ -131,6 +122,17 @@ impl Attacker {
         };
         tokio::time::timeout(Duration::from_secs(30), both).await.expect("the server answers or hangs up")
     }
+}
+
+/// The next frame; `None` when the connection has ended.
+async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> Option<Frame> {
+    let mut head = [0; 9];
+    io.read_exact(&mut head).await.ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+    let mut payload = vec![0; length];
+    io.read_exact(&mut payload).await.ok()?;
+    let stream = u32::from_be_bytes(head[5..9].try_into().unwrap());
+    Some(Frame { kind: head[3], flags: head[4], stream, payload })
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -201,23 +203,14 @@ impl Bystander {
 #[tokio::test]
 async fn streams_that_are_opened_and_reset_at_once() {
     let mut bystander = Bystander::new(ServeSettings::default()).await;
-    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    let attacker = Attacker::connect(&bystander.server, &[]).await;
     let mut storm = Vec::new();
     for stream in (1..20_000).step_by(2) {
         storm.extend(frame(HEADERS, END_HEADERS, stream, &headers("web")));
         storm.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
     }
-    // It may be cut off in the middle.
-    let (mut reader, mut writer) = attacker.io.split();
-    let mut rest = Vec::new();
-    let (_, _) = tokio::join!(
-        async {
-            let _ = writer.write_all(&storm).await;
-            let _ = writer.write_all(&frame(GOAWAY, 0, 0, &[0; 8])).await;
-            let _ = writer.shutdown().await;
-        },
-        soon(reader.read_to_end(&mut rest))
-    );
+    let code = attacker.flood(&storm, 1).await;
+    assert_eq!(code, Some(ENHANCE_YOUR_CALM));
     bystander.is_served().await;
     bystander.alone().await;
 }
@@ -322,37 +315,62 @@ async fn item_96_a_peer_whose_window_does_not_open() {
         attacker.open(stream, "web").await.unwrap();
         attacker.send(&frame(DATA, 0, stream, &framed(&request(&["default"])))).await.unwrap();
     }
-    // Meanwhile it goes on sending, which takes no window: it is not read for ever, and nothing piles up.
-    let empty = frame(DATA, 0, 1, &[]).repeat(1000);
-    let cut_off = async { while attacker.send(&empty).await.is_ok() {} };
-    soon(cut_off).await;
     bystander.is_served().await;
+    // It answers our PINGs and takes whatever needs no window, and is cut off all the same.
+    soon(async { while attacker.next().await.is_some() {} }).await;
+    assert!(bystander.server.metrics().contains("stalled_connections_total 1"));
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn data_that_is_empty_or_nearly_so() {
+    let mut bystander = Bystander::new(ServeSettings::default()).await;
+    // A window of 0 keeps its stream waiting for leave to send, so that nobody takes what comes in.
+    for data in [frame(DATA, 0, 1, &[]), frame(DATA, 0, 1, &[0])] {
+        let mut attacker = Attacker::connect(&bystander.server, &[(4, 0)]).await;
+        attacker.open(1, "web").await.unwrap();
+        attacker.send(&frame(DATA, 0, 1, &framed(&request(&["default"])))).await.unwrap();
+        let code = attacker.flood(&data.repeat(100), 1000).await;
+        assert_eq!(code, Some(ENHANCE_YOUR_CALM));
+        bystander.is_served().await;
+    }
     bystander.alone().await;
 }
 
 #[tokio::test]
 async fn requests_without_end_on_one_stream() {
     let mut bystander = Bystander::new(ServeSettings::default()).await;
-    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    // It takes all that it is sent, and answers nothing.
+    let mut attacker = Attacker::connect(&bystander.server, &[(4, 0x7fff_ffff)]).await;
+    attacker.send(&frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes())).await.unwrap();
+    // What the server's settings say of windows holds from here on.
+    attacker.until(|frame| frame.kind == SETTINGS && frame.flags != ACK).await;
+    attacker.send(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
     attacker.open(1, "web").await.unwrap();
-    let small = framed(&request(&["default"]));
-    let mut sent = 0_usize;
-    // As fast as its window lets it, answering nothing it gets.
-    let until = Instant::now() + Duration::from_secs(1);
+    let small = frame(DATA, 0, 1, &framed(&request(&["default"])));
+    let window = Cell::new(STREAM_WINDOW as usize);
     let (mut reader, mut writer) = attacker.io.split();
-    let mut answers = vec![0; 1 << 16];
-    let flood = async {
-        while Instant::now() < until && sent + small.len() < (1 << 20) {
-            writer.write_all(&frame(DATA, 0, 1, &small)).await.unwrap();
-            sent += small.len();
+    let read = async {
+        while let Some(frame) = read_frame(&mut reader).await {
+            if frame.kind == WINDOW_UPDATE && frame.stream == 1 {
+                window.set(window.get() + frame.code() as usize);
+            }
         }
     };
-    let read = async { while reader.read(&mut answers).await.is_ok_and(|read| read > 0) {} };
+    let flood = async {
+        for _ in 0..20_000 {
+            while window.get() < small.len() {
+                tokio::task::yield_now().await;
+            }
+            writer.write_all(&small).await.unwrap();
+            window.set(window.get() - small.len());
+        }
+    };
     tokio::select! {
         () = flood => {}
-        () = read => {}
+        () = read => panic!("it is within its rights, and was cut off"),
+        () = async { bystander.is_served().await; pending().await } => {}
     }
-    assert!(sent > 100_000, "{sent}");
     bystander.is_served().await;
     drop(attacker);
     bystander.alone().await;
