@@ -4,6 +4,8 @@
 mod connection;
 mod handshakes;
 mod http2;
+#[cfg(test)]
+mod raw_http2;
 mod tcp;
 mod tls;
 mod unix;
