@@ -123,9 +123,17 @@ async fn item_12_more_streams_than_there_may_be_on_a_connection() {
     // The limit holds for those who know it.
     attacker.until(|frame| frame.kind == SETTINGS && frame.flags == ACK).await;
     attacker.send(&frame(SETTINGS, ACK, 0, &[])).await.unwrap();
-    for stream in 0..=CONCURRENT_STREAMS {
-        attacker.open(2 * stream + 1, "slowly").await.unwrap();
+    for number in 0..CONCURRENT_STREAMS {
+        let stream = 2 * number + 1;
+        attacker.open(stream, &format!("proxy-{number}")).await.unwrap();
+        attacker.send(&frame(DATA, 0, stream, &framed(&request(&[])))).await.unwrap();
+        // Not so many at a time that it is silence what they are refused for.
+        if number % 128 == 127 {
+            let proxies = number as usize + 2;
+            eventually(|| bystander.server.service.counts() == [proxies, 0, proxies, 0]).await;
+        }
     }
+    attacker.open(2 * CONCURRENT_STREAMS + 1, "one-too-many").await.unwrap();
     let refused = attacker.until(|frame| frame.kind == RST_STREAM).await;
     assert_eq!(refused.code(), REFUSED_STREAM);
     drop(attacker);
