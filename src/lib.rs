@@ -31,5 +31,9 @@ pub mod demo;
 
 pub mod cli;
 
+#[doc(hidden)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod testing;

@@ -1,8 +1,8 @@
 //! From what the configuration says to what the stages take: no stage knows the configuration.
 
-use crate::config::{Endpoint, Kubernetes, Listener};
+use crate::config::{Endpoint, Kubernetes, Limits, Listener};
 use crate::runtime::cluster;
-use crate::serve::listen;
+use crate::serve::{StreamLimits, listen};
 
 pub(super) fn kubernetes(mode: Kubernetes) -> cluster::Mode {
     match mode {
@@ -25,4 +25,13 @@ pub(super) fn listeners(listeners: &[Listener]) -> Vec<listen::ListenerSettings>
         }),
     };
     listeners.iter().map(of).collect()
+}
+
+pub(super) fn stream_limits(limits: &Limits) -> StreamLimits {
+    StreamLimits {
+        streams: limits.streams,
+        per_proxy: limits.streams_per_proxy,
+        per_identity: limits.streams_per_identity,
+        new_per_second: limits.new_streams_per_second,
+    }
 }

@@ -2,6 +2,7 @@
 
 mod cluster_secrets;
 mod convert;
+mod gate;
 pub mod naming;
 mod resource_metrics;
 mod trust_readiness;
@@ -37,9 +38,9 @@ use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
 use crate::runtime::private_file;
 use crate::runtime::tasks::{Deaths, Tasks};
-use crate::serve::listen::BindError;
+use crate::serve::listen::{BindError, Lifetimes};
 use crate::serve::source::{CertificateWatch, SecretSource};
-use crate::serve::{self, SdsServer, ServeSettings, StreamLimits, listen};
+use crate::serve::{self, SdsServer, ServeSettings, listen};
 use crate::trust::store::{Sources, TrustStore};
 
 /// How long streams may take to end at shutdown; spread, so that proxies do not all reconnect in the same moment.
@@ -125,6 +126,7 @@ impl App {
         let cluster_secrets = kubernetes
             .clone()
             .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
+        let gate = gate::start(&resources.policies, cluster_secrets.clone(), &tasks);
         let sources = Sources {
             policies: resources.policies.clone(),
             file_secrets: resources.secrets.clone(),
@@ -159,16 +161,13 @@ impl App {
         let identifiers = Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
 
         let listeners = bound.addresses().to_vec();
-        // Open from the start: what is not known yet is waited for in silence, and nothing is ever answered from an empty
-        // state (xds-conformance item 17).
-        let (_, always_ready) = watch::channel(true);
-        let limits = StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
+        let limits = convert::stream_limits(&config.limits);
         let sds = SdsServer::new(
             ServeSettings { limits, drain: DRAIN, replica: replica(), names, ..ServeSettings::default() },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve::metrics::Metrics::new(&mut registry),
-            always_ready,
+            gate,
             clock.clone(),
             &tasks,
         );
@@ -190,7 +189,8 @@ impl App {
             }
         });
         let routes = sds.into_routes();
-        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, DRAIN + Duration::from_secs(1)));
+        let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
+        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, lifetimes));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         if config.identify.accepts_nobody_yet() {
             tracing::info!(

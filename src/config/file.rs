@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::endpoint::HostPort;
 use super::identify::{Identify, Places};
@@ -85,8 +86,29 @@ fn decode_limits(field: &Field<'_>) -> Option<Limits> {
     let limits = Limits {
         streams: limit("streams", 1_000_000, default.streams),
         streams_per_proxy: limit("streamsPerProxy", 10_000, default.streams_per_proxy),
+        streams_per_identity: limit("streamsPerIdentity", 1_000_000, default.streams_per_identity),
+        new_streams_per_second: fields
+            .optional("newStreamsPerSecond")
+            .and_then(|field| field.integer(0..=1_000_000))
+            .and_then(|rate| u32::try_from(rate).ok())
+            .filter(|rate| *rate > 0),
+        max_connection_age: fields
+            .optional("maxConnectionAge")
+            .and_then(|field| decode_age(&field))
+            .or(default.max_connection_age),
         issuances_in_flight: limit("issuancesInFlight", 10_000, default.issuances_in_flight),
     };
     fields.refuse_others();
     Some(limits)
+}
+
+/// `0s` is for ever. Below a minute proxies would do little but reconnect.
+fn decode_age(field: &Field<'_>) -> Option<Duration> {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let age = field.duration(Duration::ZERO..=YEAR)?;
+    if !age.is_zero() && age < Duration::from_secs(60) {
+        field.problem_with_hint("is too short for a connection", "give a minute or more, or 0s for no bound");
+        return None;
+    }
+    Some(age).filter(|age| !age.is_zero())
 }

@@ -11,6 +11,7 @@ mod naming;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
@@ -71,13 +72,26 @@ pub struct Limits {
     pub streams: usize,
     /// Open xDS streams of one proxy.
     pub streams_per_proxy: usize,
+    /// Open xDS streams of all proxies of one identity whose credential names no instance.
+    pub streams_per_identity: usize,
+    /// New xDS streams a second; `None` for no bound.
+    pub new_streams_per_second: Option<u32>,
+    /// How long a connection lives, a tenth more or less; `None` for as long as the proxy wants.
+    pub max_connection_age: Option<Duration>,
     /// Requests to CAs at one time.
     pub issuances_in_flight: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { streams: 50_000, streams_per_proxy: 64, issuances_in_flight: 64 }
+        Self {
+            streams: 50_000,
+            streams_per_proxy: 64,
+            streams_per_identity: 4096,
+            new_streams_per_second: None,
+            max_connection_age: None,
+            issuances_in_flight: 64,
+        }
     }
 }
 

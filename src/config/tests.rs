@@ -38,7 +38,13 @@ identify:
   unixPeer:
   - {uid: 1001, mesh: default, name: web-0, workload: web, labels: {app: web}}
   insecureNodeId: false
-limits: {streams: 50000, streamsPerProxy: 64, issuancesInFlight: 64}
+limits:
+  streams: 50000
+  streamsPerProxy: 64
+  streamsPerIdentity: 4096
+  newStreamsPerSecond: 0
+  maxConnectionAge: 0s
+  issuancesInFlight: 64
 "#;
 
 #[test]
@@ -50,6 +56,17 @@ fn the_documented_example_is_read() {
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.identify.unix_peers[0].labels.len(), 1);
     assert_eq!(config.not_yet().len(), 3, "{:?}", config.not_yet());
+}
+
+#[test]
+fn limits_and_what_they_may_be() {
+    let limits = |text: &str| load(&format!("limits: {{{text}}}")).map(|config| config.limits);
+    let given = limits("streamsPerIdentity: 7, newStreamsPerSecond: 500, maxConnectionAge: 30m").unwrap();
+    assert_eq!((given.streams_per_identity, given.new_streams_per_second), (7, Some(500)));
+    assert_eq!(given.max_connection_age, Some(Duration::from_secs(1800)));
+    for bad in ["streamsPerIdentity: 0", "newStreamsPerSecond: -1", "maxConnectionAge: 30", "maxConnectionAge: 5s"] {
+        assert!(limits(bad).is_err(), "{bad}");
+    }
 }
 
 #[test]

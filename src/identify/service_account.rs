@@ -175,6 +175,22 @@ impl Audiences {
     }
 }
 
+/// What a token says of itself.
+fn claims(token: &str) -> Result<Claims, IdentifyError> {
+    if token.len() > MAX_TOKEN_BYTES {
+        return Err(refused(format!("the token has {} bytes; at most {MAX_TOKEN_BYTES} make sense", token.len())));
+    }
+    jsonwebtoken::dangerous::insecure_decode_claims(token)
+        .map_err(|error| refused(format!("the bearer token is not a JWT: {error}")))
+}
+
+/// Reads a token as far as that is done before anybody verifies it, for fuzzing: its end and how many audiences it has.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_unverified(token: &str) -> Option<(Option<Timestamp>, usize)> {
+    let claims = claims(token).ok()?;
+    Some((claims.exp.and_then(|exp| Timestamp::from_second(exp).ok()), claims.aud.as_slice().len()))
+}
+
 #[async_trait]
 impl Identify for ServiceAccountTokens {
     fn method(&self) -> &'static str {
@@ -225,11 +241,7 @@ impl Judge {
     /// What can be told without the API server: `None` if it is another method's token, else when it expires. Whoever
     /// sends rubbish must not be able to make us send it on.
     fn preview(&self, token: &str) -> Result<Option<Timestamp>, IdentifyError> {
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(refused(format!("the token has {} bytes; at most {MAX_TOKEN_BYTES} make sense", token.len())));
-        }
-        let claims: Claims = jsonwebtoken::dangerous::insecure_decode_claims(token)
-            .map_err(|error| refused(format!("the bearer token is not a JWT: {error}")))?;
+        let claims = claims(token)?;
         if claims.kubernetes.is_none() {
             return Ok(None);
         }

@@ -35,7 +35,7 @@ pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<
     // The caller counts from when it asked, so verifying its proof and reading its request are part of the wait.
     let arrived = Instant::now();
     let deadline = arrived + timeout(&parts.headers).unwrap_or(WAIT);
-    let opened = open::open(shared, parts).await?;
+    let mut opened = open::open(shared, parts).await?;
     let _live = shared.metrics.live_stream(Protocol::Fetch);
 
     let mut inbound = Inbound::<DiscoveryRequest>::new(body);
@@ -43,9 +43,10 @@ pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<
         .await
         .map_err(|_elapsed| Status::deadline_exceeded("no request came"))?
         .ok_or_else(|| Status::invalid_argument("no request came"))??;
+    opened.place.heard();
     let claim = open::claim(request.node.as_ref())?;
     let identity = open::complete(shared, opened.proof.as_ref(), &claim)?;
-    let _place = shared.admission.enter_as(identity.proxy_key())?;
+    let _place = shared.admission.enter_as(&identity)?;
     check_type(&request.type_url)?;
     let names = distinct_names(&request.resource_names, Limits::default())?;
     if names.is_empty() {

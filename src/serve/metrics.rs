@@ -20,6 +20,7 @@ pub struct Metrics {
     acks: Family<SecretLabel, Counter>,
     nacks: Family<SecretLabel, Counter>,
     withheld: Family<ReasonLabel, Counter>,
+    refused: Family<RefusalLabel, Counter>,
     stalled: Counter,
     push_duration: Histogram,
 }
@@ -47,6 +48,48 @@ impl Withheld {
     /// Why a name of this kind is withheld.
     pub(crate) fn of(kind: Option<SecretKind>) -> Self {
         if kind.is_some() { Self::ForbiddenName } else { Self::UnknownName }
+    }
+}
+
+/// Why a stream is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Refusal {
+    /// What the server was configured with has not been read yet.
+    NotReady,
+    /// The server, or this connection, is on its way out.
+    ShuttingDown,
+    /// No proof of identity, or none that is accepted.
+    Unproven,
+    /// `limits.streams`.
+    Streams,
+    /// `limits.newStreamsPerSecond`.
+    NewStreams,
+    /// Too many that have not sent a request.
+    SilentStreams,
+    /// `limits.streamsPerProxy`.
+    StreamsPerProxy,
+    /// `limits.streamsPerIdentity`.
+    StreamsPerIdentity,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabel {
+    reason: Refusal,
+}
+
+impl EncodeLabelValue for Refusal {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::NotReady => "not_ready",
+            Self::ShuttingDown => "shutting_down",
+            Self::Unproven => "unproven",
+            Self::Streams => "streams",
+            Self::NewStreams => "new_streams",
+            Self::SilentStreams => "silent_streams",
+            Self::StreamsPerProxy => "streams_per_proxy",
+            Self::StreamsPerIdentity => "streams_per_identity",
+        }
+        .encode(encoder)
     }
 }
 
@@ -104,6 +147,7 @@ impl Metrics {
             acks: Family::default(),
             nacks: Family::default(),
             withheld: Family::default(),
+            refused: Family::default(),
             stalled: Counter::default(),
             // 100 µs to 26 s.
             push_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
@@ -113,6 +157,7 @@ impl Metrics {
         registry.register("acks", "Secrets that a proxy accepted", metrics.acks.clone());
         registry.register("nacks", "Secrets that a proxy rejected", metrics.nacks.clone());
         registry.register("withheld", "Names asked for and not answered", metrics.withheld.clone());
+        registry.register("refused", "Streams that were not let in", metrics.refused.clone());
         registry.register(
             "stalled_connections",
             "Connections closed because the proxy did not take what it was sent",
@@ -143,6 +188,10 @@ impl Metrics {
     pub(crate) fn answered(&self, secret: SecretKind, accepted: bool) {
         let family = if accepted { &self.acks } else { &self.nacks };
         family.get_or_create(&SecretLabel { secret }).inc();
+    }
+
+    pub(crate) fn refused(&self, reason: Refusal) {
+        self.refused.get_or_create(&RefusalLabel { reason }).inc();
     }
 
     pub(crate) fn stalled(&self) {
@@ -177,6 +226,7 @@ mod tests {
         metrics.answered(SecretKind::Bundle, true);
         metrics.answered(SecretKind::Bundle, false);
         metrics.withheld(Withheld::UnknownName);
+        metrics.refused(Refusal::StreamsPerIdentity);
         let text = |registry: &Registry| {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
@@ -188,6 +238,7 @@ mod tests {
             "envoy_sds_acks_total{secret=\"bundle\"} 1",
             "envoy_sds_nacks_total{secret=\"bundle\"} 1",
             "envoy_sds_withheld_total{reason=\"unknown_name\"} 1",
+            "envoy_sds_refused_total{reason=\"streams_per_identity\"} 1",
             "envoy_sds_push_duration_seconds_count 1",
         ] {
             assert!(text(&registry).contains(line), "{line} is not in\n{}", text(&registry));

@@ -6,10 +6,13 @@
 
 mod admission;
 mod blocked;
+mod bucket;
 #[cfg(test)]
 mod client_testing;
 mod feed;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod listen;
 pub mod metrics;
 pub mod naming;

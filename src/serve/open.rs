@@ -7,6 +7,7 @@ use tonic::Status;
 
 use super::admission::Place;
 use super::listen::Peer;
+use super::metrics::Refusal;
 use super::redact;
 use super::shared::Shared;
 use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof};
@@ -36,15 +37,16 @@ pub(super) struct Opened {
 /// Lets a call in (items 17, 18 and 63) or says why not.
 pub(super) async fn open(shared: &Shared, parts: &Parts) -> Result<Opened, Status> {
     if !*shared.ready.borrow() {
-        return Err(Status::unavailable("not ready yet"));
+        return Err(shared.admission.refuse(Refusal::NotReady));
     }
-    if shared.shutdown.is_cancelled() {
-        return Err(Status::unavailable("shutting down"));
-    }
-    let place = shared.admission.enter()?;
     // Without connection information (a test that calls the service directly) there is simply no evidence.
-    let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
-    let evidence = evidence(&peer, &parts.headers)?;
+    let peer = parts.extensions.get::<Peer>().cloned();
+    let peer = peer.unwrap_or_else(|| Peer { leave: shared.shutdown.clone(), ..Peer::default() });
+    if peer.leave.is_cancelled() {
+        return Err(shared.admission.refuse(Refusal::ShuttingDown));
+    }
+    let mut place = shared.admission.enter(&peer.silent)?;
+    let evidence = evidence(&peer, &parts.headers).inspect_err(|_| shared.metrics.refused(Refusal::Unproven))?;
     let verified = tokio::time::timeout(VERIFY, shared.authenticate.open(&evidence)).await;
     let proof = verified
         .map_err(|_elapsed| {
@@ -53,8 +55,12 @@ pub(super) async fn open(shared: &Shared, parts: &Parts) -> Result<Opened, Statu
         })?
         .map_err(|error| {
             tracing::info!(%peer, reason = reason(&error), "refused");
+            shared.metrics.refused(Refusal::Unproven);
             refusal(&error)
         })?;
+    if let Some(Proof { method, instance: Some(instance), .. }) = &proof {
+        shared.admission.prove(&mut place, method, instance)?;
+    }
     Ok(Opened { peer, proof, place })
 }
 
@@ -114,7 +120,7 @@ fn refusal(error: &IdentifyError) -> Status {
 
 /// Only what the transport proves, and the bearer token. `:authority`, `x-forwarded-for` and Envoy's own headers are
 /// not looked at (item 15).
-fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Status> {
+pub(super) fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Status> {
     let malformed = || Status::unauthenticated("the authorization header is not a bearer token");
     let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
     let first = authorizations.next();

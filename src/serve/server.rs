@@ -78,6 +78,7 @@ impl SdsServer {
     ) -> Self {
         let blocked = Arc::<Blocked>::default();
         tasks.spawn_essential("blocked streams", blocked.clone().sweep(settings.send_limit, metrics.clone()));
+        let admission = Admission::new(settings.limits, metrics.clone());
         Self(Arc::new(Shared {
             drain: settings.drain,
             source,
@@ -86,7 +87,7 @@ impl SdsServer {
             ready,
             shutdown: tasks.shutdown().clone(),
             clock,
-            admission: Admission::new(settings.limits),
+            admission,
             encoder: Encoder::new(settings.replica),
             blocked,
             roster: Roster::default(),
@@ -97,6 +98,12 @@ impl SdsServer {
     /// What the live streams are doing.
     pub fn roster(&self) -> Roster {
         self.0.roster.clone()
+    }
+
+    /// What admission counts at the moment.
+    #[cfg(test)]
+    pub(super) fn counts(&self) -> [usize; 4] {
+        self.0.admission.counts()
     }
 
     /// The routes of the service, for [`super::listen::serve`].

@@ -145,7 +145,7 @@ async fn items_18_19_22_and_29_who_is_refused_and_how() {
 
 #[tokio::test]
 async fn items_17_and_63_readiness_and_limits() {
-    let limits = StreamLimits { streams: 2, per_proxy: 1 };
+    let limits = StreamLimits { streams: 2, per_proxy: 1, ..StreamLimits::default() };
     let server = TestServer::start(ServeSettings { limits, ..Default::default() }, &[tcp()]).await;
     let mut client = client(&server).await;
     server.ready.send_replace(false);

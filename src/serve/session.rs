@@ -73,7 +73,7 @@ struct Inner {
     /// `None` once shutdown has begun.
     shutdown: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _live: LiveStream,
-    _place: Place,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -111,9 +111,9 @@ impl Session {
             peer: peer.to_string().into(),
             timer: Some(Timer::new(FIRST_REQUEST, End::NoRequest)),
             rest: None,
-            shutdown: Some(Box::pin(shared.shutdown.clone().cancelled_owned())),
+            shutdown: Some(Box::pin(peer.leave.cancelled_owned())),
             _live: shared.metrics.live_stream(Protocol::Sotw),
-            _place: opened.place,
+            place: opened.place,
             shared,
         };
         Self { span, inner }
@@ -177,6 +177,7 @@ impl Inner {
 
     fn request(&mut self, request: &DiscoveryRequest, span: &Span) -> Result<(), Status> {
         if let Phase::Opening(proof) = &mut self.phase {
+            self.place.heard();
             let live = Live::start(&self.shared, proof.take(), request.node.as_ref(), self.peer.clone())?;
             span.record("node", label(&live.claim.id));
             span.record("identity", field::display(&live.identity.spiffe_id));
@@ -214,7 +215,10 @@ impl Inner {
             match &timer.end {
                 End::NoRequest => return Err(Status::deadline_exceeded("no request came")),
                 End::Revoked(status) => return Err(status.clone()),
-                End::Drained => return Err(Status::unavailable("shutting down")),
+                End::Drained if self.shared.shutdown.is_cancelled() => {
+                    return Err(Status::unavailable("shutting down"));
+                }
+                End::Drained => return Err(Status::unavailable("the connection is at its maximum age")),
                 End::ProofExpires(at) => {
                     let left = at.duration_since(self.shared.clock.now());
                     if !left.is_positive() {
@@ -277,7 +281,7 @@ impl Live {
         // Before the identity is made, so that no change is missed.
         let policies = WatchStream::from_changes(shared.authenticate.changes());
         let identity = open::complete(shared, proof.as_deref(), &claim)?;
-        let place = shared.admission.enter_as(identity.proxy_key())?;
+        let place = shared.admission.enter_as(&identity)?;
         let listing = shared.roster.enter(StreamRecord {
             protocol: Protocol::Sotw,
             peer,

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use tokio::sync::watch;
 use tonic::service::Routes;
 
-use super::listen::{self, Endpoint, ListenerSettings};
+use super::listen::{self, Endpoint, Lifetimes, ListenerSettings};
 use super::metrics::Metrics;
 use super::source::{CertificateWatch, SecretSource};
 use super::{SdsServer, ServeSettings};
@@ -204,6 +204,15 @@ pub(super) fn tcp() -> ListenerSettings {
 
 impl TestServer {
     pub(super) async fn start(settings: ServeSettings, listeners: &[ListenerSettings]) -> Self {
+        let lifetimes = Lifetimes { drain: Duration::from_secs(5), max_age: None };
+        Self::start_with(settings, listeners, lifetimes).await
+    }
+
+    pub(super) async fn start_with(
+        settings: ServeSettings,
+        listeners: &[ListenerSettings],
+        lifetimes: Lifetimes,
+    ) -> Self {
         let source = Arc::new(FakeSource::default());
         let authenticate = Arc::new(FakeAuthenticate::default());
         let (ready, is_ready) = watch::channel(true);
@@ -215,7 +224,7 @@ impl TestServer {
             SdsServer::new(settings, source.clone(), authenticate.clone(), metrics, is_ready, clock.clone(), &tasks);
         let bound = listen::bind(listeners, &clock).await.unwrap();
         let addresses = bound.addresses().to_vec();
-        let serving = listen::serve(bound, Routes::new(server.clone()), tasks.clone(), clock, Duration::from_secs(5));
+        let serving = listen::serve(bound, Routes::new(server.clone()), tasks.clone(), clock, lifetimes);
         tasks.spawn_to_end(serving);
         Self { addresses, service: server, source, authenticate, ready, tasks, registry, _deaths: deaths }
     }

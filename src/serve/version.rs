@@ -80,7 +80,7 @@ impl Version {
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 impl From<&str> for Version {
     fn from(text: &str) -> Self {
         Self(text.into())

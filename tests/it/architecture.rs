@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("app", &["admin", "config", "identify", "issue", "mesh", "model", "observe", "runtime", "serve", "trust"]),
     ("demo", &["app", "config"]),
     ("cli", &["admin", "app", "config", "demo", "mesh", "model", "observe", "runtime"]),
+    ("fuzzing", &["identify", "model", "serve"]),
     ("testing", &["model", "runtime", "identify", "serve"]),
 ];
 

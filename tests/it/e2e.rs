@@ -7,6 +7,7 @@ mod backends;
 mod cli;
 mod default;
 mod embedded;
+mod hostile;
 mod late_trust;
 mod outages;
 mod rotation;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 use rustls::pki_types::CertificateDer;
@@ -13,7 +14,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
-use tonic::transport::server::Connected;
 
 use crate::identify::UnixPeer;
 
@@ -28,6 +28,12 @@ pub struct Peer {
     pub unix: Option<UnixPeer>,
     /// Closes the connection when cancelled.
     pub(crate) end: CancellationToken,
+    /// Cancelled when the connection is to end by and by: its streams end themselves, no new ones are let in.
+    pub(crate) leave: CancellationToken,
+    /// Cancelled when a call was let in on it.
+    pub(crate) let_in: CancellationToken,
+    /// Its streams that have not sent a request.
+    pub(crate) silent: Arc<AtomicUsize>,
 }
 
 impl fmt::Display for Peer {
@@ -100,26 +106,24 @@ impl Connection {
     }
 }
 
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        let end = self.end.clone();
+impl Connection {
+    /// What there is to know of the peer; the connection is to end when `shutdown` begins.
+    pub(super) fn peer(&self, shutdown: &CancellationToken) -> Peer {
+        let base = Peer { end: self.end.clone(), leave: shutdown.child_token(), ..Peer::default() };
         match &self.io {
-            Io::Plain(stream) => Peer { address: stream.peer_addr().ok(), end, ..Peer::default() },
+            Io::Plain(stream) => Peer { address: stream.peer_addr().ok(), ..base },
             Io::Tls(stream) => {
                 let (stream, session) = stream.get_ref();
                 Peer {
                     address: stream.peer_addr().ok(),
                     certificates: session.peer_certificates().unwrap_or_default().into(),
-                    unix: None,
-                    end,
+                    ..base
                 }
             }
             Io::Unix(stream) => {
                 let peer =
                     |peer: tokio::net::unix::UCred| UnixPeer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
-                Peer { unix: stream.peer_cred().ok().map(peer), end, ..Peer::default() }
+                Peer { unix: stream.peer_cred().ok().map(peer), ..base }
             }
         }
     }
@@ -212,7 +216,7 @@ mod tests {
     #[tokio::test]
     async fn it_can_be_ended_from_within() {
         let (_peer, mut connection) = pair();
-        let end = connection.connect_info().end;
+        let end = connection.peer(&CancellationToken::new()).end;
         let (read, ()) = tokio::join!(connection.read_u8(), async { end.cancel() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(connection.write(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);

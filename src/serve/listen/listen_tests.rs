@@ -156,7 +156,7 @@ async fn handshakes_that_are_not_made_do_not_hold_up_accepting() {
     let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls: Some(files) };
     let server = TestServer::start(ServeSettings::default(), &[settings]).await;
     let mut mute = Vec::new();
-    for _ in 0..tls::HANDSHAKES {
+    for _ in 0..handshakes::HANDSHAKES {
         mute.push(TcpStream::connect(&server.addresses[0]).await.unwrap());
     }
     let mut further = TcpStream::connect(&server.addresses[0]).await.unwrap();

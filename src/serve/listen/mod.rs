@@ -2,6 +2,10 @@
 //! else starts; then they are served by loops that nothing a peer does, and no lack of file descriptors, can end.
 
 mod connection;
+mod handshakes;
+mod http2;
+#[cfg(test)]
+mod raw_http2;
 mod tcp;
 mod tls;
 mod unix;
@@ -12,33 +16,13 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
 pub use connection::{Connection, Peer};
 pub use tls::{TlsError, TlsFiles};
 
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
-
-/// HTTP/2 windows. A real Envoy sends four requests of 61 KB at once, more than HTTP/2's 64 KiB default lets through
-/// without waiting for us.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// Calls at a time on one connection; Envoy opens further connections when it needs more (xds-conformance item 12).
-const CONCURRENT_STREAMS: u32 = 1024;
-
-/// Bytes of a call's headers. A Kubernetes token has about 1.2 KB.
-const HEADERS: u32 = 32 << 10;
-
-/// A connection that is silent for this long is asked for a sign of life (item 13) …
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-
-/// … and dropped if none comes within this time.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// From accepting a connection to the end of HTTP/2's preface, TLS handshake included.
 const HELLO: Duration = Duration::from_secs(10);
@@ -149,9 +133,20 @@ pub async fn bind(listeners: &[ListenerSettings], clock: &Clock) -> Result<Bound
     Ok(bound)
 }
 
-/// Serves `routes` on what is bound until shutdown begins, and then until all connections have ended, but at most for
-/// `drain` longer. To be spawned with [`Tasks::spawn_to_end`].
-pub async fn serve(bound: Bound, routes: Routes, tasks: Tasks, clock: Clock, drain: Duration) {
+/// How long connections live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// A connection that is to end is closed after this time if it has not ended by then. Longer than streams are given
+    /// ([`super::ServeSettings::drain`]), which end with a status.
+    pub drain: Duration,
+    /// After this time, a tenth more or less, a connection is to end, so that proxies spread over the replicas that there
+    /// are by then (item 103); `None` for never.
+    pub max_age: Option<Duration>,
+}
+
+/// Serves `routes` on what is bound until shutdown begins, and then until all connections have ended, which is within
+/// `lifetimes.drain`. To be spawned with [`Tasks::spawn_to_end`].
+pub async fn serve(bound: Bound, routes: Routes, tasks: Tasks, clock: Clock, lifetimes: Lifetimes) {
     let (accepted, connections) = mpsc::channel(BACKLOG);
     for listener in bound.listeners {
         let accepted = accepted.clone();
@@ -166,30 +161,7 @@ pub async fn serve(bound: Bound, routes: Routes, tasks: Tasks, clock: Clock, dra
         }
     }
     drop(accepted);
-    let server = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(CONCURRENT_STREAMS)
-        .http2_max_header_list_size(HEADERS)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            // An error here would end tonic's server, so there are none.
-            ReceiverStream::new(connections).map(Ok::<_, io::Error>),
-            tasks.shutdown().clone().cancelled_owned(),
-        );
-    // A peer that has connected and never spoken can hold up tonic's shutdown for ever (hyper#4170).
-    let deadline = async {
-        tasks.shutdown().cancelled().await;
-        tokio::time::sleep(drain).await;
-    };
-    tokio::select! {
-        ended = server => if let Err(error) = ended {
-            tracing::error!(%error, "the server has ended");
-        },
-        () = deadline => tracing::warn!("some connections are still open; leaving them"),
-    }
+    http2::serve(connections, routes, tasks, lifetimes).await;
 }
 
 /// What to do about an error of `accept`: nothing if it is the peer's, and a pause if it is ours (EMFILE and the like),

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Io};
-use super::tls::Handshakes;
+use super::handshakes::Handshakes;
 use super::{HELLO, accept_failed};
 use crate::runtime::tasks::Tasks;
 

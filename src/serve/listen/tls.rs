@@ -1,4 +1,4 @@
-//! TLS: loading the files, handshakes that cannot hold anybody up, and reloading without dropping a stream.
+//! TLS: loading the files, and reloading without dropping a stream.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,21 +8,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::connection::{Connection, Io};
+use super::handshakes::Handshakes;
 use crate::model::certificate::Certificate;
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::{Changes, FileWatch};
 use crate::runtime::tasks::Tasks;
-
-/// Handshakes at a time on one listener. More connections are closed at once: they must not hold up those that are there
-/// to shake hands, and whoever means it comes back.
-pub(super) const HANDSHAKES: usize = 256;
 
 /// The files that a listener's TLS is made of, all PEM.
 #[derive(Debug, Clone)]
@@ -99,7 +92,7 @@ impl Tls {
     pub(super) fn start(self, tasks: &Tasks, clock: Clock) -> Handshakes {
         let (publish, config) = watch::channel(self.loaded.config.clone());
         tasks.spawn_essential("tls files", self.keep_current(publish, clock));
-        Handshakes { config, places: Arc::new(Semaphore::new(HANDSHAKES)) }
+        Handshakes::new(config)
     }
 
     async fn keep_current(mut self, publish: watch::Sender<Arc<ServerConfig>>, clock: Clock) {
@@ -223,41 +216,5 @@ fn warn_if_not_valid_now(chain: &[CertificateDer<'static>], clock: &Clock) {
             not_before = %validity.not_before, not_after = %validity.not_after,
             "the server's own certificate is not valid now; Envoys will refuse it"
         );
-    }
-}
-
-/// A listener's TLS handshakes.
-#[derive(Debug)]
-pub(super) struct Handshakes {
-    config: watch::Receiver<Arc<ServerConfig>>,
-    places: Arc<Semaphore>,
-}
-
-impl Handshakes {
-    /// Starts one with the present configuration, beside the accept loop. It has to be done by `deadline`.
-    pub(super) fn start(
-        &self,
-        stream: TcpStream,
-        deadline: Instant,
-        tasks: &Tasks,
-        accepted: mpsc::Sender<Connection>,
-    ) {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            tracing::debug!(peer = ?stream.peer_addr(), "too many TLS handshakes; the connection is closed");
-            return;
-        };
-        let acceptor = TlsAcceptor::from(self.config.borrow().clone());
-        tasks.spawn(async move {
-            let peer = stream.peer_addr();
-            match tokio::time::timeout_at(deadline, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => {
-                    drop(place);
-                    // An error means that the server is gone.
-                    drop(accepted.send(Connection::new(Io::Tls(Box::new(stream)), deadline)).await);
-                }
-                Ok(Err(error)) => tracing::debug!(?peer, %error, "TLS handshake failed"),
-                Err(_elapsed) => tracing::debug!(?peer, "TLS handshake took too long"),
-            }
-        });
     }
 }

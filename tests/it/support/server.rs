@@ -120,6 +120,10 @@ impl Server {
         self.listening(before + 1).await;
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     pub fn pause(&mut self) {
         self.process.pause();
     }
