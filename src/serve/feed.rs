@@ -157,18 +157,18 @@ mod tests {
     use std::time::Duration;
 
     use jiff::SignedDuration;
-    use tokio::sync::watch;
 
     use super::*;
     use crate::serve::testing::{FakeSource, bundle, identity, svid_until};
+    use crate::serve::wire::encoding::Form;
 
     fn source() -> FakeSource {
-        FakeSource { certificate: watch::Sender::new(None), bundle: watch::Sender::new(None), interest: Arc::default() }
+        FakeSource::default()
     }
 
     #[test]
     fn item_99_a_certificate_that_ends_while_it_waits_is_let_go() {
-        let (source, encoder) = (source(), Encoder::new(String::new()));
+        let (source, encoder) = (source(), Encoder::new(Form::Sotw, String::new()));
         let until = Timestamp::from_second(2_000_000_000).unwrap();
         let mut feed = Feed::open(&source, SecretRef::Certificate, &identity("web"), None);
         source.certificate.send_replace(Some(Arc::new(svid_until("web", until))));
@@ -181,7 +181,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_back_to_an_encoding_that_is_kept_is_a_change_of_now() {
-        let (source, encoder) = (source(), Encoder::new(String::new()));
+        let (source, encoder) = (source(), Encoder::new(Form::Sotw, String::new()));
         let mut feed = Feed::open(&source, SecretRef::TrustBundle, &identity("web"), None);
         let mut cx = Context::from_waker(Waker::noop());
         let (one, two) = (Arc::new(bundle("one")), Arc::new(bundle("two")));

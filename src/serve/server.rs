@@ -24,7 +24,8 @@ use super::roster::Roster;
 use super::session::Session;
 use super::shared::Shared;
 use super::source::SecretSource;
-use super::wire::encoding::Encoder;
+use super::state::{Door, delta, sotw};
+use super::wire::encoding::{Encoder, Form};
 use super::wire::outbound::Outbound;
 use super::{fetch, open};
 use crate::identify::Authenticate;
@@ -43,6 +44,9 @@ pub struct ServeSettings {
     pub drain: Duration,
     /// A connection whose peer lets a response wait for longer is closed (item 96).
     pub send_limit: Duration,
+    /// On ADS streams, what was sent is sent again about this often, unless the proxy has rejected it; `None` for never.
+    /// It changes nothing for an Envoy that has all it asked for, and helps one that has forgotten to ask (item 88).
+    pub ads_resync: Option<Duration>,
 }
 
 impl Default for ServeSettings {
@@ -52,12 +56,13 @@ impl Default for ServeSettings {
             limits: StreamLimits::default(),
             drain: Duration::from_secs(2),
             send_limit: Duration::from_secs(30),
+            ads_resync: None,
         }
     }
 }
 
-/// `envoy.service.secret.v3.SecretDiscoveryService` as a tower service, to be added to tonic's `Routes`. Clones are the
-/// same server.
+/// `envoy.service.secret.v3.SecretDiscoveryService` as a tower service; [`SdsServer::into_routes`] adds ADS to it. Clones
+/// are the same server.
 #[derive(Debug, Clone)]
 pub struct SdsServer(Arc<Shared>);
 
@@ -83,7 +88,9 @@ impl SdsServer {
             shutdown: tasks.shutdown().clone(),
             clock,
             admission: Admission::new(settings.limits),
-            encoder: Encoder::new(settings.replica),
+            sotw: Encoder::new(Form::Sotw, settings.replica.clone()),
+            delta: Encoder::new(Form::Delta, settings.replica),
+            ads_resync: settings.ads_resync,
             blocked,
             roster: Roster::default(),
         }))
@@ -94,9 +101,9 @@ impl SdsServer {
         self.0.roster.clone()
     }
 
-    /// The routes of the service, for [`super::listen::serve`].
+    /// The routes of both services, for [`super::listen::serve`].
     pub fn into_routes(self) -> Routes {
-        Routes::new(self)
+        Routes::new(self.clone()).add_service(Aggregated(self))
     }
 
     async fn handle(self, request: Request<Body>) -> Result<Response<Body>, Status> {
@@ -107,14 +114,23 @@ impl SdsServer {
         match parts.uri.path().strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((Self::NAME, "StreamSecrets")) => {
                 let opened = open::open(&shared, &parts).await?;
-                Ok(Outbound::response(Session::new(shared, opened, body), exit))
+                Ok(Outbound::response(Session::<sotw::State>::new(shared, opened, body, Door::Dedicated), exit))
+            }
+            Some((Self::NAME, "DeltaSecrets")) => {
+                let opened = open::open(&shared, &parts).await?;
+                Ok(Outbound::response(Session::<delta::State>::new(shared, opened, body, Door::Dedicated), exit))
+            }
+            Some((Aggregated::NAME, "StreamAggregatedResources")) => {
+                let opened = open::open(&shared, &parts).await?;
+                Ok(Outbound::response(Session::<sotw::State>::new(shared, opened, body, Door::Aggregated), exit))
+            }
+            Some((Aggregated::NAME, "DeltaAggregatedResources")) => {
+                let opened = open::open(&shared, &parts).await?;
+                Ok(Outbound::response(Session::<delta::State>::new(shared, opened, body, Door::Aggregated), exit))
             }
             Some((Self::NAME, "FetchSecrets")) => {
                 let response = fetch::fetch(&shared, &parts, body).await?;
                 Ok(Outbound::response(stream::iter([Ok(response)]), exit))
-            }
-            Some((Self::NAME, "DeltaSecrets")) => {
-                Err(Status::unimplemented("DeltaSecrets is not there yet: use api_type GRPC"))
             }
             _ => Err(Status::unimplemented("no such method")),
         }
@@ -145,6 +161,28 @@ impl Service<Request<Body>> for SdsServer {
             }
             Ok(server.handle(request).await.unwrap_or_else(Status::into_http))
         })
+    }
+}
+
+/// `envoy.service.discovery.v3.AggregatedDiscoveryService` of the same server (item 2).
+#[derive(Debug, Clone)]
+struct Aggregated(SdsServer);
+
+impl NamedService for Aggregated {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
+
+impl Service<Request<Body>> for Aggregated {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <SdsServer as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request)
     }
 }
 

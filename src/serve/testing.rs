@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;
-use tonic::service::Routes;
 
 use super::listen::{self, Endpoint, ListenerSettings};
 use super::metrics::Metrics;
@@ -98,16 +97,19 @@ pub(super) fn identity(name: &str) -> Identity {
 }
 
 /// Secrets that a test sets; every proxy has the same certificate.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FakeSource {
     pub(super) certificate: watch::Sender<Option<Arc<Svid>>>,
     pub(super) bundle: watch::Sender<Option<Arc<Bundle>>>,
     /// One strong count for each certificate subscription, and one here.
     pub(super) interest: Arc<()>,
+    /// What the proxy said it holds, one entry for each certificate subscription.
+    pub(super) held: Mutex<Vec<Option<HeldLeaf>>>,
 }
 
 impl SecretSource for FakeSource {
-    fn certificate(&self, _: &Identity, _: Option<&HeldLeaf>) -> CertificateWatch {
+    fn certificate(&self, _: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch {
+        self.held.lock().unwrap().push(held.cloned());
         CertificateWatch { current: self.certificate.subscribe(), interest: Box::new(self.interest.clone()) }
     }
 
@@ -191,11 +193,7 @@ pub(super) fn tcp() -> ListenerSettings {
 
 impl TestServer {
     pub(super) async fn start(settings: ServeSettings, listeners: &[ListenerSettings]) -> Self {
-        let source = Arc::new(FakeSource {
-            certificate: watch::Sender::new(None),
-            bundle: watch::Sender::new(None),
-            interest: Arc::default(),
-        });
+        let source = Arc::new(FakeSource::default());
         let authenticate = Arc::new(FakeAuthenticate::default());
         let (ready, is_ready) = watch::channel(true);
         let (tasks, deaths) = Tasks::new();
@@ -206,7 +204,7 @@ impl TestServer {
             SdsServer::new(settings, source.clone(), authenticate.clone(), metrics, is_ready, clock.clone(), &tasks);
         let bound = listen::bind(listeners, &clock).await.unwrap();
         let addresses = bound.addresses().to_vec();
-        let serving = listen::serve(bound, Routes::new(server.clone()), tasks.clone(), clock, Duration::from_secs(5));
+        let serving = listen::serve(bound, server.clone().into_routes(), tasks.clone(), clock, Duration::from_secs(5));
         tasks.spawn_to_end(serving);
         Self { addresses, service: server, source, authenticate, ready, tasks, registry, _deaths: deaths }
     }
