@@ -161,7 +161,13 @@ impl App {
         let (_, always_ready) = watch::channel(true);
         let limits = StreamLimits { streams: config.limits.streams, per_proxy: config.limits.streams_per_proxy };
         let sds = SdsServer::new(
-            ServeSettings { limits, drain: DRAIN, replica: replica(), ..ServeSettings::default() },
+            ServeSettings {
+                limits,
+                drain: DRAIN,
+                replica: replica(),
+                ads_resync: config.ads.resync,
+                ..ServeSettings::default()
+            },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve::metrics::Metrics::new(&mut registry),

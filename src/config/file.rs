@@ -1,12 +1,14 @@
 //! The configuration file: every field optional, none of it checked against another yet.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::endpoint::HostPort;
 use super::identify::{Identify, Places};
-use super::{Kubernetes, Limits, Listener};
-use crate::document::{Field, Node, Report};
+use super::{Ads, Kubernetes, Limits, Listener};
+use crate::document::{Field, Fields, Node, Report};
 use crate::model::diagnostic::{Location, Problem};
 
 /// What a configuration file says.
@@ -22,7 +24,11 @@ pub(super) struct File {
     pub(super) identify: Identify,
     pub(super) places: Places,
     pub(super) limits: Limits,
+    pub(super) ads: Ads,
 }
+
+/// How often an ADS stream may be sent everything again: more often is waste, less often helps nobody.
+const ADS_RESYNC: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3600);
 
 /// Decodes the one document of a file; an empty file has none.
 pub(super) fn decode(document: Option<&Node>, path: Arc<PathBuf>) -> (File, Vec<Problem>) {
@@ -45,6 +51,7 @@ fn decode_file(root: &Field<'_>) -> Option<File> {
         zone: fields.optional("zone").and_then(located),
         kubernetes: fields.optional("kubernetes").and_then(|f| f.one_of(&kubernetes)).unwrap_or_default(),
         limits: fields.optional("limits").and_then(|f| decode_limits(&f)).unwrap_or_default(),
+        ads: fields.optional("ads").and_then(|f| f.strict_map(decode_ads)).unwrap_or_default(),
         identify,
         places,
     };
@@ -87,4 +94,8 @@ fn decode_limits(field: &Field<'_>) -> Option<Limits> {
     };
     fields.refuse_others();
     Some(limits)
+}
+
+fn decode_ads(fields: &Fields<'_>) -> Ads {
+    Ads { resync: fields.optional("resync").and_then(|f| f.duration(ADS_RESYNC)) }
 }

@@ -66,6 +66,7 @@ pub(super) fn merge(
         kubeconfig: overrides.kubeconfig,
         identify,
         limits: file.limits,
+        ads: file.ads,
     };
     (config, problems)
 }

@@ -10,6 +10,7 @@ mod merge;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
@@ -46,6 +47,15 @@ pub struct Config {
     pub identify: Identify,
     /// Bounds.
     pub limits: Limits,
+    /// How ADS streams are served.
+    pub ads: Ads,
+}
+
+/// How streams of the AggregatedDiscoveryService are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ads {
+    /// Send everything again about this often; `None` for never (xds-conformance item 88).
+    pub resync: Option<Duration>,
 }
 
 /// Whether to use a Kubernetes cluster.

@@ -205,3 +205,7 @@ impl<V: Variant> Inner<V> {
 #[cfg(test)]
 #[path = "../session_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "../doors_tests.rs"]
+mod doors_tests;

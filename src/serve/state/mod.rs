@@ -219,3 +219,7 @@ pub(crate) fn distinct_names(names: &[String], limits: Limits) -> Result<Vec<&st
 fn too_many_names() -> Status {
     Status::resource_exhausted("too many resource names on one stream")
 }
+
+#[cfg(test)]
+#[path = "interleaving_tests.rs"]
+mod tests;

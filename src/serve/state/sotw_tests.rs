@@ -1,14 +1,10 @@
 //! Numbers in names and comments are items of the conformance list.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use proptest::prelude::*;
 use tonic::Code;
 
 use super::super::{Limits, Push};
 use super::*;
 use crate::serve::naming::SecretKind;
-use crate::serve::version::Version;
 use crate::serve::wire::SECRET_TYPE;
 
 /// Where it does not matter when.
@@ -171,7 +167,7 @@ fn item_45_no_key_gets_out_of_a_nack() {
 }
 
 #[test]
-fn items_51_and_53_an_empty_list_is_nothing_and_not_everything() {
+fn items_51_52_and_53_an_empty_list_is_nothing_and_not_everything() {
     let mut state = state();
     assert_eq!(state.request(&request(&[]), AT).unwrap(), Outcome::default());
     let mut state = with(&["a", "b"]);
@@ -255,93 +251,111 @@ fn item_94_only_the_newest_is_sent() {
     assert_eq!(pushes(&mut state), [pair("a", "4")]);
 }
 
-#[derive(Debug, Clone)]
-enum Event {
-    /// Which names; which earlier push is answered, counted from the newest; whether with an error.
-    Request {
-        names: Vec<usize>,
-        answers: Option<usize>,
-        error: bool,
-    },
-    Change {
-        name: usize,
-    },
-    Send,
+#[test]
+fn items_30_and_31_foreign_types_on_ads_are_ignored_and_no_type_is_an_error() {
+    let with_type = |type_url: &str| DiscoveryRequest { type_url: type_url.to_owned(), ..request(&["a"]) };
+    assert_eq!(ads().request(&with_type(""), AT).unwrap_err().code(), Code::InvalidArgument);
+    let mut state = ads();
+    state.request(&request(&["a"]), AT).unwrap();
+    certificate(&mut state, "a", "1");
+    let push = state.next_push(AT).unwrap();
+    let cluster = DiscoveryRequest { response_nonce: push.nonce.clone(), ..with_type("cluster") };
+    let first = state.request(&cluster, AT).unwrap();
+    assert_eq!(first, Outcome { foreign: Some("cluster".into()), ..Outcome::default() });
+    assert_eq!(state.request(&cluster, AT).unwrap(), Outcome::default(), "told once");
+    assert_eq!(state.next_push(AT), None, "never an empty answer");
+    assert!(state.request(&ack(&push, &["a"]), AT).unwrap().verdict.is_some(), "nor is the nonce taken for ours");
 }
 
-const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+#[test]
+fn item_87_a_repeated_ack_on_ads_is_answered_with_everything_as_it_is_now() {
+    let mut state = ads();
+    state.request(&request(&["a", "b"]), AT).unwrap();
+    certificate(&mut state, "a", "1");
+    certificate(&mut state, "b", "1");
+    let (first, second) = (state.next_push(AT).unwrap(), state.next_push(AT).unwrap());
+    let names = ["a", "b"];
+    for push in [&first, &second] {
+        assert_eq!(state.request(&ack(push, &names), AT).unwrap().again, [], "an ACK is no repetition");
+    }
+    assert!(state.request(&ack(&first, &names), AT).unwrap().is_stale, "only of the last one is it");
+    let with_error = nack(&second, &names, "no");
+    assert_eq!(state.request(&with_error, AT).unwrap().again, []);
+    let fewer = state.request(&ack(&second, &["a"]), AT).unwrap();
+    assert_eq!((fewer.again, fewer.is_stale), (vec![], false), "a change of names with the nonce of the last response");
+    state.request(&ack(&second, &names), AT).unwrap();
 
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        (prop::collection::vec(0..NAMES.len(), 0..7), prop::option::of(0usize..6), any::<bool>())
-            .prop_map(|(names, answers, error)| Event::Request { names, answers, error }),
-        (0..NAMES.len()).prop_map(|name| Event::Change { name }),
-        Just(Event::Send),
-    ]
+    assert_eq!(state.request(&ack(&second, &names), AT).unwrap().again, ["a".into()], "b is new and pending");
+    assert_eq!(state.next_push(AT), None, "what there is of it is to be said once more");
+    certificate(&mut state, "a", "1");
+    certificate(&mut state, "b", "1");
+    let again = state.next_push(AT).unwrap();
+    assert_eq!((&*again.name, again.is_update), ("a", false));
+    assert_eq!(pushes(&mut state), [pair("b", "1")]);
+
+    let mut dedicated = with(&["a"]);
+    let push = dedicated.next_push(AT).unwrap();
+    dedicated.request(&ack(&push, &["a"]), AT).unwrap();
+    assert_eq!(dedicated.request(&ack(&push, &["a"]), AT).unwrap(), Outcome::default(), "there it has no cause");
 }
 
-proptest! {
-    #[test]
-    fn any_interleaving_converges_and_sends_nothing_needless(events in prop::collection::vec(event(), 0..120)) {
-        let limits = Limits { names: NAMES.len(), ..Limits::default() };
-        let mut state = State::new(Core::new(Door::Dedicated, limits, 1));
-        // What the world has, what the client wants, and what it has been sent for what it wants.
-        let mut newest: BTreeMap<&str, u32> = BTreeMap::new();
-        let mut wanted: BTreeSet<&str> = BTreeSet::new();
-        let mut has: BTreeMap<String, Version> = BTreeMap::new();
-        let mut pushed: Vec<Push> = Vec::new();
-        let mut nonces: BTreeSet<String> = BTreeSet::new();
-        let version = |number: &u32| Version::from(number.to_string().as_str());
+#[test]
+fn item_87_repeated_requests_are_answered_at_a_bounded_rate() {
+    let mut state = ads();
+    state.request(&request(&["a"]), AT).unwrap();
+    certificate(&mut state, "a", "1");
+    let push = state.next_push(AT).unwrap();
+    state.request(&ack(&push, &["a"]), AT).unwrap();
+    let mut answered = |at: u64| !state.request(&ack(&push, &["a"]), seconds(at)).unwrap().again.is_empty();
+    assert_eq!((0..1000).filter(|_| answered(100)).count(), 8);
+    assert_eq!((0..1000).filter(|_| answered(102)).count(), 0);
+    assert_eq!((0..1000).filter(|_| answered(103)).count(), 1);
+    assert_eq!((0..1000).filter(|_| answered(3600)).count(), 8);
+    assert_eq!((0..1000).filter(|_| answered(50)).count(), 0, "time does not run back");
+}
 
-        let drain = std::iter::repeat_n(Event::Send, NAMES.len());
-        for event in events.into_iter().chain(drain) {
-            match event {
-                Event::Request { names, answers, error: is_nack } => {
-                    let names: Vec<&str> = names.into_iter().map(|name| NAMES[name]).collect();
-                    let mut request = request(&names);
-                    let answered = answers.and_then(|back| pushed.iter().rev().nth(back));
-                    if let Some(push) = answered {
-                        request = if is_nack { nack(push, &names, "no") } else { ack(push, &names) };
-                    }
-                    let outcome = state.request(&request, AT).unwrap();
-                    if let Some(verdict) = outcome.verdict {
-                        let push = answered.expect("a verdict only where one was given");
-                        prop_assert_eq!((&verdict.name, &verdict.version), (&push.name, &push.version));
-                        prop_assert_eq!(verdict.result.is_err(), is_nack);
-                    }
-                    let now: BTreeSet<&str> = names.into_iter().collect();
-                    let gone: BTreeSet<&str> = outcome.unsubscribe.iter().map(|name| &**name).collect();
-                    prop_assert_eq!(gone, wanted.difference(&now).copied().collect());
-                    let new: BTreeSet<&str> = outcome.subscribe.iter().map(|name| &**name).collect();
-                    prop_assert_eq!(&new, &now.difference(&wanted).copied().collect());
-                    has.retain(|name, _| now.contains(name.as_str()));
-                    for name in now.difference(&wanted) {
-                        if let Some(number) = newest.get(name) {
-                            state.available(name, SecretKind::Certificate, version(number));
-                        }
-                    }
-                    wanted = now;
-                }
-                Event::Change { name } => {
-                    let number = newest.entry(NAMES[name]).or_default();
-                    *number += 1;
-                    state.available(NAMES[name], SecretKind::Certificate, version(number));
-                }
-                Event::Send => {
-                    let Some(push) = state.next_push(AT) else { continue };
-                    prop_assert!(wanted.contains(&*push.name), "unrequested: {push:?}");
-                    prop_assert_eq!(Some(push.version.clone()), newest.get(&*push.name).map(version));
-                    let had = has.insert(push.name.to_string(), push.version.clone());
-                    prop_assert_ne!(had.as_ref(), Some(&push.version), "sent again without a change");
-                    prop_assert_eq!(had.is_some(), push.is_update);
-                    prop_assert!(nonces.insert(push.nonce.clone()), "a nonce twice");
-                    pushed.push(push);
-                }
-            }
-            prop_assert!(state.core.nonces.awaited() <= limits.names);
-        }
-        for name in wanted {
-            prop_assert_eq!(has.get(name).cloned(), newest.get(name).map(version), "{} has not converged", name);
-        }
+#[test]
+fn items_43_86_and_88_everything_again_but_what_was_rejected() {
+    let mut state = ads();
+    state.request(&request(&["a", "b", "pending"]), AT).unwrap();
+    certificate(&mut state, "a", "1");
+    certificate(&mut state, "b", "1");
+    let (first, second) = (state.next_push(AT).unwrap(), state.next_push(AT).unwrap());
+    let names = ["a", "b", "pending"];
+    state.request(&nack(&first, &names, "no"), AT).unwrap();
+    assert_eq!(state.again(), ["b".into()]);
+    // The rejection comes when the other one is about to be sent again.
+    state.request(&nack(&second, &names, "no"), AT).unwrap();
+    certificate(&mut state, "b", "1");
+    assert_eq!(state.next_push(AT), None);
+    certificate(&mut state, "b", "2");
+    assert_eq!(pushes(&mut state), [pair("b", "2")]);
+    assert_eq!(state.again(), ["b".into()]);
+}
+
+#[test]
+fn item_107_what_a_client_reports_is_heard_in_the_first_request_of_a_dedicated_stream_for_one_name() {
+    let reports = |names: &[&str]| DiscoveryRequest { version_info: "v".into(), ..request(names) };
+    let mut one = state();
+    let outcome = one.request(&reports(&["a"]), AT).unwrap();
+    assert_eq!((outcome.reported("a"), outcome.reported("b")), (Some("v"), None));
+    assert_eq!(one.request(&reports(&["b"]), AT).unwrap().reported, [], "a later request");
+    assert_eq!(ads().request(&reports(&["a"]), AT).unwrap().reported, [], "ADS");
+    let mut several = state();
+    assert_eq!(several.request(&reports(&["a", "b"]), AT).unwrap().reported, [], "of which of them?");
+    assert_eq!(several.request(&reports(&["c"]), AT).unwrap().reported, []);
+}
+
+#[test]
+fn item_106_how_long_an_answer_took_and_whether_it_answers_anything() {
+    let mut state = with(&["a"]);
+    let push = state.next_push(seconds(10)).unwrap();
+    let verdict = state.request(&ack(&push, &["a"]), seconds(12)).unwrap().verdict.unwrap();
+    assert_eq!(verdict.after, seconds(2));
+    for (nonce, is_stale) in
+        [("", false), ("00000007-1", false), ("00000007-2", true), ("00000008-1", true), ("x", true)]
+    {
+        let request = DiscoveryRequest { response_nonce: nonce.to_owned(), ..request(&["a"]) };
+        assert_eq!(state.request(&request, AT).unwrap().is_stale, is_stale, "{nonce:?}");
     }
 }
