@@ -105,7 +105,7 @@ async fn items_2_21_and_31_ads_remembers_the_node_of_another_type_and_answers_se
 }
 
 #[tokio::test]
-async fn items_18_19_22_29_and_30_who_is_refused_at_the_other_doors() {
+async fn items_18_19_22_29_30_and_105_who_is_refused_at_the_other_doors() {
     let server = server().await;
     let (mut sds, mut ads) = (client(&server).await, ads(&server).await);
     for (token, code) in [("bad", Code::Unauthenticated), ("away", Code::Unavailable)] {
@@ -189,13 +189,13 @@ async fn items_4_and_63_all_doors_share_the_limits() {
 }
 
 #[tokio::test]
-async fn items_64_71_and_73_one_removal_on_delta_and_the_rest_is_served() {
+async fn items_64_71_73_and_77_one_removal_on_delta_and_the_rest_is_served() {
     let server = server().await;
     server.trust();
     let (mut sds, mut ads) = (client(&server).await, ads(&server).await);
-    for mut stream in
-        [Delta::open_delta(&mut sds, "web").await.unwrap(), Delta::open_delta_ads(&mut ads, "web").await.unwrap()]
-    {
+    let mut streams =
+        [Delta::open_delta(&mut sds, "web").await.unwrap(), Delta::open_delta_ads(&mut ads, "web").await.unwrap()];
+    for stream in &mut streams {
         stream.send(delta(&["kubernetes://x", "ROOTCA", "spiffe://default/other"])).await;
         let (names, nonce) = stream.removed().await;
         assert_eq!(names, ["kubernetes://x", "spiffe://default/other"]);
@@ -425,4 +425,28 @@ async fn items_91_94_and_95_every_door_is_pushed_to_and_none_waits_for_another()
         ];
         assert!(chains.iter().all(|chain| expected.as_ref().is_none_or(|expected| chain == expected)));
     }
+}
+
+#[tokio::test]
+async fn items_74_75_and_98_where_there_is_nothing_good_any_more_nothing_is_sent_and_streams_stay() {
+    let server = server().await;
+    server.issue();
+    let bundle = server.trust();
+    let mut client = client(&server).await;
+    let mut sotw = Sotw::open(&mut client, "web").await.unwrap();
+    let mut incremental = Delta::open_delta(&mut client, "web").await.unwrap();
+    sotw.send(request(&["default", "ROOTCA"])).await;
+    incremental.send(delta(&["default", "ROOTCA"])).await;
+    for _ in 0..2 {
+        sotw.next().await;
+        incremental.next().await;
+    }
+    server.source.certificate.send_replace(None);
+    server.source.bundle.send_replace(None);
+    sotw.silent().await;
+    incremental.silent().await;
+    server.source.bundle.send_replace(Some(bundle));
+    let renewed = server.issue();
+    assert_eq!(chain(&sotw.next().await.1), renewed.chain_pem(), "and the bundle is what it was");
+    assert_eq!(chain(&incremental.next().await.1), renewed.chain_pem());
 }

@@ -110,7 +110,7 @@ async fn items_53_59_and_101_subscriptions_end_and_begin_again() {
 }
 
 #[tokio::test]
-async fn items_18_19_22_and_29_who_is_refused_and_how() {
+async fn items_18_19_22_29_and_105_who_is_refused_and_how() {
     let server = server().await;
     let mut client = client(&server).await;
     for (token, code) in [("bad", Code::Unauthenticated), ("away", Code::Unavailable)] {

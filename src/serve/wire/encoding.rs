@@ -179,6 +179,28 @@ mod tests {
     }
 
     #[test]
+    fn items_67_83_and_84_what_is_sent_is_whole_and_inline() {
+        let (svid, bundle) = (svid("a"), bundle("a"));
+        assert!(Bundle::from_certificates([]).is_err(), "there is no empty one to be sent");
+        let encoder = Encoder::new(Form::Sotw, String::new());
+        let certificate = encoder.certificate("default", &svid, Version::of_certificate(&svid));
+        let context = encoder.trust_bundle(&"ROOTCA".into(), &bundle).bytes;
+        let secret = |bytes: &[u8]| {
+            let response = DiscoveryResponse::decode(bytes).unwrap();
+            Secret::decode(&*response.resources[0].value).unwrap().r#type.unwrap()
+        };
+        let inline = |source: Option<DataSource>| match source.unwrap() {
+            DataSource { specifier: Some(Specifier::InlineBytes(bytes)), watched_directory: None } => bytes,
+            other => panic!("not inline bytes: {other:?}"),
+        };
+        let secret::Type::TlsCertificate(tls) = secret(&certificate) else { panic!() };
+        assert_eq!(inline(tls.certificate_chain), svid.chain_pem().as_bytes());
+        assert_eq!(inline(tls.private_key), svid.key.expose().as_bytes(), "the key of this chain, in one message");
+        let secret::Type::ValidationContext(context) = secret(&context) else { panic!() };
+        assert_eq!(inline(context.trusted_ca), bundle.pem().as_bytes());
+    }
+
+    #[test]
     fn a_bundle_is_encoded_once_for_a_name_and_a_content() {
         let encoder = Encoder::new(Form::Sotw, String::new());
         let (name, other): (Arc<str>, Arc<str>) = ("ROOTCA".into(), "mesh_ca".into());
