@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::stream;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::watch;
 use tonic::Status;
@@ -17,11 +17,11 @@ use tonic::service::Routes;
 use tower::Service;
 
 use super::admission::{Admission, StreamLimits};
-use super::blocked::Blocked;
+use super::blocked::{Blocked, Exit};
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::roster::Roster;
-use super::session::Session;
+use super::session::{Session, Variant};
 use super::shared::Shared;
 use super::source::SecretSource;
 use super::state::{Door, delta, sotw};
@@ -113,28 +113,36 @@ impl SdsServer {
         let exit = shared.blocked.exit(connection);
         match parts.uri.path().strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((Self::NAME, "StreamSecrets")) => {
-                let opened = open::open(&shared, &parts).await?;
-                Ok(Outbound::response(Session::<sotw::State>::new(shared, opened, body, Door::Dedicated), exit))
+                stream::<sotw::State>(shared, &parts, body, Door::Dedicated, exit).await
             }
             Some((Self::NAME, "DeltaSecrets")) => {
-                let opened = open::open(&shared, &parts).await?;
-                Ok(Outbound::response(Session::<delta::State>::new(shared, opened, body, Door::Dedicated), exit))
+                stream::<delta::State>(shared, &parts, body, Door::Dedicated, exit).await
             }
             Some((Aggregated::NAME, "StreamAggregatedResources")) => {
-                let opened = open::open(&shared, &parts).await?;
-                Ok(Outbound::response(Session::<sotw::State>::new(shared, opened, body, Door::Aggregated), exit))
+                stream::<sotw::State>(shared, &parts, body, Door::Aggregated, exit).await
             }
             Some((Aggregated::NAME, "DeltaAggregatedResources")) => {
-                let opened = open::open(&shared, &parts).await?;
-                Ok(Outbound::response(Session::<delta::State>::new(shared, opened, body, Door::Aggregated), exit))
+                stream::<delta::State>(shared, &parts, body, Door::Aggregated, exit).await
             }
             Some((Self::NAME, "FetchSecrets")) => {
                 let response = fetch::fetch(&shared, &parts, body).await?;
-                Ok(Outbound::response(stream::iter([Ok(response)]), exit))
+                Ok(Outbound::response(futures::stream::iter([Ok(response)]), exit))
             }
             _ => Err(Status::unimplemented("no such method")),
         }
     }
+}
+
+/// Lets a stream in.
+async fn stream<V: Variant>(
+    shared: Arc<Shared>,
+    parts: &Parts,
+    body: Body,
+    door: Door,
+    exit: Exit,
+) -> Result<Response<Body>, Status> {
+    let opened = open::open(&shared, parts).await?;
+    Ok(Outbound::response(Session::<V>::new(shared, opened, body, door), exit))
 }
 
 impl NamedService for SdsServer {

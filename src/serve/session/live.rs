@@ -13,6 +13,7 @@ use tonic::Status;
 
 use super::variant::Variant;
 use crate::identify::{NodeClaim, Proof};
+use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
 use crate::model::policy::PolicySet;
 use crate::serve::admission::ProxyPlace;
@@ -253,7 +254,7 @@ fn record(verdict: &Verdict, shared: &Shared) {
 #[derive(Debug)]
 struct Held {
     text: Arc<str>,
-    leaf: crate::model::held::HeldLeaf,
+    leaf: HeldLeaf,
 }
 
 impl Held {

@@ -23,7 +23,6 @@ use tracing::{Span, field};
 
 use self::live::Live;
 use self::timer::Timer;
-use self::variant::Variant;
 use super::admission::Place;
 use super::metrics::LiveStream;
 use super::open::{Opened, label};
@@ -33,6 +32,8 @@ use super::wire::Request;
 use super::wire::inbound::Inbound;
 use super::wire::outbound::Response;
 use crate::identify::Proof;
+
+pub(super) use self::variant::Variant;
 
 /// How long the rest of a request may take that has begun to arrive.
 const REST: Duration = Duration::from_secs(30);
@@ -209,3 +210,7 @@ mod tests;
 #[cfg(test)]
 #[path = "../doors_tests.rs"]
 mod doors_tests;
+
+#[cfg(test)]
+#[path = "../reconnect_tests.rs"]
+mod reconnect_tests;
