@@ -16,6 +16,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them.
 pub const TARGETS: &[Target] = &[
     ("sotw", fuzzing::sotw),
+    ("delta", fuzzing::delta),
     ("names", fuzzing::names),
     ("tokens", tokens),
     ("bundles", bundles),

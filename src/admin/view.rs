@@ -12,7 +12,6 @@ use super::proto::v1;
 use crate::issue::manager::Status;
 use crate::model::identity::{Identity, Instance, ProxyKey};
 use crate::model::svid::Svid;
-use crate::serve::metrics::Protocol;
 use crate::serve::naming::SecretKind;
 use crate::serve::roster::{NameRecord, StreamRecord};
 use crate::serve::version::Version;
@@ -128,7 +127,7 @@ fn workload(identity: &Identity) -> v1::Workload {
 fn stream(record: &StreamRecord) -> v1::Stream {
     let identity = &record.identity;
     v1::Stream {
-        protocol: protocol(record.protocol).to_owned(),
+        protocol: record.protocol.as_str().to_owned(),
         peer: record.peer.to_string(),
         node_id: record.node_id.to_string(),
         node_cluster: record.node_cluster.to_string(),
@@ -187,14 +186,6 @@ pub(super) fn state(record: &NameRecord) -> v1::SubscriptionState {
         State::Acked
     } else {
         State::Sent
-    }
-}
-
-/// As the metrics call it.
-fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Sotw => "sotw",
-        Protocol::Fetch => "fetch",
     }
 }
 

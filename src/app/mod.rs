@@ -163,7 +163,14 @@ impl App {
         let listeners = bound.addresses().to_vec();
         let limits = convert::stream_limits(&config.limits);
         let sds = SdsServer::new(
-            ServeSettings { limits, drain: DRAIN, replica: replica(), names, ..ServeSettings::default() },
+            ServeSettings {
+                limits,
+                drain: DRAIN,
+                replica: replica(),
+                names,
+                ads_resync: config.ads.resync,
+                ..ServeSettings::default()
+            },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve::metrics::Metrics::new(&mut registry),

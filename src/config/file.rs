@@ -1,13 +1,14 @@
 //! The configuration file: every field optional, none of it checked against another yet.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint::HostPort;
 use super::identify::{Identify, Places};
-use super::{Kubernetes, Limits, Listener, Naming};
-use crate::document::{Field, Node, Report};
+use super::{Ads, Kubernetes, Limits, Listener, Naming};
+use crate::document::{Field, Fields, Node, Report};
 use crate::model::diagnostic::{Location, Problem};
 
 /// What a configuration file says.
@@ -24,7 +25,11 @@ pub(super) struct File {
     pub(super) places: Places,
     pub(super) naming: Naming,
     pub(super) limits: Limits,
+    pub(super) ads: Ads,
 }
+
+/// How often an ADS stream may be sent everything again: more often is waste, less often helps nobody.
+const ADS_RESYNC: RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_secs(24 * 3600);
 
 /// Decodes the one document of a file; an empty file has none.
 pub(super) fn decode(document: Option<&Node>, path: Arc<PathBuf>) -> (File, Vec<Problem>) {
@@ -48,6 +53,7 @@ fn decode_file(root: &Field<'_>) -> Option<File> {
         kubernetes: fields.optional("kubernetes").and_then(|f| f.one_of(&kubernetes)).unwrap_or_default(),
         naming: fields.optional("naming").and_then(|f| Naming::decode(&f)).unwrap_or_default(),
         limits: fields.optional("limits").and_then(|f| decode_limits(&f)).unwrap_or_default(),
+        ads: fields.optional("ads").and_then(|f| f.strict_map(decode_ads)).unwrap_or_default(),
         identify,
         places,
     };
@@ -111,4 +117,8 @@ fn decode_age(field: &Field<'_>) -> Option<Duration> {
         return None;
     }
     Some(age).filter(|age| !age.is_zero())
+}
+
+fn decode_ads(fields: &Fields<'_>) -> Ads {
+    Ads { resync: fields.optional("resync").and_then(|f| f.duration(ADS_RESYNC)) }
 }

@@ -67,6 +67,7 @@ pub(super) fn merge(
         identify,
         naming: file.naming,
         limits: file.limits,
+        ads: file.ads,
     };
     (config, problems)
 }

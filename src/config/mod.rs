@@ -51,6 +51,15 @@ pub struct Config {
     pub naming: Naming,
     /// Bounds.
     pub limits: Limits,
+    /// How ADS streams are served.
+    pub ads: Ads,
+}
+
+/// How streams of the AggregatedDiscoveryService are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ads {
+    /// Send everything again about this often; `None` for never (xds-conformance item 88).
+    pub resync: Option<Duration>,
 }
 
 /// Whether to use a Kubernetes cluster.

@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::time::Duration;
 
 use super::*;
 
@@ -101,6 +102,16 @@ fn an_admin_address_that_others_reach_is_warned_of() {
         let warnings = config.warnings();
         assert_eq!(warnings.iter().any(|warning| warning.contains("no authentication")), warned, "{address}");
     }
+}
+
+#[test]
+fn item_88_ads_resync_is_off_unless_a_file_says_how_often() {
+    assert_eq!(load(FULL).unwrap().ads.resync, None);
+    assert_eq!(load("ads: {}").unwrap().ads.resync, None);
+    assert_eq!(load("ads: {resync: 5m}").unwrap().ads.resync, Some(Duration::from_secs(300)));
+    let problems = load("ads:\n  resync: 1s\n  resink: 5m\n").unwrap_err();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].starts_with("s.yaml:2: ads.resync: "), "{problems:?}");
 }
 
 #[test]

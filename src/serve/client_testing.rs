@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::envoy::config::core::v3::{Node, data_source::Specifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
-use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use http::HeaderMap;
 use http_body_util::{BodyExt, StreamBody};
@@ -26,6 +29,9 @@ use super::{SdsServer, ServeSettings};
 /// envoy-types has one.
 pub(super) type Client = SecretDiscoveryServiceClient<Channel>;
 
+/// Likewise.
+pub(super) type AdsClient = AggregatedDiscoveryServiceClient<Channel>;
+
 pub(super) async fn server() -> TestServer {
     TestServer::start(ServeSettings::default(), &[tcp()]).await
 }
@@ -34,6 +40,10 @@ pub(super) async fn client(server: &TestServer) -> Client {
     // A small window, so that a reader that does not read is soon a slow one.
     let endpoint = Endpoint::from_shared(format!("http://{}", server.addresses[0])).unwrap();
     Client::new(endpoint.initial_stream_window_size(65_535).connect().await.unwrap())
+}
+
+pub(super) async fn ads(server: &TestServer) -> AdsClient {
+    AdsClient::connect(format!("http://{}", server.addresses[0])).await.unwrap()
 }
 
 pub(super) fn node() -> Option<Node> {
@@ -55,10 +65,41 @@ pub(super) fn with_token<T>(message: T, token: &str) -> Request<T> {
     request
 }
 
+/// Names that are subscribed to with a Delta request.
+pub(super) fn delta(subscribe: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: node(),
+        type_url: SECRET_TYPE.to_owned(),
+        resource_names_subscribe: subscribe.iter().map(|name| (*name).to_owned()).collect(),
+        ..Default::default()
+    }
+}
+
+/// A client's end of a stream.
+pub(super) struct Talk<Request, Response> {
+    pub(super) requests: mpsc::Sender<Request>,
+    pub(super) responses: Streaming<Response>,
+}
+
 /// A client's end of a SotW stream.
-pub(super) struct Sotw {
-    pub(super) requests: mpsc::Sender<DiscoveryRequest>,
-    pub(super) responses: Streaming<DiscoveryResponse>,
+pub(super) type Sotw = Talk<DiscoveryRequest, DiscoveryResponse>;
+
+/// A client's end of a Delta stream.
+pub(super) type Delta = Talk<DeltaDiscoveryRequest, DeltaDiscoveryResponse>;
+
+impl<Request, Response: std::fmt::Debug> Talk<Request, Response> {
+    pub(super) async fn send(&self, request: Request) {
+        self.requests.send(request).await.ok().unwrap();
+    }
+
+    pub(super) async fn status(mut self) -> Status {
+        soon(self.responses.message()).await.unwrap_err()
+    }
+
+    pub(super) async fn silent(&mut self) {
+        let message = tokio::time::timeout(Duration::from_millis(150), self.responses.message()).await;
+        assert!(message.is_err(), "silence, not {message:?}");
+    }
 }
 
 impl Sotw {
@@ -68,8 +109,11 @@ impl Sotw {
         Ok(Self { requests, responses })
     }
 
-    pub(super) async fn send(&self, request: DiscoveryRequest) {
-        self.requests.send(request).await.unwrap();
+    pub(super) async fn open_ads(client: &mut AdsClient, token: &str) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(16);
+        let requested = with_token(ReceiverStream::new(outgoing), token);
+        let responses = client.stream_aggregated_resources(requested).await?.into_inner();
+        Ok(Self { requests, responses })
     }
 
     pub(super) async fn next(&mut self) -> (DiscoveryResponse, Secret) {
@@ -89,14 +133,54 @@ impl Sotw {
         })
         .await;
     }
+}
 
-    pub(super) async fn status(mut self) -> Status {
-        soon(self.responses.message()).await.unwrap_err()
+impl Delta {
+    pub(super) async fn open_delta(client: &mut Client, token: &str) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(16);
+        let responses = client.delta_secrets(with_token(ReceiverStream::new(outgoing), token)).await?.into_inner();
+        Ok(Self { requests, responses })
     }
 
-    pub(super) async fn silent(&mut self) {
-        let message = tokio::time::timeout(Duration::from_millis(150), self.responses.message()).await;
-        assert!(message.is_err(), "silence, not {message:?}");
+    pub(super) async fn open_delta_ads(client: &mut AdsClient, token: &str) -> Result<Self, Status> {
+        let (requests, outgoing) = mpsc::channel(16);
+        let requested = with_token(ReceiverStream::new(outgoing), token);
+        let responses = client.delta_aggregated_resources(requested).await?.into_inner();
+        Ok(Self { requests, responses })
+    }
+
+    async fn message(&mut self) -> DeltaDiscoveryResponse {
+        let response = soon(self.responses.message()).await.unwrap().expect("a response");
+        assert_eq!(response.type_url, SECRET_TYPE, "item 32");
+        assert!(!response.nonce.is_empty(), "item 33");
+        assert_eq!(response.control_plane.as_ref().unwrap().identifier, "envoy-sds", "item 50");
+        assert!(response.resource_errors.is_empty(), "item 77: Envoy ignores them");
+        response
+    }
+
+    /// A response with a secret, and its version.
+    pub(super) async fn next(&mut self) -> (DeltaDiscoveryResponse, Secret, String) {
+        let response = self.message().await;
+        let [resource] = response.resources.as_slice() else { panic!("item 78: {response:?}") };
+        assert!(response.removed_resources.is_empty(), "item 76");
+        assert_eq!(resource.ttl, None, "item 81");
+        let any = resource.resource.as_ref().unwrap();
+        assert_eq!(any.type_url, SECRET_TYPE);
+        let secret = Secret::decode(&*any.value).unwrap();
+        assert_eq!(secret.name, resource.name, "item 79");
+        let version = resource.version.clone();
+        (response, secret, version)
+    }
+
+    /// A response without a secret: the names that are removed, and its nonce.
+    pub(super) async fn removed(&mut self) -> (Vec<String>, String) {
+        let response = self.message().await;
+        assert!(response.resources.is_empty(), "item 76");
+        (response.removed_resources, response.nonce)
+    }
+
+    pub(super) async fn ack(&self, nonce: &str) {
+        self.send(DeltaDiscoveryRequest { response_nonce: nonce.to_owned(), ..delta(&[]) }).await;
     }
 }
 

@@ -8,6 +8,7 @@ use jiff::SignedDuration;
 
 use super::*;
 use crate::serve::testing::{FakeSource, bundle, identity, svid_until};
+use crate::serve::wire::encoding::Form;
 
 /// How often a feed's task was woken.
 #[derive(Default)]
@@ -30,7 +31,7 @@ struct Fed {
 impl Fed {
     fn open(source: &FakeSource, name: &str, wanted: SecretRef, style: TrustStyle) -> Self {
         let feed = Feed::open(source, wanted, &identity("web"), style, None);
-        Self { name: name.into(), feed, encoder: Encoder::new(String::new()), wakes: Arc::default() }
+        Self { name: name.into(), feed, encoder: Encoder::new(Form::Sotw, String::new()), wakes: Arc::default() }
     }
 
     /// The next change; `None` while there is none.
@@ -123,7 +124,7 @@ fn without_the_spiffe_validator_it_is_plain_cas() {
 
 #[test]
 fn item_99_a_certificate_that_ends_while_it_waits_is_let_go() {
-    let (source, encoder) = (FakeSource::default(), Encoder::new(String::new()));
+    let (source, encoder) = (FakeSource::default(), Encoder::new(Form::Sotw, String::new()));
     let until = Timestamp::from_second(2_000_000_000).unwrap();
     let mut feed = Feed::open(&source, SecretRef::Certificate, &identity("web"), TrustStyle::SpiffeValidator, None);
     source.certificate.send_replace(Some(Arc::new(svid_until("web", until))));
@@ -136,7 +137,7 @@ fn item_99_a_certificate_that_ends_while_it_waits_is_let_go() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_back_to_an_encoding_that_is_kept_is_a_change_of_now() {
-    let (source, encoder) = (FakeSource::default(), Encoder::new(String::new()));
+    let (source, encoder) = (FakeSource::default(), Encoder::new(Form::Sotw, String::new()));
     let mut feed = Feed::open(&source, SecretRef::TrustBundle, &identity("web"), TrustStyle::SpiffeValidator, None);
     let mut cx = Context::from_waker(Waker::noop());
     let (one, two) = (Arc::new(bundle("one")), Arc::new(bundle("two")));

@@ -87,7 +87,7 @@ struct Wanted {
 fn poll_all(wanted: &mut [Wanted], shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
     let now = shared.clock.now();
     for Wanted { name, feed, version } in wanted.iter_mut().filter(|wanted| wanted.version.is_none()) {
-        if let Poll::Ready(newest) = feed.poll_change(name, &shared.encoder, now, cx) {
+        if let Poll::Ready(newest) = feed.poll_change(name, &shared.sotw, now, cx) {
             *version = Some(newest);
         }
     }
@@ -102,7 +102,7 @@ fn answer(mut wanted: Vec<Wanted>, shared: &Shared) -> Result<Response, Status> 
     }
     let mut encoded: Vec<Bytes> = Vec::with_capacity(wanted.len() + 1);
     for Wanted { name, feed, .. } in &mut wanted {
-        if let Some((secret, _)) = feed.take(name, &shared.encoder) {
+        if let Some((secret, _)) = feed.take(name, &shared.sotw) {
             shared.metrics.pushed(feed.kind(), None);
             encoded.push(secret.bytes);
         }
@@ -114,7 +114,12 @@ fn answer(mut wanted: Vec<Wanted>, shared: &Shared) -> Result<Response, Status> 
         ..Default::default()
     };
     encoded.push(whole.encode_to_vec().into());
-    Ok(Response::new(&DiscoveryResponse::default(), encoded))
+    let response = Response::new(&DiscoveryResponse::default(), encoded);
+    if response.is_large() {
+        shared.metrics.large_response();
+        tracing::warn!(bytes = response.len(), "a large response");
+    }
+    Ok(response)
 }
 
 /// Nine tenths of the caller's `grpc-timeout`: the answer has to get there in time. `None` if there is none that makes

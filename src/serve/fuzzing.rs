@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -17,35 +17,57 @@ use tonic::body::Body;
 use super::listen::Peer;
 use super::naming::{NameSettings, Names, Profile};
 use super::open;
-use super::state::{Limits, sotw};
+use super::state::{Core, Door, Limits, Machine, delta, sotw};
 use super::version::Version;
-use super::wire::DiscoveryRequest;
+use super::wire::Request;
 use super::wire::inbound::Inbound;
 use crate::identify::BearerToken;
 use crate::model::identity::{Identity, Instance, Workload};
 
-/// A SotW stream: gRPC frames in pieces, the state machine, and a client that takes all that there is.
+/// A SotW stream.
 pub(crate) fn sotw(data: &[u8]) {
+    for door in [Door::Dedicated, Door::Aggregated] {
+        stream::<sotw::State>(data, door, |_state, _at| 0);
+    }
+}
+
+/// A Delta stream.
+pub(crate) fn delta(data: &[u8]) {
+    for door in [Door::Dedicated, Door::Aggregated] {
+        stream::<delta::State>(data, door, |state, at| state.next_removal(at).map_or(0, |removal| removal.names.len()));
+    }
+}
+
+/// gRPC frames in pieces, the state machine, and a client that takes all that there is.
+fn stream<M: Machine>(data: &[u8], door: Door, mut removals: impl FnMut(&mut M, Duration) -> usize) {
     let limits = Limits::default();
-    let mut state = sotw::State::new(limits, 7);
+    let mut state = M::new(Core::new(door, limits, 7));
     let mut wanted: HashSet<Arc<str>> = HashSet::new();
     let (identity, names) = (identity(), every_name());
-    each_request::<DiscoveryRequest>(data, |request| {
-        if open::claim(request.node.as_ref()).is_err() {
+    let mut at = Duration::ZERO;
+    each_request::<M::Request>(data, |request| {
+        at += Duration::from_secs(1);
+        // The node may be left out after the first request; that is the session's to know.
+        if request.node().is_some() && open::claim(request.node()).is_err() {
             return false;
         }
-        let Ok(outcome) = state.request(request) else { return false };
+        let Ok(outcome) = state.request(request, at) else { return false };
         outcome.unsubscribe.iter().for_each(|name| assert!(wanted.remove(name), "ended and not begun"));
-        for name in outcome.subscribe {
-            if let Some(secret) = names.resolve(&name, &identity) {
-                let version = Version::held_leaf(&request.version_info).map_or("1", |_held| "2");
-                state.available(&name, secret.kind(), version.into());
+        assert!(outcome.again.iter().all(|name| wanted.contains(name)), "again, and never before");
+        for name in outcome.subscribe.iter().chain(&outcome.again) {
+            match names.resolve(name, &identity) {
+                Some(secret) => {
+                    let reported = outcome.reported(name).and_then(Version::held_leaf);
+                    state.available(name, secret.kind(), reported.map_or("1", |_held| "2").into());
+                }
+                None => state.withheld(name),
             }
-            wanted.insert(name);
+            wanted.insert(name.clone());
         }
-        assert!(wanted.len() <= limits.names);
+        assert!(wanted.len() <= limits.names && state.core().subscribed() == wanted.len());
+        assert!(removals(&mut state, at) <= limits.names);
         let mut pushes = 0;
-        while let Some(push) = state.next_push() {
+        while let Some(push) = state.next_push(at) {
             assert!(wanted.contains(&push.name) && !push.nonce.is_empty());
             pushes += 1;
             assert!(pushes <= limits.names, "the same is sent again and again");
@@ -61,7 +83,7 @@ fn each_request<T: Message + Default>(data: &[u8], mut act: impl FnMut(&T) -> bo
     let piece = usize::from(*piece).max(1) * 64;
     let frames: Vec<_> =
         rest.chunks(piece).map(|piece| Ok::<_, Status>(Frame::data(Bytes::copy_from_slice(piece)))).collect();
-    let mut inbound = Inbound::<T>::new(Body::new(StreamBody::new(stream::iter(frames))));
+    let mut inbound = Inbound::<T>::new(Body::new(StreamBody::new(futures::stream::iter(frames))));
     let mut cx = Context::from_waker(Waker::noop());
     while let Poll::Ready(Some(Ok(request))) = inbound.poll_message(&mut cx) {
         if !act(&request) {

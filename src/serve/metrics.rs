@@ -22,7 +22,11 @@ pub struct Metrics {
     withheld: Family<ReasonLabel, Counter>,
     refused: Family<RefusalLabel, Counter>,
     stalled: Counter,
+    stale_nonces: Counter,
+    large_responses: Counter,
+    subscriptions: Gauge,
     push_duration: Histogram,
+    ack_duration: Histogram,
 }
 
 /// A variant of the protocol.
@@ -30,8 +34,27 @@ pub struct Metrics {
 pub enum Protocol {
     /// `StreamSecrets`.
     Sotw,
+    /// `DeltaSecrets`.
+    Delta,
+    /// `StreamAggregatedResources`.
+    AdsSotw,
+    /// `DeltaAggregatedResources`.
+    AdsDelta,
     /// `FetchSecrets`.
     Fetch,
+}
+
+impl Protocol {
+    /// As operators read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sotw => "sotw",
+            Self::Delta => "delta",
+            Self::AdsSotw => "ads_sotw",
+            Self::AdsDelta => "ads_delta",
+            Self::Fetch => "fetch",
+        }
+    }
 }
 
 /// Why a name is not answered.
@@ -110,11 +133,7 @@ struct ReasonLabel {
 
 impl EncodeLabelValue for Protocol {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        match self {
-            Self::Sotw => "sotw",
-            Self::Fetch => "fetch",
-        }
-        .encode(encoder)
+        self.as_str().encode(encoder)
     }
 }
 
@@ -149,8 +168,12 @@ impl Metrics {
             withheld: Family::default(),
             refused: Family::default(),
             stalled: Counter::default(),
+            stale_nonces: Counter::default(),
+            large_responses: Counter::default(),
+            subscriptions: Gauge::default(),
             // 100 µs to 26 s.
             push_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
+            ack_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
         };
         registry.register("streams", "Streams that are open", metrics.streams.clone());
         registry.register("pushes", "Secrets sent", metrics.pushes.clone());
@@ -162,6 +185,22 @@ impl Metrics {
             "stalled_connections",
             "Connections closed because the proxy did not take what it was sent",
             metrics.stalled.clone(),
+        );
+        registry.register(
+            "stale_nonces",
+            "Requests whose nonce was none that the stream was waiting for",
+            metrics.stale_nonces.clone(),
+        );
+        registry.register("large_responses", "Responses of more than 1 MiB", metrics.large_responses.clone());
+        registry.register(
+            "subscriptions",
+            "Names that open streams are subscribed to, withheld ones included",
+            metrics.subscriptions.clone(),
+        );
+        registry.register(
+            "ack_duration_seconds",
+            "From the hand-over of a secret to the stream's transport to the proxy's ACK or NACK",
+            metrics.ack_duration.clone(),
         );
         registry.register(
             "push_duration_seconds",
@@ -185,9 +224,23 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn answered(&self, secret: SecretKind, accepted: bool) {
+    pub(crate) fn answered(&self, secret: SecretKind, accepted: bool, after: Duration) {
         let family = if accepted { &self.acks } else { &self.nacks };
         family.get_or_create(&SecretLabel { secret }).inc();
+        self.ack_duration.observe(after.as_secs_f64());
+    }
+
+    pub(crate) fn stale_nonce(&self) {
+        self.stale_nonces.inc();
+    }
+
+    pub(crate) fn large_response(&self) {
+        self.large_responses.inc();
+    }
+
+    /// Counts the subscriptions of a stream for as long as the returned value lives.
+    pub(crate) fn subscribed(&self) -> Subscribed {
+        Subscribed { gauge: self.subscriptions.clone(), count: 0 }
     }
 
     pub(crate) fn refused(&self, reason: Refusal) {
@@ -213,18 +266,46 @@ impl Drop for LiveStream {
     }
 }
 
+/// See [`Metrics::subscribed`].
+#[derive(Debug)]
+pub(crate) struct Subscribed {
+    gauge: Gauge,
+    count: usize,
+}
+
+impl Subscribed {
+    /// So many they are now.
+    pub(crate) fn set(&mut self, count: usize) {
+        let difference = count as i64 - self.count as i64;
+        self.count = count;
+        self.gauge.inc_by(difference);
+    }
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_and_labels_are_those_of_the_interface() {
+    fn item_106_names_and_labels_are_those_of_the_interface() {
         let mut registry = Registry::with_prefix("envoy_sds");
         let metrics = Metrics::new(&mut registry);
         let stream = metrics.live_stream(Protocol::Sotw);
         metrics.pushed(SecretKind::Certificate, Some(Duration::from_millis(2)));
-        metrics.answered(SecretKind::Bundle, true);
-        metrics.answered(SecretKind::Bundle, false);
+        metrics.answered(SecretKind::Bundle, true, Duration::from_millis(2));
+        metrics.answered(SecretKind::Bundle, false, Duration::from_millis(2));
+        metrics.stale_nonce();
+        metrics.large_response();
+        let mut subscribed = metrics.subscribed();
+        [3, 2].into_iter().for_each(|count| subscribed.set(count));
+        let protocols = [Protocol::Delta, Protocol::AdsSotw, Protocol::AdsDelta, Protocol::Fetch];
+        let _others = protocols.map(|protocol| metrics.live_stream(protocol));
         metrics.withheld(Withheld::UnknownName);
         metrics.refused(Refusal::StreamsPerIdentity);
         let text = |registry: &Registry| {
@@ -240,10 +321,19 @@ mod tests {
             "envoy_sds_withheld_total{reason=\"unknown_name\"} 1",
             "envoy_sds_refused_total{reason=\"streams_per_identity\"} 1",
             "envoy_sds_push_duration_seconds_count 1",
+            "envoy_sds_ack_duration_seconds_count 2",
+            "envoy_sds_stale_nonces_total 1",
+            "envoy_sds_large_responses_total 1",
+            "envoy_sds_subscriptions 2",
+            "envoy_sds_streams{protocol=\"delta\"} 1",
+            "envoy_sds_streams{protocol=\"ads_sotw\"} 1",
+            "envoy_sds_streams{protocol=\"ads_delta\"} 1",
+            "envoy_sds_streams{protocol=\"fetch\"} 1",
         ] {
             assert!(text(&registry).contains(line), "{line} is not in\n{}", text(&registry));
         }
-        drop(stream);
+        drop((stream, subscribed));
+        assert!(text(&registry).contains("envoy_sds_subscriptions 0"));
         assert!(text(&registry).contains("envoy_sds_streams{protocol=\"sotw\"} 0"));
     }
 }

@@ -1,6 +1,6 @@
 //! Stage 4, hand it to Envoy: listeners, the xDS protocol, secrets by name.
 //!
-//! A call comes in through [`listen`], is let in by `open`, and becomes a `session` (or a `fetch`). What the protocol
+//! A call comes in through [`listen`], is let in by `open`, and becomes a `session`, one for both variants of the protocol and both services (or a `fetch`). What the protocol
 //! demands is decided in `state`, which does no I/O; what a name means, in [`naming`]; what goes onto the wire, in
 //! `secret` and `wire`. Numbered items in the documentation are those of the project's conformance list for SDS servers.
 

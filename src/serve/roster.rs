@@ -45,7 +45,8 @@ pub struct StreamRecord {
 pub struct NameRecord {
     /// What kind of secret the name means; `None` if it is withheld.
     pub kind: Option<SecretKind>,
-    /// The proxy has reported a version that the server stands by, so that nothing was sent (xds-conformance item 107).
+    /// The version of the certificate that the proxy has said it holds, as long as nothing has been sent to it
+    /// (xds-conformance item 107).
     pub held: Option<Arc<str>>,
     /// The newest version that was sent, and when.
     pub sent: Option<(Version, Timestamp)>,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::stream;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::watch;
 use tonic::Status;
@@ -17,15 +17,16 @@ use tonic::service::Routes;
 use tower::Service;
 
 use super::admission::{Admission, StreamLimits};
-use super::blocked::Blocked;
+use super::blocked::{Blocked, Exit};
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::naming::Names;
 use super::roster::Roster;
-use super::session::Session;
+use super::session::{Session, Variant};
 use super::shared::Shared;
 use super::source::SecretSource;
-use super::wire::encoding::Encoder;
+use super::state::{Door, delta, sotw};
+use super::wire::encoding::{Encoder, Form};
 use super::wire::outbound::Outbound;
 use super::{fetch, open};
 use crate::identify::Authenticate;
@@ -46,6 +47,9 @@ pub struct ServeSettings {
     pub send_limit: Duration,
     /// What the names of secrets mean.
     pub names: Names,
+    /// On ADS streams, what was sent is sent again about this often, unless the proxy has rejected it; `None` for never.
+    /// It changes nothing for an Envoy that has all it asked for, and helps one that has forgotten to ask (item 88).
+    pub ads_resync: Option<Duration>,
 }
 
 impl Default for ServeSettings {
@@ -56,12 +60,13 @@ impl Default for ServeSettings {
             drain: Duration::from_secs(2),
             send_limit: Duration::from_secs(30),
             names: Names::default(),
+            ads_resync: None,
         }
     }
 }
 
-/// `envoy.service.secret.v3.SecretDiscoveryService` as a tower service, to be added to tonic's `Routes`. Clones are the
-/// same server.
+/// `envoy.service.secret.v3.SecretDiscoveryService` as a tower service; [`SdsServer::into_routes`] adds ADS to it. Clones
+/// are the same server.
 #[derive(Debug, Clone)]
 pub struct SdsServer(Arc<Shared>);
 
@@ -88,7 +93,9 @@ impl SdsServer {
             shutdown: tasks.shutdown().clone(),
             clock,
             admission,
-            encoder: Encoder::new(settings.replica),
+            sotw: Encoder::new(Form::Sotw, settings.replica.clone()),
+            delta: Encoder::new(Form::Delta, settings.replica),
+            ads_resync: settings.ads_resync,
             blocked,
             roster: Roster::default(),
             names: settings.names,
@@ -106,9 +113,9 @@ impl SdsServer {
         self.0.admission.counts()
     }
 
-    /// The routes of the service, for [`super::listen::serve`].
+    /// The routes of both services, for [`super::listen::serve`].
     pub fn into_routes(self) -> Routes {
-        Routes::new(self)
+        Routes::new(self.clone()).add_service(Aggregated(self))
     }
 
     async fn handle(self, request: Request<Body>) -> Result<Response<Body>, Status> {
@@ -118,19 +125,36 @@ impl SdsServer {
         let exit = shared.blocked.exit(connection);
         match parts.uri.path().strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((Self::NAME, "StreamSecrets")) => {
-                let opened = open::open(&shared, &parts).await?;
-                Ok(Outbound::response(Session::new(shared, opened, body), exit))
+                stream::<sotw::State>(shared, &parts, body, Door::Dedicated, exit).await
+            }
+            Some((Self::NAME, "DeltaSecrets")) => {
+                stream::<delta::State>(shared, &parts, body, Door::Dedicated, exit).await
+            }
+            Some((Aggregated::NAME, "StreamAggregatedResources")) => {
+                stream::<sotw::State>(shared, &parts, body, Door::Aggregated, exit).await
+            }
+            Some((Aggregated::NAME, "DeltaAggregatedResources")) => {
+                stream::<delta::State>(shared, &parts, body, Door::Aggregated, exit).await
             }
             Some((Self::NAME, "FetchSecrets")) => {
                 let response = fetch::fetch(&shared, &parts, body).await?;
-                Ok(Outbound::response(stream::iter([Ok(response)]), exit))
-            }
-            Some((Self::NAME, "DeltaSecrets")) => {
-                Err(Status::unimplemented("DeltaSecrets is not there yet: use api_type GRPC"))
+                Ok(Outbound::response(futures::stream::iter([Ok(response)]), exit))
             }
             _ => Err(Status::unimplemented("no such method")),
         }
     }
+}
+
+/// Lets a stream in.
+async fn stream<V: Variant>(
+    shared: Arc<Shared>,
+    parts: &Parts,
+    body: Body,
+    door: Door,
+    exit: Exit,
+) -> Result<Response<Body>, Status> {
+    let opened = open::open(&shared, parts).await?;
+    Ok(Outbound::response(Session::<V>::new(shared, opened, body, door), exit))
 }
 
 impl NamedService for SdsServer {
@@ -157,6 +181,28 @@ impl Service<Request<Body>> for SdsServer {
             }
             Ok(server.handle(request).await.unwrap_or_else(Status::into_http))
         })
+    }
+}
+
+/// `envoy.service.discovery.v3.AggregatedDiscoveryService` of the same server (item 2).
+#[derive(Debug, Clone)]
+struct Aggregated(SdsServer);
+
+impl NamedService for Aggregated {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
+
+impl Service<Request<Body>> for Aggregated {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = <SdsServer as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.call(request)
     }
 }
 

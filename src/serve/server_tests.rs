@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{Extension, Node};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use envoy_types::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use envoy_types::pb::google::rpc;
 use jiff::SignedDuration;
 use prost::Message;
@@ -110,7 +110,7 @@ async fn items_53_59_and_101_subscriptions_end_and_begin_again() {
 }
 
 #[tokio::test]
-async fn items_18_19_22_and_29_who_is_refused_and_how() {
+async fn items_18_19_22_29_and_105_who_is_refused_and_how() {
     let server = server().await;
     let mut client = client(&server).await;
     for (token, code) in [("bad", Code::Unauthenticated), ("away", Code::Unavailable)] {
@@ -263,14 +263,6 @@ async fn items_4_and_5_fetch() {
     assert!(answer.version_info.starts_with("several."));
     let one = client.fetch_secrets(with_token(request(&["default"]), "web")).await.unwrap().into_inner();
     assert_eq!(one.version_info, Version::of_certificate(&svid).as_str());
-}
-
-#[tokio::test]
-async fn delta_is_said_to_be_missing() {
-    let server = server().await;
-    let requests = tokio_stream::pending::<DeltaDiscoveryRequest>();
-    let status = client(&server).await.delta_secrets(with_token(requests, "web")).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
 }
 
 /// Calls the service without a socket.

@@ -27,7 +27,10 @@ pub(super) struct Shared {
     pub(super) shutdown: CancellationToken,
     pub(super) clock: Clock,
     pub(super) admission: Admission,
-    pub(super) encoder: Encoder,
+    /// For SotW and Fetch.
+    pub(super) sotw: Encoder,
+    pub(super) delta: Encoder,
+    pub(super) ads_resync: Option<Duration>,
     pub(super) blocked: Arc<Blocked>,
     pub(super) roster: Roster,
     pub(super) names: Names,

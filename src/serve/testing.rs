@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;
-use tonic::service::Routes;
 
 use super::listen::{self, Endpoint, Lifetimes, ListenerSettings};
 use super::metrics::Metrics;
@@ -108,10 +107,13 @@ pub(super) struct FakeSource {
     pub(super) pending_domains: Mutex<HashSet<String>>,
     /// One strong count for each certificate subscription, and one here.
     pub(super) interest: Arc<()>,
+    /// What the proxy said it holds, one entry for each certificate subscription.
+    pub(super) held: Mutex<Vec<Option<HeldLeaf>>>,
 }
 
 impl SecretSource for FakeSource {
-    fn certificate(&self, _: &Identity, _: Option<&HeldLeaf>) -> CertificateWatch {
+    fn certificate(&self, _: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch {
+        self.held.lock().unwrap().push(held.cloned());
         CertificateWatch { current: self.certificate.subscribe(), interest: Box::new(self.interest.clone()) }
     }
 
@@ -224,7 +226,7 @@ impl TestServer {
             SdsServer::new(settings, source.clone(), authenticate.clone(), metrics, is_ready, clock.clone(), &tasks);
         let bound = listen::bind(listeners, &clock).await.unwrap();
         let addresses = bound.addresses().to_vec();
-        let serving = listen::serve(bound, Routes::new(server.clone()), tasks.clone(), clock, lifetimes);
+        let serving = listen::serve(bound, server.clone().into_routes(), tasks.clone(), clock, lifetimes);
         tasks.spawn_to_end(serving);
         Self { addresses, service: server, source, authenticate, ready, tasks, registry, _deaths: deaths }
     }

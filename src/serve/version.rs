@@ -99,7 +99,7 @@ mod tests {
     use crate::serve::testing::{bundle, svid};
 
     #[test]
-    fn a_certificate_version_says_when_for_what_and_by_whom() {
+    fn items_47_and_48_a_certificate_version_says_when_for_what_and_by_whom() {
         let svid = svid("web");
         let version = Version::of_certificate(&svid);
         let parts: Vec<&str> = version.as_str().split('.').collect();
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_version_has_no_times() {
+    fn item_47_a_bundle_version_has_no_times() {
         let bundle = bundle("mesh");
         assert_eq!(Version::of_bundle(&bundle).as_str(), format!("bundle.{}", bundle.digest()));
     }

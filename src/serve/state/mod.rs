@@ -1,21 +1,33 @@
 //! The protocol's rules as state machines without a clock, a channel or a socket: events in, decisions out. One file for
-//! each variant of the protocol, over the same subscriptions, nonces and limits.
+//! each variant of the protocol, over the same subscriptions, nonces and limits. Time is what has passed since the stream
+//! began; the caller says it.
 
+pub(crate) mod delta;
+mod nonces;
 pub(crate) mod sotw;
+mod subscriptions;
+mod types;
 
-use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::Status;
 
+use self::nonces::{Answer, Nonces};
+use self::subscriptions::Subscriptions;
+use self::types::{ForeignTypes, Subject};
 use super::naming::SecretKind;
 use super::version::Version;
-use super::wire::SECRET_TYPE;
+use super::wire::Request;
+
+pub(crate) use self::nonces::Verdict;
+pub(crate) use self::types::{Door, check_type};
 
 /// How much of a client's making one stream may make us keep (xds-conformance item 63).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// Names on one stream.
+    /// Names on one stream, those that are withheld included.
     pub(crate) names: usize,
     /// Bytes of one name.
     pub(crate) name_length: usize,
@@ -28,7 +40,14 @@ impl Default for Limits {
     }
 }
 
-/// A response to be sent now.
+impl Limits {
+    /// Looking for duplicates costs time for each name in a request, so there is a bound on these too.
+    fn check_count(self, names: &[String]) -> Result<(), Status> {
+        if names.len() > self.names.saturating_mul(16) { Err(too_many_names()) } else { Ok(()) }
+    }
+}
+
+/// A response with a secret, to be sent now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Push {
     pub(crate) name: Arc<str>,
@@ -39,30 +58,148 @@ pub(crate) struct Push {
     pub(crate) is_update: bool,
 }
 
-/// What the client said about a response.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) name: Arc<str>,
-    pub(crate) kind: SecretKind,
-    pub(crate) version: Version,
-    /// `Err` with the client's reason, redacted, for a NACK.
-    pub(crate) result: Result<(), String>,
+/// What a request brings about. Nothing is sent because of a verdict (items 36 and 41).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Names that the client no longer wants; to be heeded first.
+    pub(crate) unsubscribe: Vec<Arc<str>>,
+    /// Names that it wants from now on.
+    pub(crate) subscribe: Vec<Arc<str>>,
+    /// Names that it has wanted before, and that are to be looked up as if it had not.
+    pub(crate) again: Vec<Arc<str>>,
+    /// Versions that it says it has, of names in `subscribe` (item 107).
+    pub(crate) reported: Vec<(Arc<str>, String)>,
+    /// Its verdict on an earlier response.
+    pub(crate) verdict: Option<Verdict>,
+    /// Why it does not like a response without a secret, redacted.
+    pub(crate) complaint: Option<String>,
+    /// Its nonce was none that it could answer.
+    pub(crate) is_stale: bool,
+    /// A type that is not ours, the first time that it asks for it.
+    pub(crate) foreign: Option<Box<str>>,
 }
 
-/// Items 28 and 29: on the SDS methods no type means secrets, and any other type is an error.
-pub(crate) fn check_type(type_url: &str) -> Result<(), Status> {
-    match type_url {
-        "" | SECRET_TYPE => Ok(()),
-        _ => Err(Status::invalid_argument("this service has secrets only: wrong type_url")),
+impl Outcome {
+    /// The version of `name` that the client says it has.
+    pub(crate) fn reported(&self, name: &str) -> Option<&str> {
+        self.reported.iter().find(|(of, _)| **of == *name).map(|(_, version)| version.as_str())
+    }
+}
+
+/// A variant of the protocol, as the Secret type has it.
+pub(crate) trait Machine: fmt::Debug {
+    /// What clients send.
+    type Request: Request;
+
+    /// One for a stream on which nothing has been said.
+    fn new(core: Core) -> Self;
+
+    /// What all variants have.
+    fn core(&mut self) -> &mut Core;
+
+    /// Takes a request that came at `at`. Its nonce says which response a verdict is about and nothing else: its names
+    /// count even if it is stale (items 39 and 57), is a NACK (42) or claims to have our version (34, 35 and 89).
+    ///
+    /// # Errors
+    /// The status that ends the stream.
+    fn request(&mut self, request: &Self::Request, at: Duration) -> Result<Outcome, Status>;
+
+    /// The newest version of `name` is `version` now. A name that is not subscribed is ignored (item 82).
+    fn available(&mut self, name: &str, kind: SecretKind, version: Version) {
+        self.core().subscriptions.available(name, kind, version);
+    }
+
+    /// What was available of `name` is not to be sent any more (item 99).
+    fn gone(&mut self, name: &str) {
+        self.core().subscriptions.gone(name);
+    }
+
+    /// There is no secret `name` for this client. Unless the variant has a way to say so, it hears nothing (item 70).
+    fn withheld(&mut self, _name: &str) {}
+
+    /// Sends everything again, as it then is, but what the client has rejected; says which names are to be looked up for
+    /// that (item 88).
+    fn again(&mut self) -> Vec<Arc<str>> {
+        self.core().subscriptions.again()
+    }
+
+    /// What to send next, one secret at a time (item 78); to be asked when the transport has room. The caller sends
+    /// it: it counts as sent at `at`.
+    fn next_push(&mut self, at: Duration) -> Option<Push> {
+        let Core { subscriptions, nonces, .. } = self.core();
+        let due = subscriptions.next_to_send(nonces.upcoming())?;
+        let nonce = nonces.next(Some((due.name.clone(), due.kind, due.version.clone())), at);
+        Some(Push { name: due.name, kind: due.kind, version: due.version, nonce, is_update: due.is_update })
+    }
+}
+
+/// What all variants have.
+#[derive(Debug)]
+pub(crate) struct Core {
+    door: Door,
+    limits: Limits,
+    subscriptions: Subscriptions,
+    nonces: Nonces,
+    foreign: ForeignTypes,
+    is_begun: bool,
+}
+
+/// What is to be done with a request.
+enum Admitted {
+    /// `may_report`: it may say which versions the client has.
+    Secrets { may_report: bool },
+    /// Nothing; the type, if it is to be logged.
+    Foreign(Option<Box<str>>),
+}
+
+impl Core {
+    /// For a stream on which nothing has been said. `stream` should differ from that of other streams.
+    pub(crate) fn new(door: Door, limits: Limits, stream: u32) -> Self {
+        Self {
+            door,
+            limits,
+            subscriptions: Subscriptions::default(),
+            nonces: Nonces::new(stream, limits.names),
+            foreign: ForeignTypes::default(),
+            is_begun: false,
+        }
+    }
+
+    /// How many names the client wants.
+    pub(crate) fn subscribed(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    fn admit(&mut self, type_url: &str) -> Result<Admitted, Status> {
+        // Item 107: on ADS a version says nothing about one secret, and on a stream that has begun nothing new.
+        let may_report = self.door == Door::Dedicated && !std::mem::replace(&mut self.is_begun, true);
+        Ok(match self.door.subject(type_url)? {
+            Subject::Secrets => Admitted::Secrets { may_report },
+            Subject::Foreign => Admitted::Foreign(self.foreign.note(type_url)),
+        })
+    }
+
+    /// Puts what the nonce says into `outcome`; says whether the request repeats the last ACK.
+    fn judge(&mut self, request: &impl Request, version: Option<&str>, at: Duration, outcome: &mut Outcome) -> bool {
+        match self.nonces.answer(request.nonce(), request.error(), version, at) {
+            Answer::None => {}
+            Answer::Stale => outcome.is_stale = true,
+            Answer::Bare(result) => outcome.complaint = result.err(),
+            Answer::Last { accepted } => return accepted && request.error().is_none(),
+            Answer::Verdict { number, verdict } => {
+                if verdict.result.is_err() {
+                    self.subscriptions.rejected(&verdict.name, number);
+                }
+                outcome.verdict = Some(verdict);
+            }
+        }
+        false
     }
 }
 
 /// Items 60, 61 and 63: the distinct names, exactly as they are written.
 pub(crate) fn distinct_names(names: &[String], limits: Limits) -> Result<Vec<&str>, Status> {
-    // Looking for duplicates costs time for each of them, so there is a bound on these too.
-    if names.len() > limits.names.saturating_mul(16) {
-        return Err(too_many_names());
-    }
+    limits.check_count(names)?;
     let mut distinct: Vec<&str> = Vec::with_capacity(names.len().min(limits.names));
     for name in names {
         if name.len() > limits.name_length {
@@ -83,131 +220,6 @@ fn too_many_names() -> Status {
     Status::resource_exhausted("too many resource names on one stream")
 }
 
-/// The names that the client wants, what there is of each, and what it has been sent.
-#[derive(Debug, Default)]
-pub(crate) struct Subscriptions(Vec<Subscription>);
-
-#[derive(Debug)]
-struct Subscription {
-    name: Arc<str>,
-    /// The newest version there is; `None` while the secret is pending, unknown or withheld, which all look the same
-    /// to the client (items 27, 68 and 70).
-    newest: Option<(SecretKind, Version)>,
-    sent: Option<Version>,
-}
-
-impl Subscriptions {
-    fn position(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|subscription| &*subscription.name == name)
-    }
-
-    /// Starts one, as if the name had never been asked for; `None` if there is one already.
-    pub(crate) fn add(&mut self, name: &str) -> Option<Arc<str>> {
-        if self.position(name).is_some() {
-            return None;
-        }
-        let name: Arc<str> = name.into();
-        self.0.push(Subscription { name: name.clone(), newest: None, sent: None });
-        Some(name)
-    }
-
-    /// Ends those that `keep` does not want, and forgets what was sent for them (item 59).
-    pub(crate) fn retain(&mut self, keep: impl Fn(&str) -> bool) -> Vec<Arc<str>> {
-        self.0.extract_if(.., |subscription| !keep(&subscription.name)).map(|ended| ended.name).collect()
-    }
-
-    /// The newest version of a name is `version` now; older ones that were not sent yet never will be (item 94).
-    pub(crate) fn available(&mut self, name: &str, kind: SecretKind, version: Version) {
-        if let Some(position) = self.position(name) {
-            self.0[position].newest = Some((kind, version));
-        }
-    }
-
-    /// There is nothing of a name to send any more; what was sent stays sent.
-    pub(crate) fn gone(&mut self, name: &str) {
-        if let Some(position) = self.position(name) {
-            self.0[position].newest = None;
-        }
-    }
-
-    /// The next that the client does not have, trust bundles first (item 92); it counts as sent. The only reason to
-    /// send is that content has changed or that it is new to this subscription (items 43 and 86).
-    pub(crate) fn next_to_send(&mut self) -> Option<(Arc<str>, SecretKind, Version, bool)> {
-        let (subscription, kind, version) = self
-            .0
-            .iter_mut()
-            .filter_map(|subscription| {
-                let (kind, version) = subscription.newest.clone()?;
-                (subscription.sent.as_ref() != Some(&version)).then_some((subscription, kind, version))
-            })
-            .min_by_key(|(_, kind, _)| *kind)?;
-        let is_update = subscription.sent.replace(version.clone()).is_some();
-        Some((subscription.name.clone(), kind, version, is_update))
-    }
-}
-
-/// The responses that a client may still answer.
-#[derive(Debug)]
-pub(crate) struct Nonces {
-    /// Tells this stream's nonces from those a client remembers of an earlier one (item 34).
-    stream: u32,
-    count: u64,
-    /// Bounds `awaited`.
-    capacity: usize,
-    awaited: VecDeque<Awaited>,
-}
-
-#[derive(Debug)]
-struct Awaited {
-    number: u64,
-    name: Arc<str>,
-    kind: SecretKind,
-    version: Version,
-}
-
-impl Nonces {
-    pub(crate) fn new(stream: u32, capacity: usize) -> Self {
-        Self { stream, count: 0, capacity, awaited: VecDeque::new() }
-    }
-
-    /// A nonce for a response: never empty, never the same twice on a stream (item 33).
-    pub(crate) fn next(&mut self, name: Arc<str>, kind: SecretKind, version: Version) -> String {
-        self.count += 1;
-        if self.awaited.len() >= self.capacity {
-            self.awaited.pop_front();
-        }
-        self.awaited.push_back(Awaited { number: self.count, name, kind, version });
-        format!("{:08x}-{}", self.stream, self.count)
-    }
-
-    /// What a request says about the response that its nonce names (item 40: that one, not the newest); `None` if there
-    /// is no such response on this stream, or if its verdict is known.
-    pub(crate) fn verdict(&mut self, nonce: &str, error: Option<&str>, version: Option<&str>) -> Option<Verdict> {
-        let (stream, number) = nonce.split_once('-')?;
-        if u32::from_str_radix(stream, 16) != Ok(self.stream) {
-            return None;
-        }
-        let number: u64 = number.parse().ok()?;
-        let position = self.awaited.iter().position(|awaited| awaited.number == number)?;
-        let Awaited { name, kind, version: sent, .. } = self.awaited.remove(position)?;
-        let result = match error {
-            // Item 45: what Envoy says here may hold the private key.
-            Some(message) => Err(super::redact::redact(message)),
-            // Item 44: an older version with the nonce of a newer response rejects without saying so.
-            None if version.is_some_and(|version| version != sent.as_str()) => {
-                Err("implicit: acknowledged with another version".to_owned())
-            }
-            None => Ok(()),
-        };
-        if self.awaited.is_empty() {
-            self.awaited = VecDeque::new();
-        }
-        Some(Verdict { name, kind, version: sent, result })
-    }
-
-    /// How many responses are waiting for a verdict.
-    #[cfg(test)]
-    pub(crate) fn awaited(&self) -> usize {
-        self.awaited.len()
-    }
-}
+#[cfg(test)]
+#[path = "interleaving_tests.rs"]
+mod tests;

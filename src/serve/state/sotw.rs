@@ -1,70 +1,85 @@
 //! State of the world: each request lists every name that the client wants (xDS protocol, "SotW").
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use tonic::Status;
 
-use super::{Limits, Nonces, Push, Subscriptions, Verdict, check_type, distinct_names};
-use crate::serve::naming::SecretKind;
-use crate::serve::version::Version;
+use super::{Admitted, Core, Door, Machine, Outcome, distinct_names};
 use crate::serve::wire::DiscoveryRequest;
 
 /// One SotW stream of the Secret type.
 #[derive(Debug)]
 pub(crate) struct State {
-    limits: Limits,
-    subscriptions: Subscriptions,
-    nonces: Nonces,
+    core: Core,
+    repeats: Repeats,
 }
 
-/// What a request brings about.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    /// Names that the client wants from now on.
-    pub(crate) subscribe: Vec<Arc<str>>,
-    /// Names that it no longer wants.
-    pub(crate) unsubscribe: Vec<Arc<str>>,
-    /// Its verdict on an earlier response. Nothing is sent because of one (items 36 and 41).
-    pub(crate) verdict: Option<Verdict>,
+impl Machine for State {
+    type Request = DiscoveryRequest;
+
+    fn new(core: Core) -> Self {
+        Self { core, repeats: Repeats::default() }
+    }
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    /// An empty list means no names (items 51 and 53).
+    fn request(&mut self, request: &DiscoveryRequest, at: Duration) -> Result<Outcome, Status> {
+        let core = &mut self.core;
+        let may_report = match core.admit(&request.type_url)? {
+            Admitted::Secrets { may_report } => may_report,
+            Admitted::Foreign(foreign) => return Ok(Outcome { foreign, ..Outcome::default() }),
+        };
+        let names = distinct_names(&request.resource_names, core.limits)?;
+        let mut outcome = Outcome {
+            unsubscribe: core.subscriptions.retain(|name| names.contains(&name)),
+            subscribe: names.iter().filter_map(|name| core.subscriptions.add(name)).collect(),
+            ..Outcome::default()
+        };
+        if may_report && let [name] = outcome.subscribe.as_slice() {
+            outcome.reported = vec![(name.clone(), request.version_info.clone())];
+        }
+        let repeats = core.judge(request, Some(&request.version_info), at, &mut outcome);
+        let same_names = outcome.subscribe.is_empty() && outcome.unsubscribe.is_empty();
+        if repeats && same_names && core.door == Door::Aggregated && self.repeats.permit(at) {
+            outcome.again = core.subscriptions.again();
+        }
+        Ok(outcome)
+    }
 }
 
-impl State {
-    /// A stream on which nothing has been said. `stream` should differ from that of other streams.
-    pub(crate) fn new(limits: Limits, stream: u32) -> Self {
-        Self { limits, subscriptions: Subscriptions::default(), nonces: Nonces::new(stream, limits.names) }
-    }
+/// How often a repeated request is answered (item 87): a client has one for each new user of a secret that it has, so some
+/// may come at once, and a client that does nothing but repeat itself is not worth the work.
+#[derive(Debug)]
+struct Repeats {
+    left: u32,
+    /// When the one that comes back next began to come back.
+    since: Duration,
+}
 
-    /// Takes a request. Its nonce says which response a verdict is about and nothing else; its names count even if it
-    /// is stale (39), is a NACK (42) or claims to have our version (34, 35). An empty list means no names (51, 53).
-    ///
-    /// # Errors
-    /// The status that ends the stream.
-    pub(crate) fn request(&mut self, request: &DiscoveryRequest) -> Result<Outcome, Status> {
-        check_type(&request.type_url)?;
-        let names = distinct_names(&request.resource_names, self.limits)?;
-        let error = request.error_detail.as_ref().map(|detail| detail.message.as_str());
-        let verdict = self.nonces.verdict(&request.response_nonce, error, Some(&request.version_info));
-        let unsubscribe = self.subscriptions.retain(|name| names.contains(&name));
-        let subscribe = names.iter().filter_map(|name| self.subscriptions.add(name)).collect();
-        Ok(Outcome { subscribe, unsubscribe, verdict })
-    }
+impl Repeats {
+    const AT_ONCE: u32 = 8;
+    const EACH: Duration = Duration::from_secs(3);
 
-    /// The newest version of `name` is `version` now. A name that is not subscribed is ignored (item 82).
-    pub(crate) fn available(&mut self, name: &str, kind: SecretKind, version: Version) {
-        self.subscriptions.available(name, kind, version);
+    fn permit(&mut self, at: Duration) -> bool {
+        while self.left < Self::AT_ONCE && at.saturating_sub(self.since) >= Self::EACH {
+            self.left += 1;
+            self.since += Self::EACH;
+        }
+        if self.left == Self::AT_ONCE {
+            self.since = at;
+        }
+        let permitted = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        permitted
     }
+}
 
-    /// What was available of `name` is not to be sent any more (item 99).
-    pub(crate) fn gone(&mut self, name: &str) {
-        self.subscriptions.gone(name);
-    }
-
-    /// What to send next, one secret at a time (item 78); to be asked when the transport has room. The caller sends
-    /// it: it counts as sent from here on.
-    pub(crate) fn next_push(&mut self) -> Option<Push> {
-        let (name, kind, version, is_update) = self.subscriptions.next_to_send()?;
-        let nonce = self.nonces.next(name.clone(), kind, version.clone());
-        Some(Push { name, kind, version, nonce, is_update })
+impl Default for Repeats {
+    fn default() -> Self {
+        Self { left: Self::AT_ONCE, since: Duration::ZERO }
     }
 }
 

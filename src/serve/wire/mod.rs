@@ -17,12 +17,50 @@ mod generated {
 }
 
 pub(crate) use generated::envoy::config::core::v3::Node;
-pub(crate) use generated::envoy::service::discovery::v3::DiscoveryRequest;
+pub(crate) use generated::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 #[cfg(test)]
 pub(crate) use generated::google::rpc::Status as ErrorDetail;
 
 /// The type URL of a secret; the only one that this server answers for.
 pub(crate) const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+/// What requests of all variants of the protocol have.
+pub(crate) trait Request: prost::Message + Default + std::fmt::Debug {
+    /// Who says it; need not be repeated.
+    fn node(&self) -> Option<&Node>;
+    /// Which response it answers; may be empty.
+    fn nonce(&self) -> &str;
+    /// Why that is rejected, if it is. Not for the log as it is (item 45).
+    fn error(&self) -> Option<&str>;
+}
+
+impl Request for DiscoveryRequest {
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+
+    fn error(&self) -> Option<&str> {
+        self.error_detail.as_ref().map(|detail| detail.message.as_str())
+    }
+}
+
+impl Request for DeltaDiscoveryRequest {
+    fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    fn nonce(&self) -> &str {
+        &self.response_nonce
+    }
+
+    fn error(&self) -> Option<&str> {
+        self.error_detail.as_ref().map(|detail| detail.message.as_str())
+    }
+}
 
 /// Length of gRPC's message header: a compression flag and the message's length.
 const HEADER: usize = 5;

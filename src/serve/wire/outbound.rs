@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use futures::Stream;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
@@ -15,6 +14,9 @@ use tonic::body::Body;
 
 use super::HEADER;
 use crate::serve::blocked::Exit;
+
+/// A response of more bytes than this is worth a look: so large is no bundle of a mesh that is well.
+const LARGE: usize = 1 << 20;
 
 /// One response message. Protobuf messages are merged by writing them one after the other, so it consists of what is
 /// this response's own (the nonce) and of encodings that may be shared with other streams.
@@ -26,7 +28,7 @@ pub(crate) struct Response {
 impl Response {
     /// The response that has the fields of `own` and of each message in `encoded`. A scalar field that is in several
     /// of them is taken from the last.
-    pub(crate) fn new(own: &DiscoveryResponse, encoded: impl IntoIterator<Item = Bytes>) -> Self {
+    pub(crate) fn new(own: &impl Message, encoded: impl IntoIterator<Item = Bytes>) -> Self {
         let mut pieces = VecDeque::with_capacity(2);
         // HTTP/2 makes a frame of each piece, so the header and the few bytes of `own` share one.
         pieces.push_back(Bytes::new());
@@ -39,6 +41,16 @@ impl Response {
         head.put_slice(&own.encode_to_vec());
         pieces[0] = head.freeze();
         Self { pieces }
+    }
+
+    /// Its length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum::<usize>().saturating_sub(HEADER)
+    }
+
+    /// Whether operators should know of it (item 9). Envoy takes much larger ones.
+    pub(crate) fn is_large(&self) -> bool {
+        self.len() > LARGE
     }
 }
 

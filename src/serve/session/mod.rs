@@ -1,0 +1,222 @@
+//! One stream of either variant of the protocol, as a `Stream` of responses that HTTP/2 polls when it has sent the one
+//! before. No task, no channel and no buffer of its own: a slow proxy is simply polled less often, is sent the newest
+//! version only (xds-conformance item 94), and delays nobody (95).
+//!
+//! While a response waits for a proxy that does not read, nothing in here runs, so what ends a stream (its proof, a change
+//! of policy) takes effect up to `send_limit` later, when `blocked` closes the connection; shutdown does not wait for it.
+
+mod live;
+mod timer;
+mod variant;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::Stream;
+use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tonic::Status;
+use tonic::body::Body;
+use tracing::{Span, field};
+
+use self::live::Live;
+use self::timer::Timer;
+use super::admission::Place;
+use super::metrics::LiveStream;
+use super::open::{Opened, label};
+use super::shared::Shared;
+use super::state::Door;
+use super::wire::Request;
+use super::wire::inbound::Inbound;
+use super::wire::outbound::Response;
+use crate::identify::Proof;
+
+pub(super) use self::variant::Variant;
+
+/// How long the rest of a request may take that has begun to arrive.
+const REST: Duration = Duration::from_secs(30);
+
+/// After this many requests in one go, others get their turn.
+const TURN: usize = 16;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Session<V: Variant> {
+    span: Span,
+    inner: Inner<V>,
+}
+
+#[derive(Debug)]
+struct Inner<V: Variant> {
+    shared: Arc<Shared>,
+    door: Door,
+    inbound: Inbound<V::Request>,
+    phase: Phase<V>,
+    peer: Arc<str>,
+    timer: Option<Timer>,
+    /// Runs while there is a part of a request.
+    rest: Option<Pin<Box<Sleep>>>,
+    /// When the connection is to end; `None` once that has begun.
+    leave: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    _live: LiveStream,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Phase<V> {
+    /// The peer is let in; who it is says the first request.
+    Opening(Option<Box<Proof>>),
+    Live(Box<Live<V>>),
+    /// The client has turned out to be somebody else, or nobody; it is sent nothing any more and soon learns why.
+    Leaving,
+    Closed,
+}
+
+impl<V: Variant> Session<V> {
+    pub(super) fn new(shared: Arc<Shared>, opened: Opened, body: Body, door: Door) -> Self {
+        let peer = opened.peer;
+        let protocol = V::protocol(door);
+        let span = tracing::info_span!("stream", %peer, protocol = protocol.as_str(), node = field::Empty, identity = field::Empty);
+        let inner = Inner {
+            door,
+            inbound: Inbound::new(body),
+            phase: Phase::Opening(opened.proof.map(Box::new)),
+            peer: peer.to_string().into(),
+            timer: Some(Timer::for_first_request()),
+            rest: None,
+            leave: Some(Box::pin(peer.leave.cancelled_owned())),
+            _live: shared.metrics.live_stream(protocol),
+            place: opened.place,
+            shared,
+        };
+        Self { span, inner }
+    }
+}
+
+impl<V: Variant> Stream for Session<V> {
+    type Item = Result<Response, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { span, inner } = &mut *self;
+        let _entered = span.enter();
+        if matches!(inner.phase, Phase::Closed) {
+            return Poll::Ready(None);
+        }
+        let item = ready!(inner.poll(cx, span)).transpose();
+        match &item {
+            Some(Ok(_)) => {}
+            Some(Err(status)) => inner.close(status.message()),
+            None => inner.close("the client has ended it"),
+        }
+        Poll::Ready(item)
+    }
+}
+
+impl<V: Variant> Drop for Session<V> {
+    fn drop(&mut self) {
+        let _entered = self.span.enter();
+        self.inner.close("the client has gone");
+    }
+}
+
+impl<V: Variant> Inner<V> {
+    /// The next response; `None` when the client has ended the stream.
+    fn poll(&mut self, cx: &mut Context<'_>, span: &Span) -> Poll<Result<Option<Response>, Status>> {
+        for turn in 0.. {
+            match self.inbound.poll_message(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Some(request)) => self.request(&request?, span)?,
+            }
+            self.rest = None;
+            if turn == TURN {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if let Phase::Live(live) = &mut self.phase
+            && let Some(status) = live.poll_identity(&self.shared, cx)
+        {
+            self.phase = Phase::Leaving;
+            if self.leave.is_some() {
+                self.timer = Some(Timer::for_revocation(status));
+            }
+        }
+        self.poll_end(cx)?;
+        let Phase::Live(live) = &mut self.phase else { return Poll::Pending };
+        live.poll_changes(&self.shared, cx);
+        live.next_response(&self.shared).map_or(Poll::Pending, |response| Poll::Ready(Ok(Some(response))))
+    }
+
+    fn request(&mut self, request: &V::Request, span: &Span) -> Result<(), Status> {
+        if let Phase::Opening(proof) = &mut self.phase {
+            let live = Live::start(&self.shared, self.door, proof.take(), request.node(), self.peer.clone())?;
+            self.place.heard();
+            span.record("node", label(&live.claim.id));
+            span.record("identity", field::display(&live.identity.spiffe_id));
+            tracing::info!(mesh = %live.identity.mesh, method = live.identity.method, "stream opened");
+            if self.leave.is_some() {
+                self.timer = live.identity.proven_until.map(|until| Timer::for_proof(until, self.shared.clock.now()));
+            }
+            self.phase = Phase::Live(Box::new(live));
+        }
+        match &mut self.phase {
+            Phase::Live(live) => live.request(request, &self.shared),
+            Phase::Opening(_) | Phase::Leaving | Phase::Closed => Ok(()),
+        }
+    }
+
+    /// Whether something other than the client ends the stream now.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        if let Some(leave) = &mut self.leave
+            && leave.as_mut().poll(cx).is_ready()
+        {
+            self.leave = None;
+            let reason = if self.shared.shutdown.is_cancelled() {
+                "shutting down"
+            } else {
+                "the connection is at its maximum age"
+            };
+            self.timer = Some(Timer::for_drain(self.shared.drain, reason));
+        }
+        if self.inbound.is_partial() {
+            let rest = self.rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(REST)));
+            if rest.as_mut().poll(cx).is_ready() {
+                return Err(Status::deadline_exceeded("the rest of a request did not come"));
+            }
+        } else {
+            self.rest = None;
+        }
+        if let Some(timer) = &mut self.timer
+            && let Poll::Ready(status) = timer.poll(&self.shared.clock, cx)
+        {
+            return Err(status);
+        }
+        Ok(())
+    }
+
+    /// Frees everything that the stream holds; says why it ended, the first time.
+    fn close(&mut self, reason: &str) {
+        match std::mem::replace(&mut self.phase, Phase::Closed) {
+            Phase::Live(_) | Phase::Leaving => tracing::info!(reason, "stream ended"),
+            Phase::Opening(_) => tracing::debug!(reason, "stream ended before its first request"),
+            Phase::Closed => {}
+        }
+        self.timer = None;
+        self.rest = None;
+    }
+}
+
+#[cfg(test)]
+#[path = "../session_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "../doors_tests.rs"]
+mod doors_tests;
+
+#[cfg(test)]
+#[path = "../reconnect_tests.rs"]
+mod reconnect_tests;

@@ -1,0 +1,92 @@
+//! Incremental: each request says which names the client wants besides, and which no longer (xDS protocol, "Delta").
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::{Admitted, Core, Machine, Outcome, distinct_names, too_many_names};
+use crate::serve::wire::DeltaDiscoveryRequest;
+
+/// One Delta stream of the Secret type.
+#[derive(Debug)]
+pub(crate) struct State {
+    core: Core,
+}
+
+/// A response that says that there are no such secrets, to be sent now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Removal {
+    pub(crate) names: Vec<Arc<str>>,
+    pub(crate) nonce: String,
+}
+
+impl Machine for State {
+    type Request = DeltaDiscoveryRequest;
+
+    fn new(core: Core) -> Self {
+        Self { core }
+    }
+
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    /// Every name that is subscribed is answered, known or not, unchanged or not (items 55, 71 and 89); an unsubscribed one
+    /// never is, and need not have been subscribed (56). Nothing is a wildcard (51, 54 and 58), and names that are in
+    /// `initial_resource_versions` only are none that the client wants (90).
+    ///
+    /// Of a name that is in both lists the protocol's description says nothing. It is unsubscribed first, and so begins
+    /// anew: the worst that comes of that is a secret sent once too often, where the other order would lose a
+    /// subscription for good. (Envoy itself sends a name in one of the lists only, and drop-then-want as a subscription.)
+    fn request(&mut self, request: &DeltaDiscoveryRequest, at: Duration) -> Result<Outcome, Status> {
+        let core = &mut self.core;
+        let may_report = match core.admit(&request.type_url)? {
+            Admitted::Secrets { may_report } => may_report,
+            Admitted::Foreign(foreign) => return Ok(Outcome { foreign, ..Outcome::default() }),
+        };
+        let names = distinct_names(&request.resource_names_subscribe, core.limits)?;
+        let ended = &request.resource_names_unsubscribe;
+        core.limits.check_count(ended)?;
+        let mut outcome = Outcome {
+            unsubscribe: core.subscriptions.retain(|name| !ended.iter().any(|ended| ended == name)),
+            ..Outcome::default()
+        };
+        for name in names {
+            let (name, is_new) = core.subscriptions.restart(name);
+            if is_new { &mut outcome.subscribe } else { &mut outcome.again }.push(name);
+        }
+        if core.subscriptions.len() > core.limits.names {
+            return Err(too_many_names());
+        }
+        if may_report {
+            let reported =
+                |name: &Arc<str>| Some((name.clone(), request.initial_resource_versions.get(&**name)?.clone()));
+            outcome.reported = outcome.subscribe.iter().filter_map(reported).collect();
+        }
+        core.judge(request, None, at, &mut outcome);
+        Ok(outcome)
+    }
+
+    /// To be told once for each subscription (item 71). Never for what is pending (69).
+    fn withheld(&mut self, name: &str) {
+        self.core.subscriptions.deny(name);
+    }
+}
+
+impl State {
+    /// What there is to say of names that are withheld; they share a response, without a secret (item 76). The caller
+    /// sends it: it counts as sent at `at`.
+    pub(crate) fn next_removal(&mut self, at: Duration) -> Option<Removal> {
+        let names = self.core.subscriptions.take_denied();
+        if names.is_empty() {
+            return None;
+        }
+        let nonce = self.core.nonces.next(None, at);
+        Some(Removal { names, nonce })
+    }
+}
+
+#[cfg(test)]
+#[path = "delta_tests.rs"]
+mod tests;
