@@ -1,13 +1,16 @@
 //! The whole of it, from outside: the program, real Envoys with the bootstraps that users copy, and a real cluster with
 //! cert-manager. While a test changes things, requests flow, and strangers try to get in.
 
+mod apis;
 mod approval;
 mod backends;
 mod cli;
 mod default;
+mod drop_in;
 mod embedded;
 mod late_trust;
 mod outages;
+mod restart;
 mod rotation;
 mod tokens;
 mod workloads;
