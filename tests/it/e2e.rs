@@ -12,6 +12,7 @@ mod late_trust;
 mod outages;
 mod restart;
 mod rotation;
+mod served;
 mod tokens;
 mod workloads;
 

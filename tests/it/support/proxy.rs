@@ -98,14 +98,23 @@ impl Proxy {
         other: Party<'_>,
     ) -> (Self, Self) {
         let (first, second) = (free_address(), free_address());
-        let start = async |own: Party<'_>, peer: Party<'_>, inbound: SocketAddr, to: SocketAddr| {
-            let dir = scratch::dir(&format!("envoy-{}", own.name));
-            let place = Place { own, peer, inbound, outbound: free_address(), to, dir: &dir };
-            let (text, names) = bootstrap.render(server, &place);
-            let envoy = Envoy::start(&text, &dir).await;
-            Self { name: own.name.into(), envoy, inbound, outbound: place.outbound, names, dir }
-        };
-        (start(one, other, first, second).await, start(other, one, second, first).await)
+        let one_starts = Self::published(server, bootstrap, one, other, (first, second)).await;
+        (one_starts, Self::published(server, bootstrap, other, one, (second, first)).await)
+    }
+
+    /// Starts one of such two. The addresses are those of its inbound listener and its peer's.
+    pub async fn published(
+        server: &Server,
+        bootstrap: &Bootstrap<'_>,
+        own: Party<'_>,
+        peer: Party<'_>,
+        (inbound, to): (SocketAddr, SocketAddr),
+    ) -> Self {
+        let dir = scratch::dir(&format!("envoy-{}", own.name));
+        let place = Place { own, peer, inbound, outbound: free_address(), to, dir: &dir };
+        let (text, names) = bootstrap.render(server, &place);
+        let envoy = Envoy::start(&text, &dir).await;
+        Self { name: own.name.into(), envoy, inbound, outbound: place.outbound, names, dir }
     }
 
     /// Replaces the token file, as a kubelet does.

@@ -158,6 +158,7 @@ async fn follow(socket: &Path, caller: Caller<'_>, name: &str, seen: &Mutex<Seen
     Ok(())
 }
 
+/// A connection to a server's unix socket.
 async fn channel(socket: &Path) -> Result<Channel, Status> {
     let path: PathBuf = socket.to_owned();
     let connector = tower::service_fn(move |_| {
@@ -191,34 +192,33 @@ fn contents(response: &DiscoveryResponse) -> Result<Vec<(String, Content)>, Stri
     if response.type_url != SECRET {
         return Err(format!("the type is {:?}", response.type_url));
     }
-    response
-        .resources
-        .iter()
-        .map(|any| {
-            let secret = Secret::decode(any.value.as_slice()).map_err(|error| error.to_string())?;
-            let name = secret.name.clone();
-            let is_bundle = name == "ROOTCA" || name.starts_with("mesh_ca") || name == "system_trust_bundle";
-            let content = match (secret.r#type, is_bundle) {
-                (Some(secret::Type::TlsCertificate(pair)), false) => Content::Certificate {
-                    chain_pem: inline(pair.certificate_chain.as_ref())?,
-                    key_pem: inline(pair.private_key.as_ref())?,
-                },
-                (Some(secret::Type::ValidationContext(context)), true) => {
-                    if !context.match_typed_subject_alt_names.is_empty() || context.trust_chain_verification != 0 {
-                        return Err(format!("{name} says more than whom to trust: {context:?}"));
-                    }
-                    Content::TrustBundle { pem: inline(context.trusted_ca.as_ref())? }
-                }
-                (other, _) => return Err(format!("{name} is a {other:?}")),
-            };
-            let certificates = content.certificates();
-            let are_cas = matches!(content, Content::TrustBundle { .. });
-            if certificates.is_empty() || certificates[0].is_ca != are_cas {
-                return Err(format!("{name} has {certificates:?}"));
+    response.resources.iter().map(|any| content(&any.value)).collect()
+}
+
+/// A secret and its name; an error as above.
+pub fn content(bytes: &[u8]) -> Result<(String, Content), String> {
+    let secret = Secret::decode(bytes).map_err(|error| error.to_string())?;
+    let name = secret.name.clone();
+    let is_bundle = name == "ROOTCA" || name.starts_with("mesh_ca") || name == "system_trust_bundle";
+    let content = match (secret.r#type, is_bundle) {
+        (Some(secret::Type::TlsCertificate(pair)), false) => Content::Certificate {
+            chain_pem: inline(pair.certificate_chain.as_ref())?,
+            key_pem: inline(pair.private_key.as_ref())?,
+        },
+        (Some(secret::Type::ValidationContext(context)), true) => {
+            if !context.match_typed_subject_alt_names.is_empty() || context.trust_chain_verification != 0 {
+                return Err(format!("{name} says more than whom to trust: {context:?}"));
             }
-            Ok((name, content))
-        })
-        .collect()
+            Content::TrustBundle { pem: inline(context.trusted_ca.as_ref())? }
+        }
+        (other, _) => return Err(format!("{name} is a {other:?}")),
+    };
+    let certificates = content.certificates();
+    let are_cas = matches!(content, Content::TrustBundle { .. });
+    if certificates.is_empty() || certificates[0].is_ca != are_cas {
+        return Err(format!("{name} has {certificates:?}"));
+    }
+    Ok((name, content))
 }
 
 fn inline(source: Option<&DataSource>) -> Result<String, String> {
