@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::SHUTDOWN;
 use super::served::{BACKEND, FRONTEND, serves_on_one_machine};
-use crate::support::PATIENCE;
 use crate::support::bootstrap::{Bootstrap, Party, stat_of};
 use crate::support::eventually::{eventually, throughout};
 use crate::support::mesh::builtin_mesh;
@@ -16,6 +15,7 @@ use crate::support::proxy::{Proxy, free_address};
 use crate::support::sds::{self, Caller, Content};
 use crate::support::server::{NODE_ID, Server, Settings};
 use crate::support::wire;
+use crate::support::{PATIENCE, http};
 
 /// One of the ways.
 #[derive(Debug, Clone, Copy)]
@@ -213,5 +213,36 @@ async fn a_rejection_is_recorded_and_never_answered() {
     }
     server.logs("WARN", &["ROOTCA"]).await;
     server.assert_discreet();
+    assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// What Envoy says when it rejects a whole message: all of it, the private key too. Whoever reads the server's log or asks it
+/// anything sees the reason without the key.
+#[tokio::test]
+async fn item_45_no_key_gets_out_of_a_rejection() {
+    let mut server = server_with_builtin_ca().await;
+    let caller = Caller { node: "backend", workload: "backend", token: None };
+    let reason = |content: &Content| {
+        let Content::Certificate { key_pem, .. } = content else { panic!("not a certificate: {content:?}") };
+        let one_line = key_pem.replace('\n', "\\n");
+        format!("Proto constraint validation failed (TlsCertificateValidationError): {one_line} and again {key_pem}")
+    };
+    let rejected = sds::reject(&server.socket, caller, "default", reason).await;
+    let (content, _stream) = rejected.expect("it is served");
+    server.metric_becomes("nacks_total", &[], |nacks| nacks == 1.0).await;
+    let line = server.logs("WARN", &["Proto constraint validation failed"]).await.to_string();
+    assert!(line.contains("default"), "{line}");
+
+    server.assert_discreet();
+    let Content::Certificate { key_pem, .. } = content else { panic!("not a certificate: {content:?}") };
+    let secrets: Vec<_> = key_pem.lines().filter(|line| !line.starts_with("---")).collect();
+    assert!(secrets.len() >= 2, "a key has several lines");
+    let mut told = vec![server.log().into_iter().map(|line| line.to_string()).collect::<String>()];
+    for path in ["/", "/metrics", "/readyz"] {
+        told.push(http::get(server.admin, path).await.expect("the admin interface answers").body);
+    }
+    for secret in secrets {
+        assert!(!told.iter().any(|text| text.contains(secret)), "a part of the key is told");
+    }
     assert!(server.stop(SHUTDOWN).await.success());
 }

@@ -73,6 +73,16 @@ pub struct Held {
 }
 
 impl Held {
+    /// For the message of a failure.
+    fn summary(&self) -> String {
+        let Self { version, updates, ends, problem, .. } = self;
+        let last = ends.last();
+        format!(
+            "{version:?}, {updates} updates, {} streams ended, the last by {last:?}, problem {problem:?}",
+            ends.len()
+        )
+    }
+
     pub fn leaf(&self) -> Option<Certificate> {
         self.content.as_ref().map(|content| content.certificates().remove(0))
     }
@@ -116,7 +126,7 @@ impl Subscription {
     pub async fn becomes(&self, what: &str, wanted: impl Fn(&Held) -> bool) -> Held {
         eventually(what, PATIENCE, async || {
             let held = self.held();
-            if wanted(&held) { Ok(held) } else { Err(format!("{:?} {:?} {:?}", held.version, held.updates, held.ends)) }
+            if wanted(&held) { Ok(held) } else { Err(held.summary()) }
         })
         .await
     }
@@ -238,7 +248,7 @@ impl Fleet {
         let channels: Vec<_> = (0..count.div_ceil(PROXIES_A_CONNECTION)).map(|_| route.channel()).collect();
         let member = |number: usize| {
             let node = format!("{prefix}{number}");
-            let variant = if number % 2 == 0 { Variant::StateOfTheWorld } else { Variant::Incremental };
+            let variant = [Variant::StateOfTheWorld, Variant::Incremental][number % 2];
             let channel = &channels[number / PROXIES_A_CONNECTION];
             let open = |name| Subscription::open(channel.clone(), variant, &node, name, None);
             let (certificate, bundle) = (open("default"), open("ROOTCA"));
@@ -269,7 +279,7 @@ impl Fleet {
                     let (leaf, bundle) = (one.certificate.held(), one.bundle.held());
                     let known =
                         |held: &Held| format!("{:?}, {} updates, ends {:?}", held.version, held.updates, held.ends);
-                    let state = format!("certificate: {}; bundle: {}", known(&leaf), known(&bundle));
+                    let state = format!("certificate: {}; bundle: {}", leaf.summary(), bundle.summary());
                     Err(format!("{} of them are not; {} has {state}", lacking.len(), one.node))
                 }
             }

@@ -72,6 +72,33 @@ pub async fn fetch(socket: &Path, caller: Caller<'_>, names: &[&str]) -> Result<
     Ok(contents(response.get_ref()).expect("the response is sound").into_iter().collect())
 }
 
+/// Subscribes to one secret and rejects the first that comes, for the reason that `reason` makes of it; gives what was
+/// rejected, and what keeps the stream open.
+pub async fn reject(
+    socket: &Path,
+    caller: Caller<'_>,
+    name: &str,
+    reason: impl Fn(&Content) -> String,
+) -> Result<(Content, Box<dyn Send>), Status> {
+    let (send, requests) = mpsc::unbounded_channel();
+    let _ = send.send(first_request(caller, &[name]));
+    let request = with_token(Request::new(UnboundedReceiverStream::new(requests)), caller);
+    let mut client = SecretDiscoveryServiceClient::new(channel(socket).await?);
+    let mut responses = client.stream_secrets(request).await?.into_inner();
+    let response = responses.message().await?.ok_or_else(|| Status::unavailable("no response came"))?;
+    let (_, content) = contents(&response).expect("the response is sound").remove(0);
+    let error_detail =
+        Some(envoy_types::pb::google::rpc::Status { code: 13, message: reason(&content), details: vec![] });
+    let _ = send.send(DiscoveryRequest {
+        response_nonce: response.nonce,
+        resource_names: vec![name.to_owned()],
+        type_url: SECRET.to_owned(),
+        error_detail,
+        ..DiscoveryRequest::default()
+    });
+    Ok((content, Box::new((send, responses))))
+}
+
 /// A stream that stays open and checks every response; what it got is kept.
 #[derive(Debug)]
 pub struct Watcher {
