@@ -2,15 +2,19 @@
 //! cert-manager. While a test changes things, requests flow, and strangers try to get in.
 
 mod admin;
+mod apis;
 mod approval;
 mod backends;
 mod cli;
 mod default;
+mod drop_in;
 mod embedded;
 mod hostile;
 mod late_trust;
 mod outages;
+mod restart;
 mod rotation;
+mod served;
 mod tokens;
 mod trust_domains;
 mod workloads;

@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, reason = "only a failed test's output is shown")]
 
 mod architecture;
+mod conformance;
 mod e2e;
 mod rig;
 #[allow(dead_code, unreachable_pub, reason = "a rig offers more than the tests of one day use")]

@@ -25,7 +25,7 @@ use super::cli::run;
 use crate::support::eventually::eventually;
 use crate::support::mesh::builtin_mesh;
 use crate::support::sds::{self, Caller, Content};
-use crate::support::server::{Server, Settings};
+use crate::support::server::{NODE_ID, Server, Settings};
 use crate::support::{PATIENCE, http};
 
 /// A stream for one name, which the test answers.
@@ -106,7 +106,7 @@ fn out(output: &std::process::Output) -> String {
 #[tokio::test]
 async fn items_45_105_and_106_operators_see_everything_but_secrets() {
     let mesh = builtin_mesh("1h");
-    let settings = Settings { mesh: &mesh, identify: "{insecureNodeId: true}", kubernetes: None };
+    let settings = Settings { mesh: &mesh, ..NODE_ID };
     let mut server = Server::start(settings).await;
     server.ready().await;
     let endpoint = Endpoint::from_shared(format!("http://{}", server.admin)).expect("an address");

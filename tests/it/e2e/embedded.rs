@@ -10,10 +10,8 @@ use crate::support::PATIENCE;
 use crate::support::mesh::builtin_mesh;
 use crate::support::proxy::{Login, Proxy};
 use crate::support::sds::{self, Caller, Content, Watcher};
-use crate::support::server::{Server, Settings};
+use crate::support::server::{NODE_ID, Server, Settings};
 use crate::support::wire::Certificate;
-
-const NODE_ID: Settings<'_> = Settings { mesh: "", identify: "{insecureNodeId: true}", kubernetes: None };
 
 /// Every file below a folder.
 fn files(dir: &Path) -> Vec<PathBuf> {

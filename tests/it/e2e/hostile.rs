@@ -13,14 +13,13 @@ use crate::support::PATIENCE;
 use crate::support::eventually::eventually;
 use crate::support::mesh::builtin_mesh;
 use crate::support::sds::{self, Caller, Watcher};
-use crate::support::server::{Server, Settings};
+use crate::support::server::{NODE_ID, Server, Settings};
 
 const WEB: Caller<'_> = Caller { node: "web-0", workload: "web", token: None };
 
 async fn server() -> Server {
     let mesh = builtin_mesh("1h");
-    let mut server =
-        Server::start(Settings { mesh: &mesh, identify: "{insecureNodeId: true}", kubernetes: None }).await;
+    let mut server = Server::start(Settings { mesh: &mesh, ..NODE_ID }).await;
     server.ready().await;
     server
 }

@@ -8,7 +8,7 @@ use super::SHUTDOWN;
 use crate::support::envoy::Envoy;
 use crate::support::eventually::eventually;
 use crate::support::proxy::free_address;
-use crate::support::server::{Server, Settings};
+use crate::support::server::{NODE_ID, Server, Settings};
 use crate::support::{PATIENCE, http, scratch};
 
 const MESHES: &str = "type: Mesh
@@ -85,7 +85,7 @@ impl Caller {
 /// and do not where one asks for those of its own mesh only.
 #[tokio::test]
 async fn items_61_and_65_envoys_of_two_meshes_call_each_other_by_the_names_of_several_systems() {
-    let settings = Settings { mesh: MESHES, identify: "{insecureNodeId: true}", kubernetes: None };
+    let settings = Settings { mesh: MESHES, ..NODE_ID };
     let mut server = Server::start(settings).await;
     server.ready().await;
     let (east, west) = (free_address(), free_address());

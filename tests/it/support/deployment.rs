@@ -41,9 +41,18 @@ impl<'a> Deployment<'a> {
 
     /// Starts a server that identifies proxies by their service account tokens.
     pub async fn serve(&self, mesh: &str) -> Server {
+        self.serve_with(mesh, "").await
+    }
+
+    /// The same, with further lines of configuration.
+    pub async fn serve_with(&self, mesh: &str, more: &str) -> Server {
         let identify = format!("{{serviceAccountToken: {{audiences: [{AUDIENCE}]}}}}");
-        let kubernetes = Kubernetes { kubeconfig: &self.kubeconfig, system_namespace: &self.system };
-        Server::start(Settings { mesh, identify: &identify, kubernetes: Some(kubernetes) }).await
+        Server::start(Settings { mesh, identify: &identify, kubernetes: Some(self.kubernetes()), more }).await
+    }
+
+    /// For a server that is configured otherwise.
+    pub fn kubernetes(&self) -> Kubernetes<'_> {
+        Kubernetes { kubeconfig: &self.kubeconfig, system_namespace: &self.system }
     }
 
     /// A pod with a service account, both of that name; gives a token that is bound to the pod.

@@ -32,7 +32,7 @@ pub struct Secret {
     pub warming: bool,
     /// Of a TLS certificate.
     pub certificate_chain: Option<String>,
-    /// Of a validation context.
+    /// Of a validation context: of all trust domains, if it has the SPIFFE validator.
     pub trusted_ca: Option<String>,
     /// The whole entry.
     pub entry: Value,
@@ -142,7 +142,7 @@ impl Envoy {
                         version: entry["version_info"].as_str().unwrap_or_default().to_owned(),
                         warming,
                         certificate_chain: data(&entry["secret"]["tls_certificate"]["certificate_chain"]),
-                        trusted_ca: data(&entry["secret"]["validation_context"]["trusted_ca"]),
+                        trusted_ca: trusted_ca(&entry["secret"]["validation_context"]),
                         entry: entry.clone(),
                     };
                     secrets.insert(entry["name"].as_str().unwrap_or_default().to_owned(), secret);
@@ -159,6 +159,13 @@ impl Envoy {
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
+}
+
+/// The CAs of a validation context, whichever way it verifies.
+fn trusted_ca(context: &Value) -> Option<String> {
+    let domains = items(&context["custom_validator_config"]["typed_config"]["trust_domains"]);
+    let bundles: Option<Vec<_>> = domains.map(|domain| data(&domain["trust_bundle"])).collect();
+    data(&context["trusted_ca"]).or_else(|| bundles.filter(|bundles| !bundles.is_empty()).map(|b| b.concat()))
 }
 
 /// The text in a `DataSource`.

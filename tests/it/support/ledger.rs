@@ -56,11 +56,13 @@ impl Ledger {
     /// Those for this SPIFFE ID, as they last were.
     pub fn of(&self, spiffe_id: &str) -> Vec<DynamicObject> {
         let seen = self.seen.lock().expect("not poisoned");
-        let asks = |object: &&DynamicObject| {
-            let annotations = object.metadata.annotations.as_ref();
-            annotations.and_then(|all| all.get("envoy-sds.io/spiffe-id")).is_some_and(|id| id == spiffe_id)
-        };
-        seen.values().filter(asks).cloned().collect()
+        seen.values().filter(|object| asks_for(object, |id| id == spiffe_id)).cloned().collect()
+    }
+
+    /// How many there have been for SPIFFE IDs as wanted.
+    pub fn count(&self, wanted: impl Fn(&str) -> bool) -> usize {
+        let seen = self.seen.lock().expect("not poisoned");
+        seen.values().filter(|object| asks_for(object, &wanted)).count()
     }
 
     /// What all of them are for, by name.
@@ -69,6 +71,11 @@ impl Ledger {
         let line = |object: &DynamicObject| format!("{:?} {}", object.metadata.annotations, object.data["status"]);
         seen.iter().map(|(name, object)| format!("{name}: {}\n", line(object))).collect()
     }
+}
+
+fn asks_for(object: &DynamicObject, wanted: impl Fn(&str) -> bool) -> bool {
+    let annotations = object.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get("envoy-sds.io/spiffe-id")).is_some_and(|id| wanted(id))
 }
 
 impl Drop for Ledger {

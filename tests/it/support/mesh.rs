@@ -28,10 +28,15 @@ pub enum Ca<'a> {
 
 /// The Mesh `default` in its Kubernetes form; leaves live for `lifetime`.
 pub fn mesh(enabled: &str, lifetime: &str, backends: &[Backend<'_>]) -> String {
+    mesh_named("default", enabled, lifetime, backends)
+}
+
+/// The same by another name.
+pub fn mesh_named(name: &str, enabled: &str, lifetime: &str, backends: &[Backend<'_>]) -> String {
     let mut text = format!(
         "apiVersion: kuma.io/v1alpha1
 kind: Mesh
-metadata: {{name: default}}
+metadata: {{name: {name}}}
 spec:
   mtls:
     enabledBackend: {enabled}

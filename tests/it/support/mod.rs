@@ -1,9 +1,11 @@
 //! The test rig: starts the real parts and looks at them from outside.
 
+pub mod bootstrap;
 pub mod cluster;
 pub mod deployment;
 pub mod envoy;
 pub mod eventually;
+pub mod fleet;
 pub mod http;
 pub mod ledger;
 pub mod mesh;

@@ -1,11 +1,13 @@
-//! Envoys with the bootstraps of `envoy-config/`: those very files, so that what users copy is what is tested.
+//! Envoys with the bootstraps of `envoy-config/`: those very files, so that what users copy is what is tested; and with
+//! those that other systems publish (`bootstrap.rs`).
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::envoy::Envoy;
+use super::bootstrap::{self, Bootstrap, Names, Party, Place, stat_of};
+use super::envoy::{Envoy, Secret};
 use super::eventually::eventually;
 use super::pki::Identity;
 use super::server::Server;
@@ -32,6 +34,8 @@ pub struct Proxy {
     pub envoy: Envoy,
     pub inbound: SocketAddr,
     pub outbound: SocketAddr,
+    /// What its secrets are called.
+    pub names: Names,
     dir: PathBuf,
 }
 
@@ -83,7 +87,34 @@ impl Proxy {
             "{max_connection_duration: 3600s, max_requests_per_connection: 1}",
         );
         let envoy = Envoy::start(&bootstrap, &dir).await;
-        Self { name: name.into(), envoy, inbound, outbound, dir }
+        Self { name: name.into(), envoy, inbound, outbound, names: Names::default(), dir }
+    }
+
+    /// Starts two that call each other, with a bootstrap that is not of `envoy-config/`; not yet ready.
+    pub async fn published_pair(
+        server: &Server,
+        bootstrap: &Bootstrap<'_>,
+        one: Party<'_>,
+        other: Party<'_>,
+    ) -> (Self, Self) {
+        let (first, second) = (free_address(), free_address());
+        let one_starts = Self::published(server, bootstrap, one, other, (first, second)).await;
+        (one_starts, Self::published(server, bootstrap, other, one, (second, first)).await)
+    }
+
+    /// Starts one of such two. The addresses are those of its inbound listener and its peer's.
+    pub async fn published(
+        server: &Server,
+        bootstrap: &Bootstrap<'_>,
+        own: Party<'_>,
+        peer: Party<'_>,
+        (inbound, to): (SocketAddr, SocketAddr),
+    ) -> Self {
+        let dir = scratch::dir(&format!("envoy-{}", own.name));
+        let place = Place { own, peer, inbound, outbound: free_address(), to, dir: &dir };
+        let (text, names) = bootstrap.render(server, &place);
+        let envoy = Envoy::start(&text, &dir).await;
+        Self { name: own.name.into(), envoy, inbound, outbound: place.outbound, names, dir }
     }
 
     /// Replaces the token file, as a kubelet does.
@@ -103,18 +134,24 @@ impl Proxy {
         self.envoy.process.assert_running();
         let mut secrets = self.envoy.config_dump_secrets().await.expect("Envoy dumps its secrets");
         secrets.remove("token"); // what it proves its identity with: from a file, not from the server
-        let names: Vec<_> = secrets.keys().map(String::as_str).collect();
-        assert_eq!(names, ["ROOTCA", "default"], "{} has other secrets", self.name);
-        let (chain, no_ca) = (&secrets["default"].certificate_chain, &secrets["default"].trusted_ca);
-        assert!(chain.is_some() && no_ca.is_none(), "{}: {}", self.name, secrets["default"].entry);
-        let (no_chain, trusted) = (&secrets["ROOTCA"].certificate_chain, &secrets["ROOTCA"].trusted_ca);
-        assert!(no_chain.is_none() && trusted.is_some(), "{}: {}", self.name, secrets["ROOTCA"].entry);
-        let trusted = Certificate::parse_all(trusted.as_deref().unwrap_or_default());
-        assert!(!trusted.is_empty() && trusted.iter().all(|ca| ca.is_ca), "{}: {trusted:?}", self.name);
+        let asked: Vec<_> = secrets.keys().map(String::as_str).collect();
+        let mut names: Vec<_> = self.names.all().collect();
+        names.sort_unstable();
+        assert_eq!(asked, names, "{} has other secrets", self.name);
+        for name in &self.names.certificates {
+            let Secret { certificate_chain, trusted_ca, entry, .. } = &secrets[name];
+            assert!(certificate_chain.is_some() && trusted_ca.is_none(), "{}: {entry}", self.name);
+        }
+        for name in &self.names.bundles {
+            let Secret { certificate_chain, trusted_ca, entry, .. } = &secrets[name];
+            assert!(certificate_chain.is_none() && trusted_ca.is_some(), "{}: {entry}", self.name);
+            let trusted = Certificate::parse_all(trusted_ca.as_deref().unwrap_or_default());
+            assert!(!trusted.is_empty() && trusted.iter().all(|ca| ca.is_ca), "{}: {trusted:?}", self.name);
+        }
         let stats = self.envoy.stats().await.expect("Envoy tells its statistics");
-        for name in ["default", "ROOTCA"] {
+        for name in self.names.all() {
             for bad in ["update_rejected", "init_fetch_timeout", "key_rotation_failed"] {
-                let stat = format!("sds.{name}.{bad}");
+                let stat = stat_of(name, bad);
                 assert_eq!(stats.get(&stat).copied().unwrap_or_default(), 0, "{}: {stat}", self.name);
             }
         }
@@ -152,14 +189,22 @@ impl Proxy {
         .await
     }
 
-    /// The subjects of the CAs that Envoy trusts now, sorted.
+    /// The subjects of the CAs that Envoy trusts now, sorted; by each of its bundles the same.
     pub async fn trusted(&self) -> Result<Vec<String>, String> {
         let secrets = self.envoy.config_dump_secrets().await?;
-        let root_ca = secrets.get("ROOTCA").ok_or("there is no ROOTCA")?;
-        let pem = root_ca.trusted_ca.as_deref().ok_or("ROOTCA has no CA")?;
-        let mut subjects: Vec<_> = Certificate::parse_all(pem).into_iter().map(|ca| ca.subject).collect();
-        subjects.sort();
-        Ok(subjects)
+        let mut trusted = Vec::new();
+        for name in &self.names.bundles {
+            let bundle = secrets.get(name).ok_or_else(|| format!("there is no {name}"))?;
+            let pem = bundle.trusted_ca.as_deref().ok_or_else(|| format!("{name} has no CA"))?;
+            let mut subjects: Vec<_> = Certificate::parse_all(pem).into_iter().map(|ca| ca.subject).collect();
+            subjects.sort();
+            trusted.push(subjects);
+        }
+        trusted.dedup();
+        match <[_; 1]>::try_from(trusted) {
+            Ok([subjects]) => Ok(subjects),
+            Err(several) => Err(format!("its bundles are not the same: {several:?}")),
+        }
     }
 
     /// Waits until Envoy trusts the CAs with these common names, and no others.
@@ -200,18 +245,28 @@ impl Proxy {
         Traffic::through(&format!("traffic of {}", self.name), self.outbound)
     }
 
-    /// Waits until Envoy has both its streams to the server open.
+    /// Waits until Envoy has all its streams to the server open.
     pub async fn is_connected(&self, deadline: Duration) {
-        for name in ["default", "ROOTCA"] {
-            let stat = format!("sds.{name}.control_plane.connected_state");
+        for stat in self.names.connected() {
             self.envoy.stat_becomes(&stat, deadline, |value| value == 1).await;
         }
     }
 
     /// How often a stream to the server has ended or could not be opened.
     pub async fn failed_streams(&self) -> u64 {
+        self.sum("update_failure").await
+    }
+
+    /// How many updates of its certificates it has taken.
+    pub async fn certificate_updates(&self) -> u64 {
         let stats = self.envoy.stats().await.expect("Envoy tells its statistics");
-        ["default", "ROOTCA"].iter().filter_map(|name| stats.get(&format!("sds.{name}.update_failure"))).sum()
+        let names = self.names.certificates.iter();
+        names.filter_map(|name| stats.get(&stat_of(name, "update_success"))).sum()
+    }
+
+    async fn sum(&self, stat: &str) -> u64 {
+        let stats = self.envoy.stats().await.expect("Envoy tells its statistics");
+        self.names.all().filter_map(|name| stats.get(&stat_of(name, stat))).sum()
     }
 }
 
@@ -222,14 +277,7 @@ pub fn free_address() -> SocketAddr {
 
 /// A file of `envoy-config/` with its placeholders replaced.
 fn render(file: &str, values: &[(&str, String)]) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy-config").join(file);
-    let mut text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    for (name, value) in values {
-        text = text.replace(&format!("${{{name}}}"), value);
-    }
-    let left = text.lines().find(|line| line.contains("${") && !line.trim_start().starts_with('#'));
-    assert_eq!(left, None, "{file} has a placeholder that nobody fills");
-    text
+    bootstrap::render(&Path::new("envoy-config").join(file), values)
 }
 
 fn with_port(bootstrap: &str, after: &str, address: SocketAddr) -> String {

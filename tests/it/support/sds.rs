@@ -72,6 +72,33 @@ pub async fn fetch(socket: &Path, caller: Caller<'_>, names: &[&str]) -> Result<
     Ok(contents(response.get_ref()).expect("the response is sound").into_iter().collect())
 }
 
+/// Subscribes to one secret and rejects the first that comes, for the reason that `reason` makes of it; gives what was
+/// rejected, and what keeps the stream open.
+pub async fn reject(
+    socket: &Path,
+    caller: Caller<'_>,
+    name: &str,
+    reason: impl Fn(&Content) -> String,
+) -> Result<(Content, Box<dyn Send>), Status> {
+    let (send, requests) = mpsc::unbounded_channel();
+    let _ = send.send(first_request(caller, &[name]));
+    let request = with_token(Request::new(UnboundedReceiverStream::new(requests)), caller);
+    let mut client = SecretDiscoveryServiceClient::new(channel(socket).await?);
+    let mut responses = client.stream_secrets(request).await?.into_inner();
+    let response = responses.message().await?.ok_or_else(|| Status::unavailable("no response came"))?;
+    let (_, content) = contents(&response).expect("the response is sound").remove(0);
+    let error_detail =
+        Some(envoy_types::pb::google::rpc::Status { code: 13, message: reason(&content), details: vec![] });
+    let _ = send.send(DiscoveryRequest {
+        response_nonce: response.nonce,
+        resource_names: vec![name.to_owned()],
+        type_url: SECRET.to_owned(),
+        error_detail,
+        ..DiscoveryRequest::default()
+    });
+    Ok((content, Box::new((send, responses))))
+}
+
 /// A stream that stays open and checks every response; what it got is kept.
 #[derive(Debug)]
 pub struct Watcher {
@@ -158,6 +185,7 @@ async fn follow(socket: &Path, caller: Caller<'_>, name: &str, seen: &Mutex<Seen
     Ok(())
 }
 
+/// A connection to a server's unix socket.
 pub async fn channel(socket: &Path) -> Result<Channel, Status> {
     let path: PathBuf = socket.to_owned();
     let connector = tower::service_fn(move |_| {
@@ -191,34 +219,33 @@ fn contents(response: &DiscoveryResponse) -> Result<Vec<(String, Content)>, Stri
     if response.type_url != SECRET {
         return Err(format!("the type is {:?}", response.type_url));
     }
-    response
-        .resources
-        .iter()
-        .map(|any| {
-            let secret = Secret::decode(any.value.as_slice()).map_err(|error| error.to_string())?;
-            let name = secret.name.clone();
-            let is_bundle = name == "ROOTCA" || name.starts_with("mesh_ca") || name == "system_trust_bundle";
-            let content = match (secret.r#type, is_bundle) {
-                (Some(secret::Type::TlsCertificate(pair)), false) => Content::Certificate {
-                    chain_pem: inline(pair.certificate_chain.as_ref())?,
-                    key_pem: inline(pair.private_key.as_ref())?,
-                },
-                (Some(secret::Type::ValidationContext(context)), true) => {
-                    if !context.match_typed_subject_alt_names.is_empty() || context.trust_chain_verification != 0 {
-                        return Err(format!("{name} says more than whom to trust: {context:?}"));
-                    }
-                    Content::TrustBundle { pem: inline(context.trusted_ca.as_ref())? }
-                }
-                (other, _) => return Err(format!("{name} is a {other:?}")),
-            };
-            let certificates = content.certificates();
-            let are_cas = matches!(content, Content::TrustBundle { .. });
-            if certificates.is_empty() || certificates[0].is_ca != are_cas {
-                return Err(format!("{name} has {certificates:?}"));
+    response.resources.iter().map(|any| content(&any.value)).collect()
+}
+
+/// A secret and its name; an error as above.
+pub fn content(bytes: &[u8]) -> Result<(String, Content), String> {
+    let secret = Secret::decode(bytes).map_err(|error| error.to_string())?;
+    let name = secret.name.clone();
+    let is_bundle = name == "ROOTCA" || name.starts_with("mesh_ca") || name == "system_trust_bundle";
+    let content = match (secret.r#type, is_bundle) {
+        (Some(secret::Type::TlsCertificate(pair)), false) => Content::Certificate {
+            chain_pem: inline(pair.certificate_chain.as_ref())?,
+            key_pem: inline(pair.private_key.as_ref())?,
+        },
+        (Some(secret::Type::ValidationContext(context)), true) => {
+            if !context.match_typed_subject_alt_names.is_empty() || context.trust_chain_verification != 0 {
+                return Err(format!("{name} says more than whom to trust: {context:?}"));
             }
-            Ok((name, content))
-        })
-        .collect()
+            Content::TrustBundle { pem: inline(context.trusted_ca.as_ref())? }
+        }
+        (other, _) => return Err(format!("{name} is a {other:?}")),
+    };
+    let certificates = content.certificates();
+    let are_cas = matches!(content, Content::TrustBundle { .. });
+    if certificates.is_empty() || certificates[0].is_ca != are_cas {
+        return Err(format!("{name} has {certificates:?}"));
+    }
+    Ok((name, content))
 }
 
 fn inline(source: Option<&DataSource>) -> Result<String, String> {

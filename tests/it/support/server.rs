@@ -25,7 +25,12 @@ pub struct Settings<'a> {
     pub identify: &'a str,
     /// Without one, the server does not look for a cluster.
     pub kubernetes: Option<Kubernetes<'a>>,
+    /// Further lines of the configuration.
+    pub more: &'a str,
 }
+
+/// A server without a cluster that believes node ids; the resource file is still to be given.
+pub const NODE_ID: Settings<'_> = Settings { mesh: "", identify: "{insecureNodeId: true}", kubernetes: None, more: "" };
 
 /// The cluster that it uses.
 #[derive(Debug, Clone, Copy)]
@@ -284,9 +289,11 @@ resources: [{dir}/mesh.yaml]
 stateDir: {dir}/state
 {kubernetes}
 identify: {identify}
+{more}
 ",
         socket = socket.display(),
         identify = settings.identify,
+        more = settings.more,
     )
 }
 
