@@ -57,7 +57,8 @@ async fn nobody_pays_for_a_restart_or_a_failover() {
     let streams = server.metric("streams", &[]).await.expect("metrics");
     assert_eq!(streams, (2 * (PROXIES + 2)) as f64);
 
-    // It crashes, and is back.
+    // It crashes, when all requests are done with, and is back.
+    no_requests_left(cluster, &place.system).await;
     let bundles = bundle_updates(&fleet);
     server.kill();
     scene.goes_on("without server").await;
@@ -85,6 +86,7 @@ async fn nobody_pays_for_a_restart_or_a_failover() {
     second.ready().await;
     let brief = Fleet::start(&server.socket, BRIEF, "brief.proxy-");
     brief.all("the others are served", PATIENCE, is_served).await;
+    no_requests_left(cluster, &place.system).await;
     fleet.route().change(&second.socket);
     brief.route().change(&second.socket);
     server.kill();
