@@ -34,7 +34,7 @@ fn is_served(certificate: &Held, bundle: &Held) -> bool {
 /// cert-manager is asked for nothing. A further stream of one of them that has no leaf yet costs one request, and what comes
 /// of it goes to both its streams. Another server takes over at no cost either, and renews what is due.
 #[tokio::test]
-async fn nobody_pays_for_a_restart_or_a_failover() {
+async fn items_104_and_107_nobody_pays_for_a_restart_or_a_failover() {
     let cluster = Cluster::shared();
     let place = Deployment::new(cluster, "restart").await;
     let ca = cluster.ca_issuer_with_intermediate(&place.system, "mesh").await;
@@ -143,7 +143,7 @@ async fn issued(server: &Server) -> f64 {
 /// A stream by itself breaks and comes back with the version that it had: the server still has the key, so it sends the same
 /// secret again, and its CA has nothing to do.
 #[tokio::test]
-async fn a_stream_that_breaks_gets_the_same_secret_again() {
+async fn items_34_and_89_a_stream_that_breaks_gets_the_same_secret_again() {
     let mut server = server_with_builtin_ca().await;
     for (variant, node) in [(Variant::StateOfTheWorld, "one"), (Variant::Incremental, "two")] {
         let route = Route::to(&server.socket);
@@ -162,7 +162,7 @@ async fn a_stream_that_breaks_gets_the_same_secret_again() {
 /// only: other proxies are served, and so is an honest stream of the same proxy. Who reports another proxy's version, or one
 /// that it made up, is given a leaf of its own as if it had reported nothing.
 #[tokio::test]
-async fn who_reports_what_it_does_not_hold_harms_itself_alone() {
+async fn item_107_who_reports_what_it_does_not_hold_harms_itself_alone() {
     let mut server = server_with_builtin_ca().await;
     let route = Route::to(&server.socket);
     let leaf_of = async |node: &str, variant| {
@@ -225,7 +225,7 @@ async fn who_reports_what_it_does_not_hold_harms_itself_alone() {
 /// SIGTERM: streams end with UNAVAILABLE, Envoys keep what they have and go on, and are served again by the server that comes
 /// after it.
 #[tokio::test]
-async fn a_server_that_is_told_to_end_ends_its_streams_and_traffic_goes_on() {
+async fn item_102_a_server_that_is_told_to_end_ends_its_streams_and_traffic_goes_on() {
     let mut server = server_with_builtin_ca().await;
     let pair = Proxy::pair(&server, ("web", Login::NodeId), ("api", Login::NodeId)).await;
     let strangers = strangers_before(&pair, "spiffe://default/web", "default");
