@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::manager::{Manager, Status};
+use super::manager::{Manager, Slots, Status};
 use crate::model::identity::ProxyKey;
 use crate::model::svid::Svid;
 
@@ -25,24 +25,28 @@ impl Manager {
 
     /// By mesh, the proxies whose last attempt failed, of which at most `shown` are told one by one.
     pub fn failing(&self, shown: usize) -> BTreeMap<Arc<str>, Failing> {
-        let mut meshes: BTreeMap<Arc<str>, Failing> = BTreeMap::new();
-        for slot in self.slots.iter().filter(|slot| slot.status.error.is_some()) {
-            let Failing { count, first } = meshes.entry(slot.key().mesh.clone()).or_default();
-            *count += 1;
-            if first.len() < shown || first.last_key_value().is_some_and(|(last, _)| slot.key() < last) {
-                first.insert(slot.key().clone(), slot.status.clone());
-            }
-            if first.len() > shown {
-                first.pop_last();
-            }
-        }
-        meshes
+        failing(&self.slots, shown)
     }
+}
+
+fn failing(slots: &Slots, shown: usize) -> BTreeMap<Arc<str>, Failing> {
+    let mut meshes: BTreeMap<Arc<str>, Failing> = BTreeMap::new();
+    for slot in slots.iter().filter(|slot| slot.status.error.is_some()) {
+        let Failing { count, first } = meshes.entry(slot.key().mesh.clone()).or_default();
+        *count += 1;
+        if first.len() < shown || first.last_key_value().is_some_and(|(last, _)| slot.key() < last) {
+            first.insert(slot.key().clone(), slot.status.clone());
+        }
+        if first.len() > shown {
+            first.pop_last();
+        }
+    }
+    meshes
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::{mpsc, watch};
+    use tokio::sync::watch;
 
     use super::super::manager::Slot;
     use super::*;
@@ -50,8 +54,7 @@ mod tests {
 
     #[test]
     fn of_the_failing_the_first_are_told_and_all_are_counted() {
-        let manager =
-            Manager { slots: Arc::default(), commands: mpsc::unbounded_channel().0, next_report: Arc::default() };
+        let slots = Slots::default();
         for number in (0..100).rev() {
             let key = ProxyKey {
                 mesh: if number % 2 == 0 { "even" } else { "odd" }.into(),
@@ -60,15 +63,13 @@ mod tests {
             };
             let error = (number < 50).then(|| "the CA is away".to_owned());
             let status = Status { error, ..Status::default() };
-            manager.slots.insert(key, Slot { current: watch::channel(None).0, status });
+            slots.insert(key, Slot { current: watch::channel(None).0, status });
         }
-        let failing = manager.failing(2);
+        let failing = failing(&slots, 2);
         assert_eq!(failing.keys().map(|mesh| &**mesh).collect::<Vec<_>>(), ["even", "odd"]);
         for (mesh, names) in [("even", ["web-00", "web-02"]), ("odd", ["web-01", "web-03"])] {
             let Failing { count, first } = &failing[mesh];
             assert_eq!((*count, first.keys().map(|key| key.instance.name()).collect::<Vec<_>>()), (25, names.to_vec()));
         }
-        let odd = manager.select(|key| &*key.mesh == "odd");
-        assert_eq!(odd.len(), 50);
     }
 }
