@@ -13,16 +13,16 @@ pub(super) type Held = BTreeMap<ProxyKey, (Option<Arc<Svid>>, Status)>;
 
 /// The certificates, and a way to have them renewed.
 pub(super) trait Certificates: fmt::Debug + Send + Sync + 'static {
-    /// What there is now.
-    fn snapshot(&self) -> Held;
+    /// What there is now of the proxies that are wanted.
+    fn select(&self, wanted: &dyn Fn(&ProxyKey) -> bool) -> Held;
 
     /// Renews the certificates of these proxies now.
     fn rotate(&self, proxies: Vec<ProxyKey>);
 }
 
 impl Certificates for Manager {
-    fn snapshot(&self) -> Held {
-        Self::snapshot(self)
+    fn select(&self, wanted: &dyn Fn(&ProxyKey) -> bool) -> Held {
+        Self::select(self, wanted)
     }
 
     fn rotate(&self, proxies: Vec<ProxyKey>) {

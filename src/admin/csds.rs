@@ -3,11 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::certificates::Certificates;
 use super::proto::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
 use super::proto::envoy::config::core::v3::Node;
 use super::proto::envoy::service::status::v3::client_config::GenericXdsConfig;
@@ -16,7 +18,7 @@ use super::proto::envoy::service::status::v3::{ClientConfig, ClientStatusRequest
 use super::proto::envoy::r#type::matcher::v3::NodeMatcher;
 use super::proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use super::proto::v1::SubscriptionState;
-use super::view::{names, state, timestamp};
+use super::view::{self, names, state, timestamp};
 use crate::model::identity::ProxyKey;
 use crate::serve::roster::{NameRecord, Roster, StreamRecord};
 
@@ -30,7 +32,18 @@ const CLIENT_SIZE: usize = 1 << 20;
 
 /// The service.
 #[derive(Debug, Clone)]
-pub(super) struct CsdsService(pub(super) Roster);
+pub(super) struct CsdsService {
+    pub(super) roster: Roster,
+    pub(super) certificates: Arc<dyn Certificates>,
+}
+
+impl CsdsService {
+    fn streams(&self) -> Vec<StreamRecord> {
+        let mut streams = self.roster.snapshot();
+        view::believe(&mut streams, &self.certificates.select(&|_key| true));
+        streams
+    }
+}
 
 /// What a stream of questions is answered with.
 type Responses = Pin<Box<dyn Stream<Item = Result<ClientStatusResponse, Status>> + Send>>;
@@ -44,9 +57,9 @@ impl ClientStatusDiscoveryService for CsdsService {
         &self,
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let roster = self.0.clone();
+        let service = self.clone();
         let responses = request.into_inner().map(move |request| {
-            let responses = responses(roster.snapshot(), &request?.node_matchers)?;
+            let responses = responses(service.streams(), &request?.node_matchers)?;
             Ok::<_, Status>(stream::iter(responses.into_iter().map(Ok)))
         });
         Ok(Response::new(Box::pin(responses.try_flatten())))
@@ -56,7 +69,7 @@ impl ClientStatusDiscoveryService for CsdsService {
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        let responses = responses(self.0.snapshot(), &request.get_ref().node_matchers)?;
+        let responses = responses(self.streams(), &request.get_ref().node_matchers)?;
         match <[_; 1]>::try_from(responses) {
             Ok([response]) => Ok(Response::new(response)),
             Err(_) => Err(Status::resource_exhausted(

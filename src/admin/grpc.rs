@@ -22,9 +22,10 @@ use crate::serve::roster::Roster;
 
 /// The routes of every service.
 pub(super) fn routes(roster: Roster, certificates: Arc<dyn Certificates>, ready: watch::Receiver<bool>) -> Router {
-    let admin = AdminService { roster: roster.clone(), certificates };
+    let csds = CsdsService { roster: roster.clone(), certificates: certificates.clone() };
+    let admin = AdminService { roster, certificates };
     let mut routes = Routes::new(v1::admin_server::AdminServer::new(admin))
-        .add_service(ClientStatusDiscoveryServiceServer::new(CsdsService(roster)))
+        .add_service(ClientStatusDiscoveryServiceServer::new(csds))
         .add_service(HealthServer::new(HealthService(ready)));
     // Reflection tells of services and messages, which are in this repository, and of nothing that the server holds.
     match reflection().build_v1().and_then(|v1| Ok((v1, reflection().build_v1alpha()?))) {

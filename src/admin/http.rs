@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::warnings::Warnings;
 use super::{Admin, grpc, status};
 
 /// How long a client may take to end after shutdown has begun. Some never would: a watch of the health, a reader that
@@ -65,7 +66,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
         "ready": reasons.is_empty(),
         "reasons": reasons,
         "listeners": admin.listeners,
-        "warnings": admin.warnings(),
+        "warnings": Warnings::of(&admin).into_texts(),
     });
     (code, text("application/json", format!("{body:#}\n"))).into_response()
 }

@@ -14,8 +14,8 @@ mod status;
 mod testing;
 pub mod text;
 mod view;
+mod warnings;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -57,46 +57,3 @@ impl fmt::Debug for Admin {
         f.debug_struct("Admin").field("listeners", &self.listeners).finish_non_exhaustive()
     }
 }
-
-impl Admin {
-    /// What an operator should know of, though the server does its work: by what it is about.
-    fn warnings(&self) -> BTreeMap<String, Vec<String>> {
-        let mut warnings: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for problem in self.problems.borrow().iter() {
-            warnings.entry("resources".to_owned()).or_default().push(problem.to_string());
-        }
-        for ((mesh, backend), trouble) in self.trust.troubles().borrow().iter() {
-            let consequence = if trouble.has_last_good {
-                "what it said before stays trusted"
-            } else {
-                "the mesh has no trust bundle until this is mended"
-            };
-            let text = format!("backend {backend}: {}; {consequence}", trouble.reason);
-            warnings.entry(format!("trust/{mesh}")).or_default().push(text);
-        }
-        let waiting = self.pending.iter().flat_map(PendingBoard::snapshot);
-        // Every request is pending for a moment; what is told here is what somebody may have to do something about.
-        for pending in waiting.filter(|pending| pending.slow || pending.hint.is_some()) {
-            let hint = pending.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
-            let text = format!(
-                "{} has been waiting for {} {} since {}: {}: {}{hint}",
-                pending.proxy, pending.issuer.kind, pending.issuer.name, pending.since, pending.reason, pending.message
-            );
-            warnings.entry(format!("pending/{}", pending.mesh)).or_default().push(text);
-        }
-        for (key, (_, status)) in self.manager.snapshot() {
-            let Some(error) = status.error else { continue };
-            let next = status.next.map(|next| format!("; next attempt at {next}")).unwrap_or_default();
-            warnings.entry(format!("issuance/{}", key.mesh)).or_default().push(format!("{key}: {error}{next}"));
-        }
-        for texts in warnings.values_mut().filter(|texts| texts.len() > SHOWN) {
-            let more = texts.len() - SHOWN;
-            texts.truncate(SHOWN);
-            texts.push(format!("and {more} more"));
-        }
-        warnings
-    }
-}
-
-/// How many of one kind are listed: when a CA is away, every proxy has the same trouble.
-const SHOWN: usize = 20;

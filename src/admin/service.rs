@@ -30,16 +30,15 @@ impl Admin for AdminService {
     async fn list_proxies(&self, request: Request<v1::ListProxiesRequest>) -> Result<Response<Proxies>, Status> {
         let v1::ListProxiesRequest { mesh, name, spiffe_id } = request.into_inner();
         let wanted = Selector { mesh, name, spiffe_id };
-        let mut proxies = view::proxies(self.roster.snapshot(), self.certificates.snapshot());
-        proxies.retain(|proxy| wanted.matches(&proxy.key));
+        let streams = self.roster.select(|stream| wanted.matches(&stream.identity.proxy_key()));
+        let proxies = view::proxies(streams, self.certificates.select(&|key| wanted.matches(key)));
         let messages = proxies.into_iter().map(|proxy| Ok(v1::ListProxiesResponse { proxy: Some(proxy.message()) }));
         Ok(Response::new(Box::pin(stream::iter(messages))))
     }
 
     async fn rotate(&self, request: Request<v1::RotateRequest>) -> Result<Response<v1::RotateResponse>, Status> {
         let wanted = selected(request.into_inner())?;
-        let proxies: Vec<ProxyKey> =
-            self.certificates.snapshot().into_keys().filter(|key| wanted.matches(key)).collect();
+        let proxies: Vec<ProxyKey> = self.certificates.select(&|key| wanted.matches(key)).into_keys().collect();
         if proxies.is_empty() && !wanted.is_empty() {
             return Err(Status::not_found(format!("there is no proxy {}", described(&wanted))));
         }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::Admin;
 use super::text::escaped;
 use super::view::{self, Listed, names, state};
+use super::warnings::Warnings;
 
 /// The most proxies that are listed.
 const LISTED: usize = 500;
@@ -29,7 +30,7 @@ fn write(page: &mut String, admin: &Admin) -> std::fmt::Result {
     }
     writeln!(page, "listening on {}", admin.listeners.join(", "))?;
     meshes(page, admin)?;
-    for (about, texts) in admin.warnings() {
+    for (about, texts) in Warnings::of(admin).into_texts() {
         writeln!(page, "\n! {about}")?;
         for text in texts {
             writeln!(page, "    {text}")?;
@@ -51,7 +52,7 @@ fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
             Some(bundle) => {
                 writeln!(page, "  trust bundle {}", bundle.digest())?;
                 for ca in bundle.certificates() {
-                    writeln!(page, "    {} until {}", ca.subject(), ca.validity().not_after)?;
+                    writeln!(page, "    {} until {}", escaped(ca.subject()), ca.validity().not_after)?;
                 }
             }
         }
@@ -79,7 +80,7 @@ fn proxies(page: &mut String, proxies: &[Listed]) -> std::fmt::Result {
                     "  {key} in {}: serial {} by {} until {}{renewal}",
                     proxy.key.mesh,
                     svid.leaf.serial(),
-                    svid.leaf.issuer(),
+                    escaped(svid.leaf.issuer()),
                     svid.validity().not_after
                 )?;
             }

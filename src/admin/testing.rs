@@ -107,8 +107,8 @@ pub(super) struct FakeCertificates {
 }
 
 impl Certificates for FakeCertificates {
-    fn snapshot(&self) -> Held {
-        self.held.clone()
+    fn select(&self, wanted: &dyn Fn(&ProxyKey) -> bool) -> Held {
+        self.held.clone().into_iter().filter(|(key, _)| wanted(key)).collect()
     }
 
     fn rotate(&self, proxies: Vec<ProxyKey>) {

@@ -30,8 +30,19 @@ pub(super) struct Listed {
     pub(super) status: Status,
 }
 
+/// Forgets what proxies say they hold, where the server does not stand by it: what anybody can make up is not shown as a fact.
+pub(super) fn believe(streams: &mut [StreamRecord], held: &Held) {
+    for stream in streams {
+        let proxy = held.get(&stream.identity.proxy_key());
+        if proxy.is_none_or(|(_, status)| status.held_until.is_none()) {
+            stream.names.values_mut().for_each(|record| record.held = None);
+        }
+    }
+}
+
 /// Every proxy that either knows, ordered.
-pub(super) fn proxies(streams: Vec<StreamRecord>, held: Held) -> Vec<Listed> {
+pub(super) fn proxies(mut streams: Vec<StreamRecord>, held: Held) -> Vec<Listed> {
+    believe(&mut streams, &held);
     let listed =
         |(key, (svid, status)): (ProxyKey, _)| (key.clone(), Listed { key, streams: Vec::new(), svid, status });
     let mut proxies: BTreeMap<ProxyKey, Listed> = held.into_iter().map(listed).collect();

@@ -9,6 +9,24 @@ fn item_41_a_subscription_is_as_far_as_its_newest_version() {
     }
 }
 
+/// Anybody can report a version. It counts where the server stands by it, and for the proxy that it is a leaf of.
+#[test]
+fn what_a_proxy_says_it_holds_is_shown_only_if_the_server_stands_by_it() {
+    let held = lives()[2].1.clone();
+    let streams = ["web-0", "web-1", "web-2"].map(|name| stream("default", name, &[("default", held.clone())]));
+    let mut stands_by = status(None, None);
+    stands_by.held_until = Some(moment(700));
+    let known = Held::from([
+        (identity("default", "web-0").proxy_key(), (None, stands_by)),
+        (identity("default", "web-1").proxy_key(), (None, status(Some(500), None))),
+    ]);
+    let messages: Vec<v1::Proxy> = proxies(streams.to_vec(), known).iter().map(Listed::message).collect();
+    let shown = messages.iter().map(|proxy| &proxy.streams[0].subscriptions[0]);
+    let shown: Vec<_> = shown.map(|name| (name.state(), !name.held_version.is_empty())).collect();
+    use v1::SubscriptionState::{Held as Holds, Pending};
+    assert_eq!(shown, [(Holds, true), (Pending, false), (Pending, false)]);
+}
+
 #[test]
 fn a_proxy_is_shown_with_its_streams_and_its_certificate() {
     let (svid, _) = svid("default");

@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Args;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use super::Failure;
 use crate::admin::proto::v1::admin_client::AdminClient;
 use crate::admin::proto::v1::{ListProxiesRequest, Proxy, RotateRequest};
 use crate::config::HostPort;
 
-/// How long the server may take to accept a connection, and to do what it is told.
+/// How long the server may take to accept a connection, and to say something more.
 const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -49,17 +49,17 @@ impl AdminApi {
 
     pub(super) async fn proxies(&mut self, selection: Selection) -> Result<Vec<Proxy>, ApiError> {
         let Selection { mesh, name, spiffe_id } = selection;
-        let answer = self.client.list_proxies(limited(ListProxiesRequest { mesh, name, spiffe_id })).await;
+        let answer = in_time(self.client.list_proxies(ListProxiesRequest { mesh, name, spiffe_id })).await;
         let mut messages = answer.map_err(|status| self.error(&status))?.into_inner();
         let mut proxies = Vec::new();
-        while let Some(message) = messages.message().await.map_err(|status| self.error(&status))? {
+        while let Some(message) = in_time(messages.message()).await.map_err(|status| self.error(&status))? {
             proxies.extend(message.proxy);
         }
         Ok(proxies)
     }
 
     pub(super) async fn rotate(&mut self, request: RotateRequest) -> Result<usize, ApiError> {
-        let answer = self.client.rotate(limited(request)).await;
+        let answer = in_time(self.client.rotate(request)).await;
         let count = answer.map_err(|status| self.error(&status))?.into_inner().proxies;
         Ok(count.try_into().unwrap_or(usize::MAX))
     }
@@ -79,10 +79,10 @@ impl AdminApi {
     }
 }
 
-fn limited<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(ANSWER);
-    request
+/// The next that a server says. A deadline of the call's would be over when its answer begins, or hold for all of a long one.
+async fn in_time<T>(answer: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let answer = tokio::time::timeout(ANSWER, answer).await;
+    answer.unwrap_or_else(|_elapsed| Err(Status::deadline_exceeded(format!("no answer within {} s", ANSWER.as_secs()))))
 }
 
 fn unreachable_at(address: &HostPort) -> Failure {
@@ -130,6 +130,13 @@ impl Selection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_stops_in_the_middle_of_an_answer_is_given_up() {
+        let began = tokio::time::Instant::now();
+        let stalled = in_time(std::future::pending::<Result<(), _>>()).await.unwrap_err();
+        assert_eq!((stalled.code(), began.elapsed()), (Code::DeadlineExceeded, ANSWER));
+    }
 
     #[test]
     fn a_proxy_can_be_named_in_several_ways() {

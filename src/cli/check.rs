@@ -55,8 +55,7 @@ impl Check {
         if !problems.is_empty() {
             return Err(Failure::Configuration(problems));
         }
-        output::line(summary(&config, &compiled.resources));
-        Ok(())
+        output::line(summary(&config, &compiled.resources))
     }
 }
 

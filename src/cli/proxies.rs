@@ -46,7 +46,6 @@ impl Proxies {
             Format::Wide => output::text(proxy_table::table(&proxies, true)),
             Format::Json => output::line(proxy_json::document(&proxies).map_err(anyhow::Error::from)?),
         }
-        Ok(())
     }
 
     /// Those that are meant by the first reading of the words that means any.

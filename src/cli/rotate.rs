@@ -35,8 +35,7 @@ pub(super) struct Rotate {
 impl Rotate {
     pub(super) fn run(self) -> Result<(), Failure> {
         let count = runtime()?.block_on(self.rotate())?;
-        output::line(format_args!("renewal queued: {}", counted(count, "proxy")));
-        Ok(())
+        output::line(format_args!("renewal queued: {}", counted(count, "proxy")))
     }
 
     async fn rotate(&self) -> Result<usize, Failure> {

@@ -28,11 +28,18 @@ impl Serve {
         logging::init(&self.flags.log.level, self.flags.log.format.into()).map_err(anyhow::Error::from)?;
         let runtime = runtime()?;
         let served = runtime.block_on(async {
-            let stop = stop_signal()?;
-            let app = App::start(config).await.map_err(|error| match error {
-                StartError::Configuration(problems) => Failure::Configuration(problems),
-                StartError::Runtime(error) => Failure::Runtime(error),
-            })?;
+            let mut stop = std::pin::pin!(stop_signal()?);
+            let app = tokio::select! {
+                app = App::start(config) => app.map_err(|error| match error {
+                    StartError::Configuration(problems) => Failure::Configuration(problems),
+                    StartError::Runtime(error) => Failure::Runtime(error),
+                })?,
+                // Nobody is served yet, so there is nothing to end well.
+                signal = &mut stop => {
+                    tracing::info!(signal, "told to end before it had started");
+                    return Ok(());
+                }
+            };
             let died = tokio::select! {
                 signal = stop => {
                     tracing::info!(signal, "shutting down");

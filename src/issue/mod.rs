@@ -14,6 +14,7 @@ mod entry;
 pub mod issuer;
 pub mod manager;
 pub mod metrics;
+pub mod overview;
 mod recognise;
 pub mod renewal;
 pub mod resume;

@@ -244,7 +244,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_chain_is_put_into_order_and_roots_and_strangers_are_left_out() {
+    fn items_46_and_85_the_chain_is_put_into_order_and_roots_and_strangers_are_left_out() {
         let root = TestCa::root("Root");
         let upper = root.intermediate("Upper");
         let lower = upper.intermediate("Lower");
@@ -268,9 +268,43 @@ pub(crate) mod tests {
         assert_eq!(svid.anchor, *issuing.certificate());
     }
 
+    /// What no checking of leaves could make up for: of all that Envoy takes, keys are of one kind.
     #[test]
-    fn what_is_wrong_is_refused() {
+    fn item_46_our_keys_are_of_a_kind_that_envoy_takes() {
+        // SubjectPublicKeyInfo of a P-256 key, up to the point on the curve (RFC 5480).
+        let head = hex::decode("3059301306072a8648ce3d020106082a8648ce3d030107034200").unwrap();
+        assert!(csr::generate(ID).unwrap().public_key.starts_with(&head));
+    }
+
+    /// A leaf for an RSA key of 1024 bits, which Envoy rejects.
+    const WEAK: &str = "\
+-----BEGIN CERTIFICATE-----
+MIICBzCCAXCgAwIBAgIUHyg262SNrY2BD0FjXUZJViJd7w0wDQYJKoZIhvcNAQEL
+BQAwADAgFw0yNjExMjIwNTQ0NTVaGA8yMTI2MTAyOTA1NDQ1NVowADCBnzANBgkq
+hkiG9w0BAQEFAAOBjQAwgYkCgYEA2VQx6db+V5nVN18sWOHMMV/mtVmwcudJCKLf
+gYHQ9nSB1FRvPgkl57W4OiU+Bj1bxFhWUXFXzR0fbIejnE4y38H27mAQXV7aJW3T
+RJo69NmqFU0bz+2oMfa7G1tGAud3xdCBOShCeicZGqVo95YANDM4JbE3trFHXFsW
+6K1lKx8CAwEAAaN8MHowHQYDVR0OBBYEFBnbfhl1U4q1jKfi1M7HCesmU9p3MB8G
+A1UdIwQYMBaAFBnbfhl1U4q1jKfi1M7HCesmU9p3MC0GA1UdEQEB/wQjMCGGH3Nw
+aWZmZTovL2RlZmF1bHQvbnMvc2hvcC9zYS93ZWIwCQYDVR0TBAIwADANBgkqhkiG
+9w0BAQsFAAOBgQCtamaUiAoy4wPg1RVKi+JNL8FXxEgq7X1PTvXIlmA2vRNN5Aqh
+YEhbqM91J0BEL2HHruJMg3+LdO0gls/QncO11+9M2hqu/YM8beUQXWtdQwnPXGIs
+FHFAgJB7jWrTb/fAuqPlJ46ScAXm7lnqu8yv28nvFWyDlK8ReDw7i7qv2A==
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn items_46_and_84_what_envoy_would_reject_or_peers_would_refuse_is_not_served() {
         let case = Case::new();
+        let weak = Certificate::many_from_pem(WEAK.as_bytes()).unwrap();
+        assert_eq!(weak[0].uris(), [ID]);
+        assert_eq!(case.verify(weak, &case.ca).unwrap_err(), VerifyError::KeyMismatch(1));
+        // A chain without the leaf, and one without what is between the leaf and the root.
+        let chainless = case.verify(vec![case.ca.certificate().clone()], &case.ca).unwrap_err();
+        assert_eq!(chainless, VerifyError::KeyMismatch(1));
+        let between = Case { ca: case.ca.intermediate("Between"), request: csr::generate(ID).unwrap() };
+        let gap = between.verify(vec![between.leaf(&LeafOptions::default())], &case.ca).unwrap_err();
+        assert!(matches!(gap, VerifyError::Untrusted { .. }), "{gap}");
         let past = (timestamp(1_700_000_000), timestamp(1_700_000_100));
         let future = (timestamp(1_800_000_030), timestamp(1_800_001_000));
         let with = |change: fn(&mut LeafOptions)| {
@@ -334,7 +368,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_expired_anchor_is_refused() {
+    fn item_46_an_expired_anchor_is_refused() {
         let svid = svid_with((timestamp(1_799_999_000), timestamp(1_800_010_000)), timestamp(1_799_999_999));
         let trust = Bundle::from_certificates([svid.anchor.clone()]).unwrap();
         assert!(path(&svid.leaf, &svid.intermediates, &trust, now()).is_err());

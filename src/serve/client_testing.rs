@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use envoy_types::pb::envoy::config::core::v3::{Node, data_source::Specifier};
+use envoy_types::pb::envoy::config::core::v3::{Extension, Node, data_source::Specifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
@@ -36,18 +36,35 @@ pub(super) async fn server() -> TestServer {
     TestServer::start(ServeSettings::default(), &[tcp()]).await
 }
 
-pub(super) async fn client(server: &TestServer) -> Client {
+pub(super) async fn channel(server: &TestServer) -> Channel {
     // A small window, so that a reader that does not read is soon a slow one.
     let endpoint = Endpoint::from_shared(format!("http://{}", server.addresses[0])).unwrap();
-    Client::new(endpoint.initial_stream_window_size(65_535).connect().await.unwrap())
+    endpoint.initial_stream_window_size(65_535).connect().await.unwrap()
+}
+
+pub(super) async fn client(server: &TestServer) -> Client {
+    Client::new(channel(server).await)
 }
 
 pub(super) async fn ads(server: &TestServer) -> AdsClient {
-    AdsClient::connect(format!("http://{}", server.addresses[0])).await.unwrap()
+    AdsClient::new(channel(server).await)
 }
 
 pub(super) fn node() -> Option<Node> {
     Some(Node { id: "proxy-0".to_owned(), cluster: "web".to_owned(), ..Default::default() })
+}
+
+/// As a real Envoy sends it, with its list of extensions.
+pub(super) fn full_node() -> Option<Node> {
+    let extension = |number: usize| Extension {
+        name: format!("envoy.filters.http.some_extension_{number:03}"),
+        category: "envoy.filters.http".to_owned(),
+        type_urls: vec![format!("envoy.extensions.filters.http.some_extension_{number:03}.v3.SomeExtension")],
+        ..Default::default()
+    };
+    let node = Node { extensions: (0..516).map(extension).collect(), ..node().unwrap() };
+    assert!(node.encoded_len() > 61_000, "{}", node.encoded_len());
+    Some(node)
 }
 
 pub(super) fn request(names: &[&str]) -> DiscoveryRequest {

@@ -307,7 +307,47 @@ async fn item_9_large_responses_are_sent_and_counted() {
 }
 
 #[tokio::test]
-async fn items_91_94_and_95_every_door_is_pushed_to_and_none_waits_for_another() {
+async fn items_94_and_95_a_slow_reader_at_any_door_gets_the_newest_and_holds_nobody_up() {
+    let server = server().await;
+    let (mut sds, mut ads) = (client(&server).await, ads(&server).await);
+    // On each connection somebody who reads, and beside it those who do not.
+    let mut quick = Delta::open_delta(&mut sds, "quick").await.unwrap();
+    let mut quick_ads = Sotw::open_ads(&mut ads, "quick").await.unwrap();
+    let mut slow =
+        [Delta::open_delta(&mut sds, "slow").await.unwrap(), Delta::open_delta_ads(&mut ads, "slow").await.unwrap()];
+    let mut slow_sotw = Sotw::open_ads(&mut ads, "slow").await.unwrap();
+    for stream in slow.iter().chain([&quick]) {
+        stream.send(delta(&["ROOTCA"])).await;
+    }
+    for stream in [&quick_ads, &slow_sotw] {
+        stream.send(request(&["ROOTCA"])).await;
+    }
+    // Some 16 KB each, so that a stream's window is full after four; another order is another version.
+    let mut certificates: Vec<_> = (0..30).map(|number| ca(&number.to_string()).certificate).collect();
+    let mut newest = String::new();
+    for round in 0..60 {
+        certificates.rotate_left(1);
+        certificates.swap(0, 1 + round % 29);
+        let bundle = Arc::new(Bundle::from_certificates(certificates.clone()).unwrap());
+        newest = Version::of_bundle(&bundle).to_string();
+        server.source.bundle.send_replace(Some(bundle));
+        assert_eq!(quick.next().await.2, newest);
+        assert_eq!(quick_ads.next().await.0.version_info, newest);
+    }
+    let mut read = [1; 3];
+    for (stream, read) in slow.iter_mut().zip(&mut read) {
+        while stream.next().await.2 != newest {
+            *read += 1;
+        }
+    }
+    while slow_sotw.next().await.0.version_info != newest {
+        read[2] += 1;
+    }
+    assert!(read.iter().all(|read| (2..30).contains(read)), "{read:?} of 60 versions were kept for who did not read");
+}
+
+#[tokio::test]
+async fn item_91_every_door_is_pushed_to() {
     let server = server().await;
     server.issue();
     let (mut sds, mut ads) = (client(&server).await, ads(&server).await);

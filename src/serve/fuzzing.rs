@@ -109,7 +109,7 @@ pub(crate) fn authorization(data: &[u8]) -> Option<BearerToken> {
     open::evidence(&Peer::default(), &headers).ok()?.bearer_token
 }
 
-/// What a proxy says it holds: anything that is read is what was written.
+/// What a proxy says it holds: what is read of it makes sense, and is bounded.
 pub(crate) fn versions(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Some(held) = Version::held_leaf(text) {

@@ -75,9 +75,18 @@ impl Roster {
 
     /// All of them, in the order in which they were opened.
     pub fn snapshot(&self) -> Vec<StreamRecord> {
+        self.select(|_record| true)
+    }
+
+    /// Those that are wanted, in that order.
+    pub fn select(&self, wanted: impl Fn(&StreamRecord) -> bool) -> Vec<StreamRecord> {
         let mut streams: Vec<_> = self.streams.iter().map(|entry| (*entry.key(), entry.value().clone())).collect();
         streams.sort_unstable_by_key(|(id, _)| *id);
-        streams.into_iter().map(|(_, record)| locked(&record).clone()).collect()
+        let copy = |record: &Mutex<StreamRecord>| {
+            let record = locked(record);
+            wanted(&record).then(|| record.clone())
+        };
+        streams.into_iter().filter_map(|(_, record)| copy(&record)).collect()
     }
 }
 

@@ -107,6 +107,12 @@ impl SdsServer {
         self.0.roster.clone()
     }
 
+    /// What all calls share.
+    #[cfg(test)]
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.0.clone()
+    }
+
     /// What admission counts at the moment.
     #[cfg(test)]
     pub(super) fn counts(&self) -> [usize; 4] {

@@ -1,7 +1,7 @@
 //! What the tests of this stage share: certificates, a source that a test drives, and a server on real sockets.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +13,7 @@ use super::listen::{self, Endpoint, Lifetimes, ListenerSettings};
 use super::metrics::Metrics;
 use super::source::{CertificateWatch, SecretSource};
 use super::{SdsServer, ServeSettings};
+use crate::identify::chain::Identifiers;
 use crate::identify::{Authenticate, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
@@ -141,6 +142,8 @@ pub(super) struct FakeAuthenticate {
     pub(super) moved: Mutex<HashSet<String>>,
     /// Names that a policy forbids.
     pub(super) forbidden: Mutex<HashSet<String>>,
+    /// If there, it decides with what is proven and what the node says who that is.
+    pub(super) completes: OnceLock<Identifiers>,
     /// To be touched after a change of the above.
     pub(super) policies: watch::Sender<Arc<PolicySet>>,
 }
@@ -167,12 +170,15 @@ impl Authenticate for FakeAuthenticate {
             method: "test",
             mesh: None,
             until: self.until.lock().unwrap().get(&name).copied(),
+            workload: Workload { name: Some(name.as_str().into()), ..Workload::default() },
             instance: Some(name),
-            workload: Workload::default(),
         }))
     }
 
-    fn complete(&self, proof: Option<&Proof>, _: &NodeClaim) -> Result<Identity, IdentifyError> {
+    fn complete(&self, proof: Option<&Proof>, node: &NodeClaim) -> Result<Identity, IdentifyError> {
+        if let Some(identifiers) = self.completes.get() {
+            return identifiers.complete(proof, node);
+        }
         let proof = proof.unwrap();
         let name = proof.instance.as_deref().unwrap();
         if name == "forbidden" || self.forbidden.lock().unwrap().contains(name) {

@@ -1,9 +1,13 @@
 //! Holds `docs/conformance.md` to the code: what the protocol demands is all in there, each demand that must be met has a
-//! test, and each test that it names exists. A test that has a demand's number in its own name is listed there.
+//! test with its number in its name, and each test that it names is one that `cargo test` runs. A test that has a demand's
+//! number in its own name is listed there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+mod sources;
 
 /// How many items there are.
 const ITEMS: u32 = 107;
@@ -24,7 +28,7 @@ struct Item {
 }
 
 #[test]
-fn every_item_is_in_the_table_and_what_must_be_has_a_test() {
+fn every_item_is_in_the_table_and_what_must_be_has_a_test_of_its_number() {
     let items = items();
     let numbers: Vec<u32> = items.iter().map(|item| item.number).collect();
     assert_eq!(numbers, (1..=ITEMS).collect::<Vec<_>>(), "all numbers, once and in order");
@@ -34,7 +38,10 @@ fn every_item_is_in_the_table_and_what_must_be_has_a_test() {
             wrong.push(format!("{number}: {level:?} is none of {LEVELS:?}, or nothing is said of it"));
         }
         let may_lack = !level.starts_with("MUST") && remark.strip_prefix(NOT_DONE).is_some_and(|why| !why.is_empty());
-        if tests.is_empty() && !may_lack {
+        let is_named_so = |test: &String| numbers_in(test.rsplit("::").next().unwrap_or_default()).contains(number);
+        if level.starts_with("MUST") && !tests.iter().any(is_named_so) {
+            wrong.push(format!("{number} ({level}) has no test whose name says so (`item_{number}_…`): {summary}"));
+        } else if tests.is_empty() && !may_lack {
             wrong.push(format!("{number} ({level}) has no test: {summary}"));
         }
     }
@@ -103,68 +110,23 @@ fn items() -> Vec<Item> {
     items.collect()
 }
 
-/// The path of every test of the library and of this program, as cargo prints it.
+/// The path of every test of the library and of this program that `cargo test` runs, as it prints it.
 fn tests() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for crate_root in ["src/lib.rs", "tests/it/main.rs"] {
-        read_module(&root().join(crate_root), &[], true, &mut found);
-    }
-    assert!(found.contains("conformance::reads_numbers_in_names"), "this very test was not found");
-    found
+    ["src/lib.rs", "tests/it/main.rs"].iter().flat_map(|crate_root| sources::tests(&root().join(crate_root))).collect()
 }
 
-/// Adds the tests of a module's file and of the modules below it. The files are rustfmt's work, so a module in a file begins
-/// with `mod NAME {` and ends with a `}` of the same indentation.
-fn read_module(file: &Path, path: &[String], has_own_folder: bool, found: &mut BTreeSet<String>) {
-    let text = fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-    let folder = file.parent().expect("a file is in a folder");
-    let name = file.file_stem().and_then(|name| name.to_str()).expect("a module's name");
-    let below = if has_own_folder || name == "mod" { folder.to_owned() } else { folder.join(name) };
-    // The modules in this file that a line is in, each with its indentation.
-    let mut inside: Vec<(usize, String)> = Vec::new();
-    let (mut is_test, mut elsewhere) = (false, None);
-    for line in text.lines() {
-        let code = line.trim_start();
-        let indentation = line.len() - code.len();
-        if code == "}" && inside.last().is_some_and(|(of, _)| *of == indentation) {
-            inside.pop();
-        } else if code.starts_with("#[test]") || code.starts_with("#[tokio::test") {
-            is_test = true;
-        } else if let Some(path) = code.strip_prefix("#[path = \"").and_then(|rest| rest.strip_suffix("\"]")) {
-            elsewhere = Some(path.to_owned());
-        } else if let Some(declared) = module_in(code) {
-            let at = |name: &str| path.iter().chain(inside.iter().map(|(_, name)| name)).cloned().chain([name.into()]);
-            if let Some(name) = declared.strip_suffix(" {") {
-                inside.push((indentation, name.to_owned()));
-            } else if let Some(name) = declared.strip_suffix(';') {
-                let nested = inside.iter().fold(below.clone(), |folder, (_, name)| folder.join(name));
-                let (file, has_own_folder) = match elsewhere.take() {
-                    Some(path) => (folder.join(path), true),
-                    None if nested.join(format!("{name}.rs")).exists() => (nested.join(format!("{name}.rs")), false),
-                    None => (nested.join(name).join("mod.rs"), true),
-                };
-                if file.exists() {
-                    read_module(&file, &at(name).collect::<Vec<_>>(), has_own_folder, found);
-                }
-            }
-        } else if let Some(name) = function_in(code).filter(|_| std::mem::take(&mut is_test)) {
-            let modules = path.iter().chain(inside.iter().map(|(_, name)| name)).cloned();
-            found.insert(modules.chain([name.to_owned()]).collect::<Vec<_>>().join("::"));
-        }
-    }
-}
-
-/// What follows `mod` in a line that declares a module.
-fn module_in(code: &str) -> Option<&str> {
-    let code =
-        code.strip_prefix("pub ").or_else(|| Some(code.strip_prefix("pub(")?.split_once(") ")?.1)).unwrap_or(code);
-    code.strip_prefix("mod ")
-}
-
-/// The name of the function that a line begins.
-fn function_in(code: &str) -> Option<&str> {
-    let code = code.strip_prefix("async ").unwrap_or(code);
-    code.strip_prefix("fn ")?.split(['(', '<']).next()
+#[test]
+fn what_is_read_from_the_sources_is_what_there_is_to_run() {
+    let listed = |more: &[&str]| {
+        let program = std::env::current_exe().expect("this program has a file");
+        let output = Command::new(program).args(["--list", "--format=terse"]).args(more).output().expect("it runs");
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).expect("names are text");
+        text.lines().filter_map(|line| Some(line.strip_suffix(": test")?.to_owned())).collect::<BTreeSet<_>>()
+    };
+    let ignored = listed(&["--ignored"]);
+    let run: BTreeSet<_> = listed(&[]).difference(&ignored).cloned().collect();
+    assert_eq!(sources::tests(&root().join("tests/it/main.rs")), run);
 }
 
 fn root() -> PathBuf {

@@ -67,6 +67,9 @@ pub(super) enum Io {
     Tls(Box<TlsStream<TcpStream>>),
     /// A unix socket.
     Unix(UnixStream),
+    /// No socket, so that a test can pause time.
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
 }
 
 /// A peer that has not spoken HTTP/2 yet. Keep-alive begins only after that, and idle connections are free to make.
@@ -125,6 +128,8 @@ impl Connection {
                     |peer: tokio::net::unix::UCred| UnixPeer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
                 Peer { unix: stream.peer_cred().ok().map(peer), ..base }
             }
+            #[cfg(test)]
+            Io::Memory(_) => base,
         }
     }
 }
@@ -136,6 +141,8 @@ macro_rules! each {
             Io::Plain($stream) => $call,
             Io::Tls($stream) => $call,
             Io::Unix($stream) => $call,
+            #[cfg(test)]
+            Io::Memory($stream) => $call,
         }
     };
 }
@@ -170,6 +177,8 @@ impl AsyncWrite for Connection {
             Io::Plain(stream) => stream.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
             Io::Unix(stream) => stream.is_write_vectored(),
+            #[cfg(test)]
+            Io::Memory(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -177,3 +177,6 @@ async fn accept_failed(error: &io::Error) {
 #[cfg(test)]
 #[path = "listen_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod transport_tests;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::serve::client_testing::soon;
@@ -18,6 +18,7 @@ pub(super) const WINDOW_UPDATE: u8 = 8;
 pub(super) const CONTINUATION: u8 = 9;
 
 pub(super) const ACK: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 
 /// RFC 9113 §7.
@@ -42,14 +43,14 @@ impl Frame {
 }
 
 /// Speaks HTTP/2 as badly as it is told to.
-pub(super) struct Attacker {
-    pub(super) io: TcpStream,
+pub(super) struct Attacker<Io = TcpStream> {
+    pub(super) io: Io,
 }
 
-impl Attacker {
+impl<Io: AsyncRead + AsyncWrite + Unpin> Attacker<Io> {
     /// Past the preface, with these settings.
-    pub(super) async fn connect(server: &TestServer, settings: &[(u16, u32)]) -> Self {
-        let mut attacker = Self { io: TcpStream::connect(&server.addresses[0]).await.unwrap() };
+    pub(super) async fn over(io: Io, settings: &[(u16, u32)]) -> Self {
+        let mut attacker = Self { io };
         attacker.io.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         let settings: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
@@ -82,6 +83,13 @@ impl Attacker {
             }
         })
         .await
+    }
+}
+
+impl Attacker {
+    /// Past the preface, with these settings.
+    pub(super) async fn connect(server: &TestServer, settings: &[(u16, u32)]) -> Self {
+        Self::over(TcpStream::connect(&server.addresses[0]).await.unwrap(), settings).await
     }
 
     /// Sends `bytes` again and again until the server has had enough or `times` is reached; then reads to the end or
@@ -147,16 +155,21 @@ pub(super) fn field(name: &str, value: &str) -> Vec<u8> {
     [vec![0], text(name), text(value)].concat()
 }
 
+/// Of a `StreamSecrets` as `token`.
 pub(super) fn headers(token: &str) -> Vec<u8> {
+    [headers_to("sds"), field("authorization", &format!("Bearer {token}"))].concat()
+}
+
+/// Of a `StreamSecrets` that nobody vouches for, to `authority`.
+pub(super) fn headers_to(authority: &str) -> Vec<u8> {
     let path = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
     [
         field(":method", "POST"),
         field(":scheme", "http"),
         field(":path", path),
-        field(":authority", "sds"),
+        field(":authority", authority),
         field("content-type", "application/grpc"),
         field("te", "trailers"),
-        field("authorization", &format!("Bearer {token}")),
     ]
     .concat()
 }

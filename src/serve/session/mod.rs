@@ -210,6 +210,9 @@ impl<V: Variant> Inner<V> {
 }
 
 #[cfg(test)]
+mod node_tests;
+
+#[cfg(test)]
 #[path = "../session_tests.rs"]
 mod tests;
 

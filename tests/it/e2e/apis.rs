@@ -105,28 +105,28 @@ async fn server_with_builtin_ca() -> Server {
 }
 
 #[tokio::test]
-async fn state_of_the_world_sds() {
+async fn item_1_state_of_the_world_sds() {
     DEDICATED.serves().await;
 }
 
 #[tokio::test]
-async fn incremental_sds() {
+async fn item_3_incremental_sds() {
     INCREMENTAL.serves().await;
 }
 
 #[tokio::test]
-async fn aggregated_sds() {
+async fn item_2_aggregated_sds() {
     AGGREGATED.serves().await;
 }
 
 #[tokio::test]
-async fn aggregated_incremental_sds() {
+async fn items_2_and_3_aggregated_incremental_sds() {
     AGGREGATED_INCREMENTAL.serves().await;
 }
 
 /// The same secrets to whoever asks once, and to nobody who would not be served on a stream.
 #[tokio::test]
-async fn fetch_is_the_same_engine() {
+async fn item_4_fetch_is_the_same_engine() {
     let mut server = server_with_builtin_ca().await;
     let caller = Caller { node: "backend", workload: "backend", token: None };
     let names = ["default", "nobody-knows-this", "ROOTCA", "spiffe://default/frontend"];
@@ -154,7 +154,7 @@ async fn fetch_is_the_same_engine() {
 /// served as if there were no other. Incremental, Envoy is told that there is none, and does not wait; otherwise it waits as
 /// long as it was told to. Neither way does it open that listener to anybody, or make the server ask its CA for anything.
 #[tokio::test]
-async fn names_that_nobody_may_have_cost_nothing() {
+async fn items_64_70_71_72_and_73_names_that_nobody_may_have_cost_nothing() {
     let mut server = server_with_builtin_ca().await;
     let names = ["nobody-knows-this", "spiffe://default/frontend"];
     let mut envoys = Vec::new();
@@ -189,7 +189,7 @@ async fn names_that_nobody_may_have_cost_nothing() {
 /// A listener asks for the trust bundle where its certificate belongs: Envoy refuses it, the server notes that and does not
 /// argue, and the listener lets nobody in. When there is another bundle, it is sent.
 #[tokio::test]
-async fn a_rejection_is_recorded_and_never_answered() {
+async fn items_41_and_43_a_rejection_is_recorded_and_never_answered() {
     let mut server = server_with_builtin_ca().await;
     for (way, party) in [(DEDICATED, FRONTEND), (INCREMENTAL, BACKEND)] {
         let before = server.metric("nacks_total", &[]).await.expect("metrics");

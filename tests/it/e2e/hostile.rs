@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use super::SHUTDOWN;
 use crate::support::PATIENCE;
 use crate::support::eventually::eventually;
 use crate::support::mesh::builtin_mesh;
@@ -143,6 +143,6 @@ async fn a_storm_of_connections() {
     })
     .await;
     server.metric_becomes("streams", &[("protocol", "sotw")], |streams| streams == 1.0).await;
-    let ended = server.stop(Duration::from_secs(12)).await;
+    let ended = server.stop(SHUTDOWN).await;
     assert!(ended.success(), "{ended}");
 }

@@ -28,8 +28,10 @@ async fn proxies_are_served_as_soon_as_the_issuers_ca_is_trusted() {
 
     place.mesh_secret("mesh-ca", &ca.root_pem).await;
     let soon = Duration::from_secs(15);
-    let scene = tokio::time::timeout(soon, Scene::begin(pair, strangers)).await;
-    let mut scene = scene.unwrap_or_else(|_| panic!("not within {soon:?} of the change\n{}", server.log_tail()));
+    let issued = server.metric_becomes("issuances_total", &[("outcome", "issued")], |count| count >= 2.0);
+    let issued = tokio::time::timeout(soon, issued).await;
+    assert!(issued.is_ok(), "not within {soon:?} of the change\n{}", server.log_tail());
+    let mut scene = Scene::begin(pair, strangers).await;
     scene.both_trust(&["mesh root"]).await;
     scene.both_show("a leaf", |leaf| leaf.issuer == "CN=mesh intermediate").await;
     scene.end().await;

@@ -268,14 +268,19 @@ impl Fleet {
 
     /// Waits until all of them are as wanted.
     pub async fn all(&self, what: &str, deadline: Duration, wanted: impl Fn(&Held, &Held) -> bool) {
+        self.each(what, deadline, |_, certificate, bundle| wanted(certificate, bundle)).await;
+    }
+
+    /// Waits until each, by its number, is as wanted.
+    pub async fn each(&self, what: &str, deadline: Duration, wanted: impl Fn(usize, &Held, &Held) -> bool) {
         eventually(what, deadline, async || {
-            let lacks = |member: &&Member| {
-                !member.certificate.is(|certificate| member.bundle.is(|bundle| wanted(certificate, bundle)))
+            let lacks = |(number, member): &(usize, &Member)| {
+                !member.certificate.is(|certificate| member.bundle.is(|bundle| wanted(*number, certificate, bundle)))
             };
-            let lacking: Vec<_> = self.members.iter().filter(lacks).collect();
+            let lacking: Vec<_> = self.members.iter().enumerate().filter(lacks).collect();
             match lacking.first() {
                 None => Ok(()),
-                Some(one) => {
+                Some((_, one)) => {
                     let (leaf, bundle) = (one.certificate.held(), one.bundle.held());
                     let state = format!("certificate: {}; bundle: {}", leaf.summary(), bundle.summary());
                     Err(format!("{} of them are not; {} has {state}", lacking.len(), one.node))

@@ -1,0 +1,112 @@
+//! What an operator should know of, though the server does its work.
+
+use std::collections::BTreeMap;
+
+use super::Admin;
+use super::text::escaped;
+use crate::issue::ca::cert_manager::PendingBoard;
+use crate::issue::overview::Failing;
+
+/// How many of one kind are told: when a CA is away, every proxy has the same trouble.
+const SHOWN: usize = 20;
+
+/// Texts by what they are about. Some have names of a proxy's choice in them, so none gets in unescaped.
+#[derive(Debug, Default)]
+pub(super) struct Warnings(BTreeMap<String, Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    texts: Vec<String>,
+    /// How many there are beside these.
+    more: usize,
+}
+
+impl Warnings {
+    /// Those of now.
+    pub(super) fn of(admin: &Admin) -> Self {
+        let mut warnings = Self::default();
+        for problem in admin.problems.borrow().iter() {
+            warnings.tell("resources", || problem.to_string());
+        }
+        for ((mesh, backend), trouble) in admin.trust.troubles().borrow().iter() {
+            let consequence = if trouble.has_last_good {
+                "what it said before stays trusted"
+            } else {
+                "the mesh has no trust bundle until this is mended"
+            };
+            let text = || format!("backend {backend}: {}; {consequence}", trouble.reason);
+            warnings.tell(&format!("trust/{mesh}"), text);
+        }
+        let waiting = admin.pending.iter().flat_map(PendingBoard::snapshot);
+        // Every request is pending for a moment; what is told here is what somebody may have to do something about.
+        for pending in waiting.filter(|pending| pending.slow || pending.hint.is_some()) {
+            warnings.tell(&format!("pending/{}", pending.mesh), || {
+                let hint = pending.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                format!(
+                    "{} has been waiting for {} {} since {}: {}: {}{hint}",
+                    pending.proxy,
+                    pending.issuer.kind,
+                    pending.issuer.name,
+                    pending.since,
+                    pending.reason,
+                    pending.message
+                )
+            });
+        }
+        for (mesh, Failing { count, first }) in admin.manager.failing(SHOWN) {
+            let about = format!("issuance/{mesh}");
+            for (key, status) in &first {
+                let next = status.next.map(|next| format!("; next attempt at {next}")).unwrap_or_default();
+                let error = status.error.as_deref().unwrap_or_default();
+                warnings.tell(&about, || format!("{key}: {error}{next}"));
+            }
+            warnings.0.entry(escaped(&about)).or_default().more += count - first.len();
+        }
+        warnings
+    }
+
+    fn tell(&mut self, about: &str, text: impl FnOnce() -> String) {
+        let told = self.0.entry(escaped(about)).or_default();
+        if told.texts.len() < SHOWN {
+            told.texts.push(escaped(&text()));
+        } else {
+            told.more += 1;
+        }
+    }
+
+    /// What each is about, and the texts.
+    pub(super) fn into_texts(self) -> BTreeMap<String, Vec<String>> {
+        let texts = |Told { mut texts, more }: Told| {
+            texts.extend((more > 0).then(|| format!("and {more} more")));
+            texts
+        };
+        self.0.into_iter().map(|(about, told)| (about, texts(told))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_id_cannot_write_on_a_terminal() {
+        let mut warnings = Warnings::default();
+        warnings.tell("issuance/de\u{9b}fault", || "\u{1b}]0;web\u{7}-0\u{202e}: the CA is away".to_owned());
+        let texts = warnings.into_texts();
+        let expected = ["\\u{1b}]0;web\\u{7}-0\\u{202e}: the CA is away".to_owned()];
+        assert_eq!(texts, BTreeMap::from([("issuance/de\\u{9b}fault".to_owned(), expected.to_vec())]));
+    }
+
+    #[test]
+    fn only_what_is_shown_is_made() {
+        let (mut warnings, mut made) = (Warnings::default(), 0);
+        for number in 0..SHOWN + 5 {
+            warnings.tell("resources", || {
+                made += 1;
+                format!("problem {number}")
+            });
+        }
+        let texts = warnings.into_texts().remove("resources").unwrap();
+        assert_eq!((made, texts.len(), texts.last().unwrap().as_str()), (SHOWN, SHOWN + 1, "and 5 more"));
+    }
+}
