@@ -43,7 +43,7 @@ pub struct StreamRecord {
 /// One subscribed name of one stream.
 #[derive(Debug, Clone, Default)]
 pub struct NameRecord {
-    /// What kind of secret the name means; `None` if it is withheld.
+    /// What kind of secret the name means; `None` while it is withheld.
     pub kind: Option<SecretKind>,
     /// The version of the certificate that the proxy has said it holds, as long as nothing has been sent to it
     /// (xds-conformance item 107).
@@ -54,6 +54,8 @@ pub struct NameRecord {
     pub acked: Option<(Version, Timestamp)>,
     /// The newest version that it has rejected, when, and why (redacted); gone with the next acknowledgement.
     pub nacked: Option<(Version, Timestamp, Arc<str>)>,
+    /// The number of the response that it has said something of last, in the order of the responses.
+    pub(crate) judged: u64,
 }
 
 /// A stream's entry; it leaves the roster when this is dropped.
@@ -93,17 +95,28 @@ impl Listing {
         locked(&self.record).names.remove(name);
     }
 
-    /// It was sent a version.
-    pub(crate) fn sent(&self, name: &str, version: &Version, now: Timestamp) {
+    /// It has asked for the name once more, and this is what it means now.
+    pub(crate) fn means(&self, name: &str, kind: Option<SecretKind>) {
         if let Some(record) = locked(&self.record).names.get_mut(name) {
+            record.kind = kind;
+        }
+    }
+
+    /// It was sent a version. If the name was withheld, it has become known.
+    pub(crate) fn sent(&self, name: &str, kind: SecretKind, version: &Version, now: Timestamp) {
+        if let Some(record) = locked(&self.record).names.get_mut(name) {
+            record.kind = Some(kind);
             record.sent = Some((version.clone(), now));
             record.held = None;
         }
     }
 
-    /// It has said what it thinks of one.
+    /// It has said what it thinks of one. What it thinks of a later one is known already: then this is of no interest.
     pub(crate) fn answered(&self, verdict: &Verdict, now: Timestamp) {
-        if let Some(record) = locked(&self.record).names.get_mut(&verdict.name) {
+        if let Some(record) = locked(&self.record).names.get_mut(&verdict.name)
+            && record.judged < verdict.number
+        {
+            record.judged = verdict.number;
             match &verdict.result {
                 Ok(()) => {
                     record.acked = Some((verdict.version.clone(), now));

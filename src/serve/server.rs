@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -18,15 +19,16 @@ use tower::Service;
 
 use super::admission::{Admission, StreamLimits};
 use super::blocked::{Blocked, Exit};
+use super::bucket::Bucket;
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::naming::Names;
 use super::roster::Roster;
 use super::session::{Session, Variant};
-use super::shared::Shared;
+use super::shared::{Shared, TELL};
 use super::source::SecretSource;
-use super::state::{Door, delta, sotw};
-use super::wire::encoding::{Encoder, Form};
+use super::state::{Door, Limits, delta, sotw};
+use super::wire::encoding::Encoder;
 use super::wire::outbound::Outbound;
 use super::{fetch, open};
 use crate::identify::Authenticate;
@@ -93,8 +95,10 @@ impl SdsServer {
             shutdown: tasks.shutdown().clone(),
             clock,
             admission,
-            sotw: Encoder::new(Form::Sotw, settings.replica.clone()),
-            delta: Encoder::new(Form::Delta, settings.replica),
+            encoder: Encoder::default(),
+            control_plane: settings.replica,
+            limits: Limits { names: settings.limits.names, ..Limits::default() },
+            large: Mutex::new(Bucket::one_in(TELL, Instant::now())),
             ads_resync: settings.ads_resync,
             blocked,
             roster: Roster::default(),
@@ -137,8 +141,7 @@ impl SdsServer {
                 stream::<delta::State>(shared, &parts, body, Door::Aggregated, exit).await
             }
             Some((Self::NAME, "FetchSecrets")) => {
-                let response = fetch::fetch(&shared, &parts, body).await?;
-                Ok(Outbound::response(futures::stream::iter([Ok(response)]), exit))
+                Ok(Outbound::response(fetch::fetch(&shared, &parts, body).await?, exit))
             }
             _ => Err(Status::unimplemented("no such method")),
         }

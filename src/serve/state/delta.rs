@@ -1,11 +1,12 @@
 //! Incremental: each request says which names the client wants besides, and which no longer (xDS protocol, "Delta").
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Status;
 
-use super::{Admitted, Core, Machine, Outcome, distinct_names, too_many_names};
+use super::{Admitted, Core, Machine, Outcome, distinct_names};
 use crate::serve::wire::DeltaDiscoveryRequest;
 
 /// One Delta stream of the Secret type.
@@ -46,18 +47,16 @@ impl Machine for State {
             Admitted::Foreign(foreign) => return Ok(Outcome { foreign, ..Outcome::default() }),
         };
         let names = distinct_names(&request.resource_names_subscribe, core.limits)?;
-        let ended = &request.resource_names_unsubscribe;
-        core.limits.check_count(ended)?;
-        let mut outcome = Outcome {
-            unsubscribe: core.subscriptions.retain(|name| !ended.iter().any(|ended| ended == name)),
-            ..Outcome::default()
-        };
+        core.limits.check_count(&request.resource_names_unsubscribe)?;
+        let ended: HashSet<&str> = request.resource_names_unsubscribe.iter().map(String::as_str).collect();
+        let mut outcome =
+            Outcome { unsubscribe: core.subscriptions.retain(|name| !ended.contains(name)), ..Outcome::default() };
         for name in names {
             let (name, is_new) = core.subscriptions.restart(name);
             if is_new { &mut outcome.subscribe } else { &mut outcome.again }.push(name);
         }
         if core.subscriptions.len() > core.limits.names {
-            return Err(too_many_names());
+            return Err(core.limits.too_many_names());
         }
         if may_report {
             let reported =

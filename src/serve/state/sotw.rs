@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::{Admitted, Core, Door, Machine, Outcome, distinct_names};
+use super::{Admitted, Core, Door, Machine, Outcome, Owed, distinct_names};
 use crate::serve::wire::DiscoveryRequest;
 
 /// One SotW stream of the Secret type.
@@ -12,13 +12,15 @@ use crate::serve::wire::DiscoveryRequest;
 pub(crate) struct State {
     core: Core,
     repeats: Repeats,
+    /// A repetition that has not been answered; however many there were, one answer serves them all.
+    owes: bool,
 }
 
 impl Machine for State {
     type Request = DiscoveryRequest;
 
     fn new(core: Core) -> Self {
-        Self { core, repeats: Repeats::default() }
+        Self { core, repeats: Repeats::default(), owes: false }
     }
 
     fn core(&mut self) -> &mut Core {
@@ -43,10 +45,21 @@ impl Machine for State {
         }
         let repeats = core.judge(request, Some(&request.version_info), at, &mut outcome);
         let same_names = outcome.subscribe.is_empty() && outcome.unsubscribe.is_empty();
-        if repeats && same_names && core.door == Door::Aggregated && self.repeats.permit(at) {
-            outcome.again = core.subscriptions.again();
-        }
+        self.owes |= repeats && same_names && core.door == Door::Aggregated;
         Ok(outcome)
+    }
+
+    fn owed(&mut self, at: Duration) -> Owed {
+        if !self.owes {
+            return Owed::Nothing;
+        }
+        match self.repeats.permit(at) {
+            Ok(()) => {
+                self.owes = false;
+                Owed::Now(self.core.subscriptions.again())
+            }
+            Err(wait) => Owed::Later(wait),
+        }
     }
 }
 
@@ -63,7 +76,8 @@ impl Repeats {
     const AT_ONCE: u32 = 8;
     const EACH: Duration = Duration::from_secs(3);
 
-    fn permit(&mut self, at: Duration) -> bool {
+    /// Takes one; or says how long it is until there is one.
+    fn permit(&mut self, at: Duration) -> Result<(), Duration> {
         while self.left < Self::AT_ONCE && at.saturating_sub(self.since) >= Self::EACH {
             self.left += 1;
             self.since += Self::EACH;
@@ -71,9 +85,11 @@ impl Repeats {
         if self.left == Self::AT_ONCE {
             self.since = at;
         }
-        let permitted = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        permitted
+        if self.left == 0 {
+            return Err((self.since + Self::EACH).saturating_sub(at));
+        }
+        self.left -= 1;
+        Ok(())
     }
 }
 

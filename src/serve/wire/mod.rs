@@ -9,6 +9,7 @@ pub(crate) mod encoding;
 pub(crate) mod inbound;
 pub(crate) mod metadata;
 pub(crate) mod outbound;
+pub(crate) mod response;
 
 /// The messages of `proto/`: what this server reads of Envoy's requests.
 #[allow(dead_code, unreachable_pub, reason = "generated, and some of it only declares the services' types")]
@@ -18,7 +19,6 @@ mod generated {
 
 pub(crate) use generated::envoy::config::core::v3::Node;
 pub(crate) use generated::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-#[cfg(test)]
 pub(crate) use generated::google::rpc::Status as ErrorDetail;
 
 /// The type URL of a secret; the only one that this server answers for.
@@ -59,6 +59,13 @@ impl Request for DeltaDiscoveryRequest {
 
     fn error(&self) -> Option<&str> {
         self.error_detail.as_ref().map(|detail| detail.message.as_str())
+    }
+}
+
+/// The text may hold a private key (item 45).
+impl std::fmt::Debug for ErrorDetail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Status").field("code", &self.code).field("message", &self.message.len()).finish()
     }
 }
 
