@@ -21,7 +21,7 @@ use super::metrics::{LiveStream, Protocol};
 use super::open::{self, Opened, label};
 use super::session::timer::Timer;
 use super::shared::Shared;
-use super::state::{check_type, distinct_names};
+use super::state::{check_type, names_of_one};
 use super::version::Version;
 use super::wire::DiscoveryRequest;
 use super::wire::inbound::Inbound;
@@ -82,7 +82,7 @@ async fn answer(
     Span::current().record("node", label(&client.claim.id));
     Span::current().record("identity", field::display(&client.identity.spiffe_id));
     check_type(&request.type_url)?;
-    let names = distinct_names(&request.resource_names, shared.limits)?;
+    let names = names_of_one(&request.resource_names, shared.limits)?;
     if names.is_empty() {
         return Err(Status::invalid_argument("resource_names is empty"));
     }
@@ -158,11 +158,11 @@ fn poll_all(wanted: &mut [Wanted<'_>], shared: &Shared, cx: &mut Context<'_>) {
 }
 
 fn response(wanted: Vec<Wanted<'_>>, shared: &Shared) -> Result<Response, Status> {
-    let pending = wanted.iter().any(|wanted| wanted.version.is_none());
-    let version = Version::of_several(wanted.iter().filter_map(|wanted| wanted.version.as_ref()));
-    if version.is_none() && pending {
+    // With nothing but names that are withheld the answer is: nothing. That is definite, and has a version (item 4).
+    if !wanted.is_empty() && wanted.iter().all(|wanted| wanted.version.is_none()) {
         return Err(Status::unavailable("the secrets are not there yet"));
     }
+    let version = Version::of_several(wanted.iter().filter_map(|wanted| wanted.version.as_ref()));
     let mut secrets = Vec::with_capacity(wanted.len());
     for Wanted { name, mut feed, .. } in wanted {
         if let Some(taken) = feed.take(&shared.encoder) {
@@ -171,7 +171,7 @@ fn response(wanted: Vec<Wanted<'_>>, shared: &Shared) -> Result<Response, Status
             secrets.push((name, taken.secret));
         }
     }
-    let response = Response::fetched(&shared.control_plane, version, secrets);
+    let response = Response::fetched(&shared.control_plane, &version, secrets);
     shared.note_size(&response);
     Ok(response)
 }

@@ -138,3 +138,40 @@ impl Drop for Listing {
 fn locked(record: &Mutex<StreamRecord>) -> MutexGuard<'_, StreamRecord> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::serve::testing::identity;
+
+    #[test]
+    fn items_40_and_41_a_late_verdict_on_an_older_response_does_not_hide_that_on_the_newest() {
+        let roster = Roster::default();
+        let listing = roster.enter(StreamRecord {
+            protocol: Protocol::Sotw,
+            peer: "peer".into(),
+            node_id: "node".into(),
+            node_cluster: "cluster".into(),
+            identity: Arc::new(identity("web")),
+            opened: Timestamp::UNIX_EPOCH,
+            names: HashMap::new(),
+        });
+        listing.subscribed(&"a".into(), Some(SecretKind::Bundle), None);
+        let answered = |number: u64, result: Result<(), String>| {
+            let (name, kind, version) = ("a".into(), SecretKind::Bundle, number.to_string().as_str().into());
+            let verdict = Verdict { number, name, kind, version, result, after: Duration::ZERO };
+            listing.answered(&verdict, Timestamp::UNIX_EPOCH);
+            let record = roster.snapshot()[0].names["a"].clone();
+            let of = |version: Version| version.to_string();
+            (record.acked.map(|(version, _)| of(version)), record.nacked.map(|(version, ..)| of(version)))
+        };
+        let said = |version: &str| Some(version.to_owned());
+        assert_eq!(answered(2, Ok(())), (said("2"), None));
+        assert_eq!(answered(1, Err("no".to_owned())), (said("2"), None));
+        assert_eq!(answered(4, Err("no".to_owned())), (said("2"), said("4")));
+        assert_eq!(answered(3, Ok(())), (said("2"), said("4")));
+        assert_eq!(answered(5, Ok(())), (said("5"), None));
+    }
+}

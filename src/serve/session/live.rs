@@ -38,6 +38,7 @@ pub(super) struct Live<V> {
     resync: Option<Resync>,
     /// Runs while the client is owed an answer (item 87).
     owed: Option<Pin<Box<Sleep>>>,
+    crowded_before: bool,
     withheld_before: bool,
     rejected_before: bool,
     /// What operators see of it.
@@ -72,6 +73,7 @@ impl<V: Variant> Live<V> {
             feeds: Vec::new(),
             resync: shared.ads_resync.filter(|_| door == Door::Aggregated).map(Resync::new),
             owed: None,
+            crowded_before: false,
             withheld_before: false,
             rejected_before: false,
         })
@@ -111,6 +113,12 @@ impl<V: Variant> Live<V> {
         let _certificate = self.client.hold_certificate();
         outcome.unsubscribe.iter().for_each(|name| self.listing.unsubscribed(name));
         self.feeds.retain(|(name, _)| !outcome.unsubscribe.contains(name));
+        if outcome.refused > 0 {
+            shared.metrics.withheld_names(Withheld::TooManyNames, outcome.refused);
+            if !std::mem::replace(&mut self.crowded_before, true) {
+                tracing::warn!(names = outcome.refused, "withheld: more names than limits.namesPerStream");
+            }
+        }
         for name in &outcome.subscribe {
             let held = outcome.reported(name).and_then(Held::read);
             let found = self.client.find(name, held.as_ref().map(|held| &held.leaf), shared);

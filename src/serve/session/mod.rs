@@ -247,6 +247,10 @@ impl<V: Variant> Inner<V> {
 mod tests;
 
 #[cfg(test)]
+#[path = "../bounds_tests.rs"]
+mod bounds_tests;
+
+#[cfg(test)]
 #[path = "../doors_tests.rs"]
 mod doors_tests;
 

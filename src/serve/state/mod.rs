@@ -42,7 +42,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Looking for duplicates costs time for each name in a request, so there is a bound on these too.
-    fn check_count(self, names: &[String]) -> Result<(), Status> {
+    fn check_count<T>(self, names: &[T]) -> Result<(), Status> {
         if names.len() > self.names.saturating_mul(16) { Err(self.too_many_names()) } else { Ok(()) }
     }
 
@@ -77,6 +77,8 @@ pub(crate) struct Outcome {
     pub(crate) again: Vec<Arc<str>>,
     /// Versions that it says it has, of names in `subscribe` (item 107).
     pub(crate) reported: Vec<(Arc<str>, String)>,
+    /// How many names there was no room for. The client is told that there is nothing under them.
+    pub(crate) refused: usize,
     /// Its verdict on an earlier response.
     pub(crate) verdict: Option<Verdict>,
     /// Why it does not like a response without a secret, redacted.
@@ -221,8 +223,14 @@ impl Core {
     }
 }
 
-/// Items 60, 61 and 63: the distinct names, exactly as they are written.
-pub(crate) fn distinct_names(names: &[String], limits: Limits) -> Result<Vec<&str>, Status> {
+/// Items 60, 61 and 63: the distinct names, exactly as they are written; not more than one stream may have.
+pub(crate) fn names_of_one(names: &[String], limits: Limits) -> Result<Vec<&str>, Status> {
+    let distinct = distinct_names(names, limits)?;
+    if distinct.len() > limits.names { Err(limits.too_many_names()) } else { Ok(distinct) }
+}
+
+/// The distinct names, as many as one request may have.
+fn distinct_names(names: &[String], limits: Limits) -> Result<Vec<&str>, Status> {
     limits.check_count(names)?;
     let room = names.len().min(limits.names);
     let (mut distinct, mut seen) = (Vec::with_capacity(room), HashSet::with_capacity(room));
@@ -230,13 +238,9 @@ pub(crate) fn distinct_names(names: &[String], limits: Limits) -> Result<Vec<&st
         if name.len() > limits.name_length {
             return Err(Status::resource_exhausted("a resource name is too long"));
         }
-        if !seen.insert(name.as_str()) {
-            continue;
+        if seen.insert(name.as_str()) {
+            distinct.push(name.as_str());
         }
-        if distinct.len() == limits.names {
-            return Err(limits.too_many_names());
-        }
-        distinct.push(name.as_str());
     }
     Ok(distinct)
 }

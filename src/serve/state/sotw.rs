@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use super::{Admitted, Core, Door, Machine, Outcome, Owed, distinct_names};
+use super::{Admitted, Core, Door, Machine, Outcome, Owed, names_of_one};
 use crate::serve::wire::DiscoveryRequest;
 
 /// One SotW stream of the Secret type.
@@ -27,14 +27,15 @@ impl Machine for State {
         &mut self.core
     }
 
-    /// An empty list means no names (items 51 and 53).
+    /// An empty list means no names (items 51 and 53). Too many of them end the stream: there is no way to say that there
+    /// is nothing under some, and silence would look like a certificate that does not come.
     fn request(&mut self, request: &DiscoveryRequest, at: Duration) -> Result<Outcome, Status> {
         let core = &mut self.core;
         let may_report = match core.admit(&request.type_url)? {
             Admitted::Secrets { may_report } => may_report,
             Admitted::Foreign(foreign) => return Ok(Outcome { foreign, ..Outcome::default() }),
         };
-        let names = distinct_names(&request.resource_names, core.limits)?;
+        let names = names_of_one(&request.resource_names, core.limits)?;
         let mut outcome = Outcome {
             unsubscribe: core.subscriptions.retain(|name| names.contains(&name)),
             subscribe: names.iter().filter_map(|name| core.subscriptions.add(name)).collect(),

@@ -71,3 +71,19 @@ impl std::fmt::Debug for ErrorDetail {
 
 /// Length of gRPC's message header: a compression flag and the message's length.
 const HEADER: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn item_45_no_request_shows_the_key_in_its_error() {
+        let key = crate::serve::testing::svid("web").key.expose().to_owned();
+        let error_detail = Some(ErrorDetail { code: 3, message: key });
+        let sotw = DiscoveryRequest { error_detail: error_detail.clone(), ..Default::default() };
+        let delta = DeltaDiscoveryRequest { error_detail, ..Default::default() };
+        for shown in [format!("{sotw:?}"), format!("{delta:?}")] {
+            assert!(shown.contains("code: 3") && !shown.contains("PRIVATE KEY"), "{shown}");
+        }
+    }
+}

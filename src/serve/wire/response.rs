@@ -45,9 +45,9 @@ impl Response {
     }
 
     /// A `DiscoveryResponse` with several: the answer to `FetchSecrets`, which nobody answers in turn.
-    pub(crate) fn fetched(control_plane: &str, version: Option<Version>, secrets: Vec<(&str, Encoded)>) -> Self {
+    pub(crate) fn fetched(control_plane: &str, version: &Version, secrets: Vec<(&str, Encoded)>) -> Self {
         let own = DiscoveryResponse {
-            version_info: version.map(|version| version.to_string()).unwrap_or_default(),
+            version_info: version.to_string(),
             type_url: SECRET_TYPE.to_owned(),
             control_plane: named(control_plane),
             ..Default::default()
@@ -227,7 +227,7 @@ mod tests {
         let (encoder, bundle) = (Encoder::default(), bundle("a"));
         let names = ["", "x", &"y".repeat(127), &"z".repeat(2048)];
         let secrets = names.map(|name| (name, encoder.trust_bundle(&bundle))).to_vec();
-        let response: DiscoveryResponse = read(Response::fetched("", None, secrets));
+        let response: DiscoveryResponse = read(Response::fetched("", &"v".into(), secrets));
         for (resource, name) in response.resources.iter().zip(names) {
             let secret = Secret::decode(&*resource.value).unwrap();
             assert_eq!(secret, render::validation_context(name, &bundle));
