@@ -33,5 +33,6 @@ pub(super) fn stream_limits(limits: &Limits) -> StreamLimits {
         per_proxy: limits.streams_per_proxy,
         per_identity: limits.streams_per_identity,
         new_per_second: limits.new_streams_per_second,
+        names: limits.names_per_stream,
     }
 }

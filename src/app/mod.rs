@@ -195,9 +195,8 @@ impl App {
                 tracing::error!(%error, "the admin address is no longer served");
             }
         });
-        let routes = sds.into_routes();
         let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
-        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, lifetimes));
+        tasks.spawn_to_end(listen::serve(bound, sds, tasks.clone(), clock, lifetimes));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         if config.identify.accepts_nobody_yet() {
             tracing::info!(

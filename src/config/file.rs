@@ -98,6 +98,7 @@ fn decode_limits(field: &Field<'_>) -> Option<Limits> {
             .and_then(|field| field.integer(0..=1_000_000))
             .and_then(|rate| u32::try_from(rate).ok())
             .filter(|rate| *rate > 0),
+        names_per_stream: limit("namesPerStream", 4096, default.names_per_stream),
         max_connection_age: fields
             .optional("maxConnectionAge")
             .and_then(|field| decode_age(&field))

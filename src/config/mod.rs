@@ -85,6 +85,8 @@ pub struct Limits {
     pub streams_per_identity: usize,
     /// New xDS streams a second; `None` for no bound.
     pub new_streams_per_second: Option<u32>,
+    /// Names of secrets on one xDS stream.
+    pub names_per_stream: usize,
     /// How long a connection lives, a tenth more or less; `None` for as long as the proxy wants.
     pub max_connection_age: Option<Duration>,
     /// Requests to CAs at one time.
@@ -98,6 +100,7 @@ impl Default for Limits {
             streams_per_proxy: 64,
             streams_per_identity: 4096,
             new_streams_per_second: None,
+            names_per_stream: 256,
             max_connection_age: None,
             issuances_in_flight: 64,
         }

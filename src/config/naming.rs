@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::document::Field;
 use crate::model::diagnostic::Location;
+use crate::model::identity::MAX_SPIFFE_ID;
 
-/// The longest name of a secret, in bytes (SPIFFE-ID §2.3).
-const MAX_NAME: usize = 2048;
+/// The longest name of a secret, in bytes.
+const MAX_NAME: usize = MAX_SPIFFE_ID;
 
 /// The words for profiles.
 const PROFILES: [(&str, NamingProfile); 5] = [

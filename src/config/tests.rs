@@ -44,6 +44,7 @@ limits:
   streamsPerProxy: 64
   streamsPerIdentity: 4096
   newStreamsPerSecond: 0
+  namesPerStream: 256
   maxConnectionAge: 0s
   issuancesInFlight: 64
 "#;
@@ -65,7 +66,15 @@ fn limits_and_what_they_may_be() {
     let given = limits("streamsPerIdentity: 7, newStreamsPerSecond: 500, maxConnectionAge: 30m").unwrap();
     assert_eq!((given.streams_per_identity, given.new_streams_per_second), (7, Some(500)));
     assert_eq!(given.max_connection_age, Some(Duration::from_secs(1800)));
-    for bad in ["streamsPerIdentity: 0", "newStreamsPerSecond: -1", "maxConnectionAge: 30", "maxConnectionAge: 5s"] {
+    assert_eq!(limits("namesPerStream: 1000").unwrap().names_per_stream, 1000);
+    for bad in [
+        "streamsPerIdentity: 0",
+        "namesPerStream: 0",
+        "namesPerStream: 5000",
+        "newStreamsPerSecond: -1",
+        "maxConnectionAge: 30",
+        "maxConnectionAge: 5s",
+    ] {
         assert!(limits(bad).is_err(), "{bad}");
     }
 }

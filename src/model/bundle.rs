@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::certificate::{Certificate, CertificateError, short_digest};
+use super::certificate::{Certificate, CertificateError, full_digest};
 
 /// The most CA certificates that a bundle may have; more is a mistake, or someone else's root store.
 const MAX_CERTIFICATES: usize = 256;
@@ -17,6 +17,7 @@ const MAX_CERTIFICATES: usize = 256;
 pub struct Bundle {
     /// Distinct, in the order in which the sources list them.
     certificates: Vec<Certificate>,
+    /// In full.
     digest: Arc<str>,
 }
 
@@ -86,7 +87,7 @@ impl Bundle {
         match distinct.len() {
             0 => Err(BundleError::Empty),
             count if count > MAX_CERTIFICATES => Err(BundleError::TooMany(count)),
-            _ => Ok(Self { digest: short_digest(&distinct).into(), certificates: distinct }),
+            _ => Ok(Self { digest: full_digest(&distinct).into(), certificates: distinct }),
         }
     }
 
@@ -100,7 +101,7 @@ impl Bundle {
         let mut seen = BTreeSet::new();
         let all = std::iter::once(first).chain(others).flat_map(|bundle| &bundle.certificates);
         let distinct: Vec<_> = all.filter(|certificate| seen.insert(certificate.der().as_ref())).cloned().collect();
-        Self { digest: short_digest(&distinct).into(), certificates: distinct }
+        Self { digest: full_digest(&distinct).into(), certificates: distinct }
     }
 
     /// The CA certificates; at least one.
@@ -108,8 +109,13 @@ impl Bundle {
         &self.certificates
     }
 
-    /// Digest of the content, in hex; equal content in another order is another digest, as it is another secret.
+    /// The first 16 digits of [`Bundle::full_digest`], for people and versions.
     pub fn digest(&self) -> &str {
+        &self.digest[..16]
+    }
+
+    /// SHA-256 of the content, in hex; equal content in another order is another digest, as it is another secret.
+    pub fn full_digest(&self) -> &Arc<str> {
         &self.digest
     }
 

@@ -15,6 +15,7 @@ use super::bundle::Bundle;
 pub struct BundleSet {
     /// By the trust domain's bare name (`prod`, not `spiffe://prod`), and so sorted and without duplicates.
     domains: BTreeMap<Arc<str>, Arc<Bundle>>,
+    /// In full.
     digest: Arc<str>,
     union: Arc<Bundle>,
 }
@@ -51,8 +52,13 @@ impl BundleSet {
         &self.union
     }
 
-    /// Digest of names and contents, in hex; never that of a plain bundle.
+    /// The first 16 digits of [`BundleSet::full_digest`], for people and versions.
     pub fn digest(&self) -> &str {
+        &self.digest[..16]
+    }
+
+    /// SHA-256 of names and contents, in hex; never that of a plain bundle.
+    pub fn full_digest(&self) -> &Arc<str> {
         &self.digest
     }
 }
@@ -63,15 +69,15 @@ impl fmt::Debug for BundleSet {
     }
 }
 
-/// 16 hex digits of a SHA-256. Neither a trust domain's name nor a bundle's digest has a line end in it.
+/// In hex. Neither a trust domain's name nor a bundle's digest has a line end in it.
 fn digest_of(domains: &BTreeMap<Arc<str>, Arc<Bundle>>) -> Arc<str> {
     let mut context = digest::Context::new(&digest::SHA256);
     for (domain, bundle) in domains {
-        for part in [domain.as_ref(), " ", bundle.digest(), "\n"] {
+        for part in [domain.as_ref(), " ", bundle.full_digest(), "\n"] {
             context.update(part.as_bytes());
         }
     }
-    hex::encode(&context.finish().as_ref()[..8]).into()
+    hex::encode(context.finish()).into()
 }
 
 #[cfg(test)]

@@ -175,13 +175,20 @@ impl Certificate {
     }
 }
 
-/// 16 hex digits of the SHA-256 over the certificates, one after the other; DER says itself where each one ends.
+/// 16 hex digits of [`full_digest`].
 pub fn short_digest<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
+    let mut digest = full_digest(certificates);
+    digest.truncate(16);
+    digest
+}
+
+/// The SHA-256, in hex, over the certificates, one after the other; DER says itself where each one ends.
+pub fn full_digest<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     for certificate in certificates {
         context.update(certificate.der());
     }
-    hex::encode(&context.finish().as_ref()[..8])
+    hex::encode(context.finish())
 }
 
 impl fmt::Debug for Certificate {

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use spiffe::SpiffeId;
 
+/// The longest that a SPIFFE ID may be, in bytes (SPIFFE-ID §2.3).
+pub const MAX_SPIFFE_ID: usize = 2048;
+
 /// A proxy's proven identity: the result of authentication, and the only thing that authorization looks at.
 ///
 /// What the xDS `node` says is not in here, except for the instance where the proof names none (see [`Instance`]).

@@ -35,11 +35,13 @@ pub struct StreamLimits {
     pub per_identity: usize,
     /// New streams a second; `None` for no bound.
     pub new_per_second: Option<u32>,
+    /// Names on one stream, those that are withheld included. An Envoy on ADS has all its secrets on one stream.
+    pub names: usize,
 }
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        Self { streams: 50_000, per_proxy: 64, per_identity: 4096, new_per_second: None }
+        Self { streams: 50_000, per_proxy: 64, per_identity: 4096, new_per_second: None, names: 256 }
     }
 }
 

@@ -17,14 +17,14 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::server::NamedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tower::Service;
 
+use super::ServeSettings;
+use super::server::{AGGREGATED, SECRETS};
 use super::testing::{TestServer, tcp};
 use super::wire::SECRET_TYPE;
-use super::{SdsServer, ServeSettings};
 
 /// envoy-types has one.
 pub(super) type Client = SecretDiscoveryServiceClient<Channel>;
@@ -228,15 +228,28 @@ pub(super) struct Raw {
 
 impl Raw {
     pub(super) async fn open(server: &TestServer, token: &str) -> Self {
+        Self::open_through(server, "StreamSecrets", token).await
+    }
+
+    pub(super) async fn open_through(server: &TestServer, method: &str, token: &str) -> Self {
         let (requests, outgoing) = mpsc::channel(16);
         let frames = ReceiverStream::new(outgoing).map(|data| Ok::<_, Status>(http_body::Frame::data(data)));
-        let request = call("StreamSecrets", token).body(Body::new(StreamBody::new(frames))).unwrap();
+        let request = call(method, token).body(Body::new(StreamBody::new(frames))).unwrap();
         let response = server.service.clone().call(request).await.unwrap();
         Self { requests, body: response.into_body() }
     }
 
     pub(super) async fn send(&self, request: DiscoveryRequest) {
         self.requests.send(framed(&request)).await.unwrap();
+    }
+
+    /// The next response.
+    pub(super) async fn next(&mut self) -> DiscoveryResponse {
+        let mut bytes = BytesMut::new();
+        while bytes.len() < 5 || bytes.len() < 5 + u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize {
+            bytes.extend_from_slice(&self.body.frame().await.expect("a response").unwrap().into_data().unwrap());
+        }
+        DiscoveryResponse::decode(&bytes[5..]).unwrap()
     }
 
     /// Reads to the end: how many bytes came, and with which trailers it ended.
@@ -262,7 +275,8 @@ pub(super) fn framed(message: &impl Message) -> Bytes {
 
 /// A call as HTTP/2 has it.
 pub(super) fn call(method: &str, token: &str) -> http::request::Builder {
-    http::Request::post(format!("/{}/{method}", SdsServer::NAME))
+    let service = if method.contains("Aggregated") { AGGREGATED } else { SECRETS };
+    http::Request::post(format!("/{service}/{method}"))
         .header("content-type", "application/grpc")
         .header("authorization", format!("Bearer {token}"))
 }

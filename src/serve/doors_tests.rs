@@ -26,6 +26,11 @@ fn only_stream(server: &TestServer) -> StreamRecord {
     streams.remove(0)
 }
 
+/// The most names that a stream is listed with.
+fn most_names(server: &TestServer) -> usize {
+    server.service.roster().snapshot().iter().map(|stream| stream.names.len()).max().unwrap()
+}
+
 #[tokio::test]
 async fn items_3_49_50_and_79_delta_secrets_from_first_push_to_rotation() {
     let server = server().await;
@@ -178,12 +183,17 @@ async fn items_4_and_63_all_doors_share_the_limits() {
     third.send(delta(&["ROOTCA"])).await;
     assert_eq!(third.status().await.code(), Code::ResourceExhausted);
 
-    let names: Vec<String> = (0..65).map(|number| number.to_string()).collect();
+    // Beside ROOTCA, 256 that there is nothing of: only on Delta there is a way to say so.
+    let names: Vec<String> = (0..256).map(|number| number.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    incremental.send(delta(&names[..63])).await;
-    assert_eq!(incremental.removed().await.0.len(), 63);
-    incremental.send(delta(&names[63..])).await;
-    assert_eq!(incremental.status().await.code(), Code::ResourceExhausted);
+    incremental.send(delta(&names)).await;
+    assert_eq!(incremental.removed().await.0.len(), 256);
+    server.trust();
+    incremental.next().await;
+    assert_eq!(most_names(&server), 256);
+    sotw.next().await;
+    sotw.send(request(&[&names[..], &["ROOTCA"]].concat())).await;
+    assert_eq!(sotw.status().await.code(), Code::ResourceExhausted);
 }
 
 #[tokio::test]

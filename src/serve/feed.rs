@@ -1,9 +1,8 @@
 //! One subscribed secret of one stream: its changes, and its encoding when there is room to send it.
 
-use std::any::Any;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use futures::Stream;
@@ -12,7 +11,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 
 use super::naming::{SecretKind, SecretRef, TrustStyle};
-use super::source::SecretSource;
+use super::source::{CertificateWatch, SecretSource};
 use super::version::Version;
 use super::wire::encoding::{Encoded, Encoder};
 use crate::model::bundle::Bundle;
@@ -31,7 +30,7 @@ pub(crate) struct Feed {
 }
 
 enum Source {
-    Certificate { changes: WatchStream<Option<Arc<Svid>>>, _interest: Box<dyn Any + Send + Sync> },
+    Certificate { changes: WatchStream<Option<Arc<Svid>>>, _subscription: Arc<CertificateWatch> },
     Bundle { changes: WatchStream<Option<Arc<Bundle>>> },
     Domains(Box<Domains>),
 }
@@ -52,6 +51,52 @@ enum Wanted {
     Only(Arc<str>, Option<Arc<Bundle>>),
 }
 
+/// What a stream has subscribed to of its proxy's certificate: one subscription for all names that mean it, so that a
+/// client cannot have more of them by asking under more names. It ends with the last of their feeds.
+#[derive(Debug, Default)]
+pub(crate) struct OwnCertificate {
+    current: Weak<CertificateWatch>,
+    /// What the client has said it holds. That speaks for the names that it was said of and for no other, so there is
+    /// a second subscription, without, as soon as there is another: a name that nothing was said of needs a leaf.
+    held: Option<HeldLeaf>,
+}
+
+impl OwnCertificate {
+    fn subscribe(
+        &mut self,
+        source: &dyn SecretSource,
+        identity: &Identity,
+        held: Option<&HeldLeaf>,
+    ) -> Arc<CertificateWatch> {
+        let current = self.current.upgrade();
+        if let Some(current) = &current
+            && (self.held.is_none() || self.held.as_ref() == held)
+        {
+            return current.clone();
+        }
+        // Of two leaves one is not the proxy's newest: then it is as if nothing had been said.
+        self.held = held.filter(|_| current.is_none()).cloned();
+        let subscription = Arc::new(source.certificate(identity, self.held.as_ref()));
+        self.current = Arc::downgrade(&subscription);
+        subscription
+    }
+
+    /// The subscription, if there is one. While it is held, it does not end with its feeds.
+    pub(crate) fn hold(&self) -> Option<Arc<CertificateWatch>> {
+        self.current.upgrade()
+    }
+}
+
+/// A secret that was taken from its feed, to be sent.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) secret: Encoded,
+    /// When the feed first saw it.
+    pub(crate) since: Instant,
+    /// The serial number of the leaf, for a certificate.
+    pub(crate) serial: Option<String>,
+}
+
 /// Holds on to a key for no longer than until it is sent.
 enum Ready {
     Certificate { svid: Arc<Svid>, version: Version, since: Instant },
@@ -66,12 +111,14 @@ impl Feed {
         wanted: SecretRef,
         identity: &Identity,
         style: TrustStyle,
+        own: &mut OwnCertificate,
         held: Option<&HeldLeaf>,
     ) -> Self {
         let source = match wanted {
             SecretRef::Certificate => {
-                let watch = source.certificate(identity, held);
-                Source::Certificate { changes: WatchStream::new(watch.current), _interest: watch.interest }
+                let subscription = own.subscribe(source, identity, held);
+                let changes = WatchStream::new(subscription.current.clone());
+                Source::Certificate { changes, _subscription: subscription }
             }
             SecretRef::TrustBundle => Source::Bundle { changes: WatchStream::new(source.trust_bundle(&identity.mesh)) },
             SecretRef::AllTrustDomains => Source::Domains(Box::new(Domains {
@@ -111,13 +158,7 @@ impl Feed {
     /// A certificate that has ended by `now` counts as not there (item 99): Envoy accepts one without a word and serves
     /// it, so silence until the next good one is better. The issuer keeps it in its slot when renewal fails for long,
     /// and when a proxy was away past its end.
-    pub(crate) fn poll_change(
-        &mut self,
-        name: &Arc<str>,
-        encoder: &Encoder,
-        now: Timestamp,
-        cx: &mut Context<'_>,
-    ) -> Poll<Version> {
+    pub(crate) fn poll_change(&mut self, encoder: &Encoder, now: Timestamp, cx: &mut Context<'_>) -> Poll<Version> {
         while !self.ended {
             let ready = match &mut self.source {
                 Source::Certificate { changes, .. } => match Pin::new(changes).poll_next(cx) {
@@ -138,7 +179,7 @@ impl Feed {
                     Poll::Ready(None) => None,
                     Poll::Ready(Some(None)) => continue,
                     Poll::Ready(Some(Some(bundle))) => {
-                        let encoded = encoder.trust_bundle(name, &bundle);
+                        let encoded = encoder.trust_bundle(&bundle);
                         Some(Ready::Bundle { encoded, since: Instant::now() })
                     }
                 },
@@ -147,7 +188,7 @@ impl Feed {
                     Poll::Ready(None) => None,
                     Poll::Ready(Some(all)) => {
                         let Some(bundles) = all.and_then(|all| domains.wanted.of(&all)) else { continue };
-                        let encoded = encoder.bundle_set(name, &bundles, domains.style);
+                        let encoded = encoder.bundle_set(&bundles, domains.style);
                         Some(Ready::Bundle { encoded, since: Instant::now() })
                     }
                 },
@@ -169,13 +210,14 @@ impl Feed {
         ended
     }
 
-    /// The encoding of the newest secret and when this feed first saw it; this is the feed's last hold on it.
-    pub(crate) fn take(&mut self, name: &str, encoder: &Encoder) -> Option<(Encoded, Instant)> {
+    /// The encoding of the newest secret; this is the feed's last hold on it.
+    pub(crate) fn take(&mut self, encoder: &Encoder) -> Option<Taken> {
         Some(match self.ready.take()? {
             Ready::Certificate { svid, version, since } => {
-                (Encoded { bytes: encoder.certificate(name, &svid, version.clone()), version }, since)
+                let serial = Some(svid.leaf.serial().to_owned());
+                Taken { secret: encoder.certificate(&svid, version), since, serial }
             }
-            Ready::Bundle { encoded, since } => (encoded, since),
+            Ready::Bundle { encoded, since } => Taken { secret: encoded, since, serial: None },
         })
     }
 

@@ -1,28 +1,31 @@
 //! `FetchSecrets`: one request, one answer, under the same rules as a stream (xds-conformance items 4 and 5).
 
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use envoy_types::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use futures::Stream;
 use http::HeaderMap;
 use http::request::Parts;
-use prost::Message;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
+use tracing::{Instrument, Span, field};
 
+use super::admission::{Place, ProxyPlace};
+use super::client::{Client, audit};
 use super::feed::Feed;
-use super::metrics::{Protocol, Withheld};
-use super::open;
+use super::metrics::{LiveStream, Protocol};
+use super::open::{self, Opened, label};
+use super::session::timer::Timer;
 use super::shared::Shared;
-use super::state::{Limits, check_type, distinct_names};
+use super::state::{check_type, names_of_one};
 use super::version::Version;
+use super::wire::DiscoveryRequest;
 use super::wire::inbound::Inbound;
-use super::wire::outbound::Response;
-use super::wire::{DiscoveryRequest, SECRET_TYPE};
+use super::wire::response::Response;
 
 /// How long the request may take to arrive.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -30,95 +33,146 @@ const REQUEST: Duration = Duration::from_secs(10);
 /// How long to wait for pending secrets if the caller does not say.
 const WAIT: Duration = Duration::from_secs(30);
 
+/// How long to wait at most, whatever the caller says: it takes up a place, and keeps a request for a certificate alive.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What is left of a call when its answer is there. The places are given back when that has been sent: a caller that does
+/// not read holds on to one.
+#[derive(Debug)]
+pub(super) struct Answer {
+    response: Option<Response>,
+    _live: LiveStream,
+    _places: (Place, ProxyPlace),
+}
+
+impl Stream for Answer {
+    type Item = Result<Response, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.response.take().map(Ok))
+    }
+}
+
 /// Answers with those of the names that there are. Waits for pending ones until shortly before the caller's deadline.
-pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<Response, Status> {
+pub(super) async fn fetch(shared: &Shared, parts: &Parts, body: Body) -> Result<Answer, Status> {
     // The caller counts from when it asked, so verifying its proof and reading its request are part of the wait.
     let arrived = Instant::now();
-    let deadline = arrived + timeout(&parts.headers).unwrap_or(WAIT);
-    let mut opened = open::open(shared, parts).await?;
-    let _live = shared.metrics.live_stream(Protocol::Fetch);
+    let deadline = arrived + timeout(&parts.headers).unwrap_or(WAIT).min(LONGEST);
+    let opened = open::open(shared, parts).await?;
+    let (peer, protocol) = (&opened.peer, Protocol::Fetch.as_str());
+    let span = tracing::info_span!("call", %peer, protocol, node = field::Empty, identity = field::Empty);
+    answer(shared, opened, body, deadline, deadline.min(arrived + REQUEST)).instrument(span).await
+}
 
+async fn answer(
+    shared: &Shared,
+    mut opened: Opened,
+    body: Body,
+    deadline: Instant,
+    request_by: Instant,
+) -> Result<Answer, Status> {
+    let live = shared.metrics.live_stream(Protocol::Fetch);
     let mut inbound = Inbound::<DiscoveryRequest>::new(body);
-    let request = tokio::time::timeout_at(deadline.min(arrived + REQUEST), poll_fn(|cx| inbound.poll_message(cx)))
+    let request = tokio::time::timeout_at(request_by, poll_fn(|cx| inbound.poll_message(cx)))
         .await
         .map_err(|_elapsed| Status::deadline_exceeded("no request came"))?
         .ok_or_else(|| Status::invalid_argument("no request came"))??;
     opened.place.heard();
-    let claim = open::claim(request.node.as_ref())?;
-    let identity = open::complete(shared, opened.proof.as_ref(), &claim)?;
-    let _place = shared.admission.enter_as(&identity)?;
+    let mut client = Client::new(shared, opened.proof.map(Box::new), request.node.as_ref())?;
+    Span::current().record("node", label(&client.claim.id));
+    Span::current().record("identity", field::display(&client.identity.spiffe_id));
     check_type(&request.type_url)?;
-    let names = distinct_names(&request.resource_names, Limits::default())?;
+    let names = names_of_one(&request.resource_names, shared.limits)?;
     if names.is_empty() {
         return Err(Status::invalid_argument("resource_names is empty"));
     }
 
     let mut wanted = Vec::new();
     for name in names {
-        let feed = shared.names.resolve(name, &identity).map(|secret| {
-            let style = shared.names.style(&claim);
-            Feed::open(&*shared.source, secret, &identity, style, None)
-        });
-        let reason = match feed {
-            Some(feed) if !feed.is_unknown() => {
-                wanted.push(Wanted { name: name.into(), feed, version: None });
-                continue;
+        let found = client.find(name, None, shared);
+        match (found.feed, found.withheld) {
+            (_, Some(reason)) => {
+                shared.metrics.withheld(reason);
+                tracing::debug!(name = label(name), "withheld: no such secret for this proxy");
             }
-            Some(_) => Withheld::UnknownName,
-            None => Withheld::of(shared.names.kind(name)),
-        };
-        shared.metrics.withheld(reason);
-        tracing::debug!(name = open::label(name), "withheld: no such secret for this proxy");
+            (Some(feed), None) => wanted.push(Wanted { name, feed, version: None }),
+            (None, None) => {}
+        }
     }
-    tokio::select! {
-        () = shared.shutdown.cancelled() => return Err(Status::unavailable("shutting down")),
-        _ = tokio::time::timeout_at(deadline, poll_fn(|cx| poll_all(&mut wanted, shared, cx))) => {}
-    }
-    answer(wanted, shared)
+    wait(shared, &mut client, &mut wanted, deadline, &opened.peer.leave).await?;
+    let response = Some(response(wanted, shared)?);
+    Ok(Answer { response, _live: live, _places: (opened.place, client.into_place()) })
 }
 
-struct Wanted {
-    name: Arc<str>,
+/// Until there is something of each name or the deadline is over. What ends a stream ends the wait (items 26 and 102).
+async fn wait(
+    shared: &Shared,
+    client: &mut Client,
+    wanted: &mut [Wanted<'_>],
+    deadline: Instant,
+    leave: &CancellationToken,
+) -> Result<(), Status> {
+    let now = shared.clock.now();
+    let mut proof = client.identity.proven_until.map(|until| Timer::for_proof(until, now));
+    let mut over = pin!(tokio::time::sleep_until(deadline));
+    let mut left = pin!(leave.cancelled());
+    poll_fn(|cx| {
+        if left.as_mut().poll(cx).is_ready() {
+            let reason =
+                if shared.shutdown.is_cancelled() { "shutting down" } else { "the connection is at its maximum age" };
+            return Poll::Ready(Err(Status::unavailable(reason)));
+        }
+        if let Some(proof) = &mut proof
+            && let Poll::Ready(status) = proof.poll(&shared.clock, cx)
+        {
+            return Poll::Ready(Err(status));
+        }
+        if let Some(status) = client.poll_identity(shared, cx) {
+            return Poll::Ready(Err(status));
+        }
+        // All of them each time, so that what is answered is the newest of each.
+        poll_all(wanted, shared, cx);
+        let all_there = wanted.iter().all(|wanted| wanted.version.is_some());
+        if all_there || over.as_mut().poll(cx).is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+}
+
+struct Wanted<'n> {
+    name: &'n str,
     feed: Feed,
+    /// Of what is there to be sent.
     version: Option<Version>,
 }
 
-/// Ready when there is something of each.
-fn poll_all(wanted: &mut [Wanted], shared: &Shared, cx: &mut Context<'_>) -> Poll<()> {
+fn poll_all(wanted: &mut [Wanted<'_>], shared: &Shared, cx: &mut Context<'_>) {
     let now = shared.clock.now();
-    for Wanted { name, feed, version } in wanted.iter_mut().filter(|wanted| wanted.version.is_none()) {
-        if let Poll::Ready(newest) = feed.poll_change(name, &shared.sotw, now, cx) {
+    for Wanted { feed, version, .. } in wanted {
+        while let Poll::Ready(newest) = feed.poll_change(&shared.encoder, now, cx) {
             *version = Some(newest);
         }
-    }
-    if wanted.iter().all(|wanted| wanted.version.is_some()) { Poll::Ready(()) } else { Poll::Pending }
-}
-
-fn answer(mut wanted: Vec<Wanted>, shared: &Shared) -> Result<Response, Status> {
-    let pending = wanted.iter().any(|wanted| wanted.version.is_none());
-    let version = Version::of_several(wanted.iter().filter_map(|wanted| wanted.version.as_ref()));
-    if version.is_none() && pending {
-        return Err(Status::unavailable("the secrets are not there yet"));
-    }
-    let mut encoded: Vec<Bytes> = Vec::with_capacity(wanted.len() + 1);
-    for Wanted { name, feed, .. } in &mut wanted {
-        if let Some((secret, _)) = feed.take(name, &shared.sotw) {
-            shared.metrics.pushed(feed.kind(), None);
-            encoded.push(secret.bytes);
+        if feed.drop_ended(now) {
+            *version = None;
         }
     }
-    // Behind the secrets, so that the version of all of them replaces that of the last.
-    let whole = DiscoveryResponse {
-        version_info: version.map(|version| version.to_string()).unwrap_or_default(),
-        type_url: SECRET_TYPE.to_owned(),
-        ..Default::default()
-    };
-    encoded.push(whole.encode_to_vec().into());
-    let response = Response::new(&DiscoveryResponse::default(), encoded);
-    if response.is_large() {
-        shared.metrics.large_response();
-        tracing::warn!(bytes = response.len(), "a large response");
+}
+
+fn response(wanted: Vec<Wanted<'_>>, shared: &Shared) -> Result<Response, Status> {
+    // With nothing but names that are withheld the answer is: nothing. That is definite, and has a version (item 4).
+    if !wanted.is_empty() && wanted.iter().all(|wanted| wanted.version.is_none()) {
+        return Err(Status::unavailable("the secrets are not there yet"));
     }
+    let version = Version::of_several(wanted.iter().filter_map(|wanted| wanted.version.as_ref()));
+    let mut secrets = Vec::with_capacity(wanted.len());
+    for Wanted { name, mut feed, .. } in wanted {
+        if let Some(taken) = feed.take(&shared.encoder) {
+            shared.metrics.pushed(feed.kind(), None);
+            audit(name, &taken);
+            secrets.push((name, taken.secret));
+        }
+    }
+    let response = Response::fetched(&shared.control_plane, &version, secrets);
+    shared.note_size(&response);
     Ok(response)
 }
 

@@ -17,7 +17,7 @@ use tonic::body::Body;
 use super::listen::Peer;
 use super::naming::{NameSettings, Names, Profile};
 use super::open;
-use super::state::{Core, Door, Limits, Machine, delta, sotw};
+use super::state::{Core, Door, Limits, Machine, Owed, delta, sotw};
 use super::version::Version;
 use super::wire::Request;
 use super::wire::inbound::Inbound;
@@ -65,7 +65,10 @@ fn stream<M: Machine>(data: &[u8], door: Door, mut removals: impl FnMut(&mut M, 
             wanted.insert(name.clone());
         }
         assert!(wanted.len() <= limits.names && state.core().subscribed() == wanted.len());
-        assert!(removals(&mut state, at) <= limits.names);
+        if let Owed::Now(owed) = state.owed(at) {
+            assert!(owed.iter().all(|name| wanted.contains(name)), "owed, and not wanted");
+        }
+        assert!(removals(&mut state, at) <= limits.names * 17);
         let mut pushes = 0;
         while let Some(push) = state.next_push(at) {
             assert!(wanted.contains(&push.name) && !push.nonce.is_empty());

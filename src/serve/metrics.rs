@@ -65,6 +65,8 @@ pub(crate) enum Withheld {
     /// The name means something that is another proxy's, or that this server does not have. Clients cannot tell the two
     /// apart (xds-conformance item 27).
     ForbiddenName,
+    /// `limits.namesPerStream`, on Delta.
+    TooManyNames,
 }
 
 impl Withheld {
@@ -142,6 +144,7 @@ impl EncodeLabelValue for Withheld {
         match self {
             Self::UnknownName => "unknown_name",
             Self::ForbiddenName => "forbidden_name",
+            Self::TooManyNames => "too_many_names",
         }
         .encode(encoder)
     }
@@ -252,7 +255,11 @@ impl Metrics {
     }
 
     pub(crate) fn withheld(&self, reason: Withheld) {
-        self.withheld.get_or_create(&ReasonLabel { reason }).inc();
+        self.withheld_names(reason, 1);
+    }
+
+    pub(crate) fn withheld_names(&self, reason: Withheld, count: usize) {
+        self.withheld.get_or_create(&ReasonLabel { reason }).inc_by(count as u64);
     }
 }
 

@@ -7,6 +7,7 @@
 mod admission;
 mod blocked;
 mod bucket;
+mod client;
 #[cfg(test)]
 mod client_testing;
 mod feed;

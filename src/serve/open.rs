@@ -118,6 +118,11 @@ fn refusal(error: &IdentifyError) -> Status {
     }
 }
 
+/// The proof has ended, on a stream or before it began (item 26).
+pub(super) fn expired() -> Status {
+    Status::unauthenticated("proof of identity expired")
+}
+
 /// Only what the transport proves, and the bearer token. `:authority`, `x-forwarded-for` and Envoy's own headers are
 /// not looked at (item 15).
 pub(super) fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Status> {

@@ -43,7 +43,7 @@ pub struct StreamRecord {
 /// One subscribed name of one stream.
 #[derive(Debug, Clone, Default)]
 pub struct NameRecord {
-    /// What kind of secret the name means; `None` if it is withheld.
+    /// What kind of secret the name means; `None` while it is withheld.
     pub kind: Option<SecretKind>,
     /// The version of the certificate that the proxy has said it holds, as long as nothing has been sent to it
     /// (xds-conformance item 107).
@@ -54,6 +54,8 @@ pub struct NameRecord {
     pub acked: Option<(Version, Timestamp)>,
     /// The newest version that it has rejected, when, and why (redacted); gone with the next acknowledgement.
     pub nacked: Option<(Version, Timestamp, Arc<str>)>,
+    /// The number of the response that it has said something of last, in the order of the responses.
+    pub(crate) judged: u64,
 }
 
 /// A stream's entry; it leaves the roster when this is dropped.
@@ -102,17 +104,28 @@ impl Listing {
         locked(&self.record).names.remove(name);
     }
 
-    /// It was sent a version.
-    pub(crate) fn sent(&self, name: &str, version: &Version, now: Timestamp) {
+    /// It has asked for the name once more, and this is what it means now.
+    pub(crate) fn means(&self, name: &str, kind: Option<SecretKind>) {
         if let Some(record) = locked(&self.record).names.get_mut(name) {
+            record.kind = kind;
+        }
+    }
+
+    /// It was sent a version. If the name was withheld, it has become known.
+    pub(crate) fn sent(&self, name: &str, kind: SecretKind, version: &Version, now: Timestamp) {
+        if let Some(record) = locked(&self.record).names.get_mut(name) {
+            record.kind = Some(kind);
             record.sent = Some((version.clone(), now));
             record.held = None;
         }
     }
 
-    /// It has said what it thinks of one.
+    /// It has said what it thinks of one. What it thinks of a later one is known already: then this is of no interest.
     pub(crate) fn answered(&self, verdict: &Verdict, now: Timestamp) {
-        if let Some(record) = locked(&self.record).names.get_mut(&verdict.name) {
+        if let Some(record) = locked(&self.record).names.get_mut(&verdict.name)
+            && record.judged < verdict.number
+        {
+            record.judged = verdict.number;
             match &verdict.result {
                 Ok(()) => {
                     record.acked = Some((verdict.version.clone(), now));
@@ -133,4 +146,41 @@ impl Drop for Listing {
 /// Records are whole after each statement, so one whose writer has panicked is as good as any.
 fn locked(record: &Mutex<StreamRecord>) -> MutexGuard<'_, StreamRecord> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::serve::testing::identity;
+
+    #[test]
+    fn items_40_and_41_a_late_verdict_on_an_older_response_does_not_hide_that_on_the_newest() {
+        let roster = Roster::default();
+        let listing = roster.enter(StreamRecord {
+            protocol: Protocol::Sotw,
+            peer: "peer".into(),
+            node_id: "node".into(),
+            node_cluster: "cluster".into(),
+            identity: Arc::new(identity("web")),
+            opened: Timestamp::UNIX_EPOCH,
+            names: HashMap::new(),
+        });
+        listing.subscribed(&"a".into(), Some(SecretKind::Bundle), None);
+        let answered = |number: u64, result: Result<(), String>| {
+            let (name, kind, version) = ("a".into(), SecretKind::Bundle, number.to_string().as_str().into());
+            let verdict = Verdict { number, name, kind, version, result, after: Duration::ZERO };
+            listing.answered(&verdict, Timestamp::UNIX_EPOCH);
+            let record = roster.snapshot()[0].names["a"].clone();
+            let of = |version: Version| version.to_string();
+            (record.acked.map(|(version, _)| of(version)), record.nacked.map(|(version, ..)| of(version)))
+        };
+        let said = |version: &str| Some(version.to_owned());
+        assert_eq!(answered(2, Ok(())), (said("2"), None));
+        assert_eq!(answered(1, Err("no".to_owned())), (said("2"), None));
+        assert_eq!(answered(4, Err("no".to_owned())), (said("2"), said("4")));
+        assert_eq!(answered(3, Ok(())), (said("2"), said("4")));
+        assert_eq!(answered(5, Ok(())), (said("5"), None));
+    }
 }

@@ -3,35 +3,39 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tonic::service::Routes;
 use tower::Service;
 
 use super::admission::{Admission, StreamLimits};
 use super::blocked::{Blocked, Exit};
+use super::bucket::Bucket;
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::naming::Names;
 use super::roster::Roster;
 use super::session::{Session, Variant};
-use super::shared::Shared;
+use super::shared::{Shared, TELL};
 use super::source::SecretSource;
-use super::state::{Door, delta, sotw};
-use super::wire::encoding::{Encoder, Form};
+use super::state::{Door, Limits, delta, sotw};
+use super::wire::encoding::Encoder;
 use super::wire::outbound::Outbound;
 use super::{fetch, open};
 use crate::identify::Authenticate;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
+
+/// The services, as they are called on the wire.
+pub(super) const SECRETS: &str = "envoy.service.secret.v3.SecretDiscoveryService";
+pub(super) const AGGREGATED: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -65,8 +69,8 @@ impl Default for ServeSettings {
     }
 }
 
-/// `envoy.service.secret.v3.SecretDiscoveryService` as a tower service; [`SdsServer::into_routes`] adds ADS to it. Clones
-/// are the same server.
+/// `envoy.service.secret.v3.SecretDiscoveryService` and `envoy.service.discovery.v3.AggregatedDiscoveryService` (item 2) as
+/// a tower service, and all there is behind a listener. Clones are the same server.
 #[derive(Debug, Clone)]
 pub struct SdsServer(Arc<Shared>);
 
@@ -93,8 +97,10 @@ impl SdsServer {
             shutdown: tasks.shutdown().clone(),
             clock,
             admission,
-            sotw: Encoder::new(Form::Sotw, settings.replica.clone()),
-            delta: Encoder::new(Form::Delta, settings.replica),
+            encoder: Encoder::default(),
+            control_plane: settings.replica,
+            limits: Limits { names: settings.limits.names, ..Limits::default() },
+            large: Mutex::new(Bucket::one_in(TELL, Instant::now())),
             ads_resync: settings.ads_resync,
             blocked,
             roster: Roster::default(),
@@ -119,33 +125,25 @@ impl SdsServer {
         self.0.admission.counts()
     }
 
-    /// The routes of both services, for [`super::listen::serve`].
-    pub fn into_routes(self) -> Routes {
-        Routes::new(self.clone()).add_service(Aggregated(self))
-    }
-
     async fn handle(self, request: Request<Body>) -> Result<Response<Body>, Status> {
         let shared = self.0;
         let (parts, body) = request.into_parts();
         let connection = parts.extensions.get::<Peer>().cloned().unwrap_or_default().end;
         let exit = shared.blocked.exit(connection);
         match parts.uri.path().strip_prefix('/').and_then(|path| path.split_once('/')) {
-            Some((Self::NAME, "StreamSecrets")) => {
+            Some((SECRETS, "StreamSecrets")) => {
                 stream::<sotw::State>(shared, &parts, body, Door::Dedicated, exit).await
             }
-            Some((Self::NAME, "DeltaSecrets")) => {
+            Some((SECRETS, "DeltaSecrets")) => {
                 stream::<delta::State>(shared, &parts, body, Door::Dedicated, exit).await
             }
-            Some((Aggregated::NAME, "StreamAggregatedResources")) => {
+            Some((AGGREGATED, "StreamAggregatedResources")) => {
                 stream::<sotw::State>(shared, &parts, body, Door::Aggregated, exit).await
             }
-            Some((Aggregated::NAME, "DeltaAggregatedResources")) => {
+            Some((AGGREGATED, "DeltaAggregatedResources")) => {
                 stream::<delta::State>(shared, &parts, body, Door::Aggregated, exit).await
             }
-            Some((Self::NAME, "FetchSecrets")) => {
-                let response = fetch::fetch(&shared, &parts, body).await?;
-                Ok(Outbound::response(futures::stream::iter([Ok(response)]), exit))
-            }
+            Some((SECRETS, "FetchSecrets")) => Ok(Outbound::response(fetch::fetch(&shared, &parts, body).await?, exit)),
             _ => Err(Status::unimplemented("no such method")),
         }
     }
@@ -161,10 +159,6 @@ async fn stream<V: Variant>(
 ) -> Result<Response<Body>, Status> {
     let opened = open::open(&shared, parts).await?;
     Ok(Outbound::response(Session::<V>::new(shared, opened, body, door), exit))
-}
-
-impl NamedService for SdsServer {
-    const NAME: &'static str = "envoy.service.secret.v3.SecretDiscoveryService";
 }
 
 impl Service<Request<Body>> for SdsServer {
@@ -187,28 +181,6 @@ impl Service<Request<Body>> for SdsServer {
             }
             Ok(server.handle(request).await.unwrap_or_else(Status::into_http))
         })
-    }
-}
-
-/// `envoy.service.discovery.v3.AggregatedDiscoveryService` of the same server (item 2).
-#[derive(Debug, Clone)]
-struct Aggregated(SdsServer);
-
-impl NamedService for Aggregated {
-    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
-}
-
-impl Service<Request<Body>> for Aggregated {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = <SdsServer as Service<Request<Body>>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        self.0.call(request)
     }
 }
 

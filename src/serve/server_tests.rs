@@ -291,6 +291,11 @@ async fn what_is_no_call_of_ours_is_told_so() {
         assert_eq!(status == StatusCode::OK, is_grpc, "{content_type}");
         assert!(is_grpc || status == StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
+    for path in ["/v3/discovery:secrets", "/", "/x.Y/Z"] {
+        let mut rest = call("", "web").uri(path).body(Body::empty()).unwrap();
+        rest.headers_mut().insert("content-type", "application/json".parse().unwrap());
+        assert_eq!(answer(&server, rest).await.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "item 6: {path}");
+    }
     let get = call("StreamSecrets", "web").method("GET").body(Body::empty()).unwrap();
     assert_eq!(answer(&server, get).await.status(), StatusCode::METHOD_NOT_ALLOWED);
 }

@@ -232,7 +232,7 @@ impl TestServer {
             SdsServer::new(settings, source.clone(), authenticate.clone(), metrics, is_ready, clock.clone(), &tasks);
         let bound = listen::bind(listeners, &clock).await.unwrap();
         let addresses = bound.addresses().to_vec();
-        let serving = listen::serve(bound, server.clone().into_routes(), tasks.clone(), clock, lifetimes);
+        let serving = listen::serve(bound, server.clone(), tasks.clone(), clock, lifetimes);
         tasks.spawn_to_end(serving);
         Self { addresses, service: server, source, authenticate, ready, tasks, registry, _deaths: deaths }
     }

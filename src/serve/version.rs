@@ -56,20 +56,19 @@ impl Version {
         Self(format!("bundle.{}", bundles.digest()).into())
     }
 
-    /// One version for several secrets in one answer (`FetchSecrets` only); `None` if there are none.
-    pub(crate) fn of_several<'a>(versions: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+    /// One version for the secrets in one answer (`FetchSecrets` only), however many they are; also for none.
+    pub(crate) fn of_several<'a>(versions: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut versions: Vec<&Self> = versions.into_iter().collect();
         versions.sort_by(|a, b| a.0.cmp(&b.0));
         match versions.as_slice() {
-            [] => None,
-            [only] => Some((*only).clone()),
+            [only] => (*only).clone(),
             several => {
                 let mut context = digest::Context::new(&digest::SHA256);
                 for version in several {
                     context.update(version.0.as_bytes());
                     context.update(b"\n");
                 }
-                Some(Self(format!("several.{}", hex::encode(&context.finish().as_ref()[..8])).into()))
+                Self(format!("several.{}", hex::encode(&context.finish().as_ref()[..8])).into())
             }
         }
     }

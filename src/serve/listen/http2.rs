@@ -29,12 +29,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::mpsc;
 use tonic::body::Body;
-use tonic::service::Routes;
 use tower::Service;
 
 use super::Lifetimes;
 use super::connection::Connection;
 use crate::runtime::tasks::Tasks;
+use crate::serve::SdsServer;
 
 /// HTTP/2 windows. A real Envoy sends four requests of 61 KB at once, more than HTTP/2's 64 KiB default lets through
 /// without waiting for us.
@@ -66,21 +66,20 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// who they are. A proxy whose token is not accepted yet comes back with the next attempt.
 pub(super) const UNPROVEN: Duration = Duration::from_secs(60);
 
-/// Serves `routes` on what is accepted, until shutdown begins. Each connection ends within `lifetimes.drain` of that.
+/// Serves `server` on what is accepted, until shutdown begins. Each connection ends within `lifetimes.drain` of that.
 pub(super) async fn serve(
     mut accepted: mpsc::Receiver<Connection>,
-    routes: Routes,
+    server: SdsServer,
     tasks: Tasks,
     lifetimes: Lifetimes,
 ) {
-    let routes = routes.prepare();
     while let Some(connection) = tasks.shutdown().run_until_cancelled(accepted.recv()).await.flatten() {
-        tasks.spawn_to_end(run(connection, routes.clone(), tasks.clone(), lifetimes));
+        tasks.spawn_to_end(run(connection, server.clone(), tasks.clone(), lifetimes));
     }
 }
 
 /// One connection to its end.
-async fn run(connection: Connection, routes: Routes, tasks: Tasks, lifetimes: Lifetimes) {
+async fn run(connection: Connection, server: SdsServer, tasks: Tasks, lifetimes: Lifetimes) {
     let peer = connection.peer(tasks.shutdown());
     let let_in = peer.let_in.clone();
     let leave = peer.leave.clone();
@@ -88,7 +87,7 @@ async fn run(connection: Connection, routes: Routes, tasks: Tasks, lifetimes: Li
         let peer = peer.clone();
         move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            let response = routes.clone().call(request.map(Body::new));
+            let response = server.clone().call(request.map(Body::new));
             let let_in = peer.let_in.clone();
             async move {
                 let response = response.await?;

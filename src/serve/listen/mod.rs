@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
-use tonic::service::Routes;
 
 pub use connection::{Connection, Peer};
 pub use tls::{TlsError, TlsFiles};
 
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
+use crate::serve::SdsServer;
 
 /// From accepting a connection to the end of HTTP/2's preface, TLS handshake included.
 const HELLO: Duration = Duration::from_secs(10);
@@ -144,9 +144,9 @@ pub struct Lifetimes {
     pub max_age: Option<Duration>,
 }
 
-/// Serves `routes` on what is bound until shutdown begins, and then until all connections have ended, which is within
+/// Serves `server` on what is bound until shutdown begins, and then until all connections have ended, which is within
 /// `lifetimes.drain`. To be spawned with [`Tasks::spawn_to_end`].
-pub async fn serve(bound: Bound, routes: Routes, tasks: Tasks, clock: Clock, lifetimes: Lifetimes) {
+pub async fn serve(bound: Bound, server: SdsServer, tasks: Tasks, clock: Clock, lifetimes: Lifetimes) {
     let (accepted, connections) = mpsc::channel(BACKLOG);
     for listener in bound.listeners {
         let accepted = accepted.clone();
@@ -161,7 +161,7 @@ pub async fn serve(bound: Bound, routes: Routes, tasks: Tasks, clock: Clock, lif
         }
     }
     drop(accepted);
-    http2::serve(connections, routes, tasks, lifetimes).await;
+    http2::serve(connections, server, tasks, lifetimes).await;
 }
 
 /// What to do about an error of `accept`: nothing if it is the peer's, and a pause if it is ours (EMFILE and the like),

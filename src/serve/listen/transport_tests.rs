@@ -41,8 +41,7 @@ async fn in_memory(server: &TestServer) -> DuplexStream {
     let (accepted, connections) = mpsc::channel(1);
     accepted.send(Connection::new(Io::Memory(ours), Instant::now() + HELLO)).await.unwrap();
     let lifetimes = Lifetimes { drain: Duration::from_secs(5), max_age: None };
-    let routes = server.service.clone().into_routes();
-    server.tasks.spawn_to_end(http2::serve(connections, routes, server.tasks.clone(), lifetimes));
+    server.tasks.spawn_to_end(http2::serve(connections, server.service.clone(), server.tasks.clone(), lifetimes));
     theirs
 }
 

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use self::meaning::{Meaning, Owner};
 use crate::identify::NodeClaim;
-use crate::model::identity::Identity;
+use crate::model::identity::{Identity, MAX_SPIFFE_ID};
 
-/// The longest name, in bytes: the longest that a SPIFFE ID may be (SPIFFE-ID §2.3).
-pub const MAX_NAME: usize = 2048;
+/// The longest name, in bytes.
+pub const MAX_NAME: usize = MAX_SPIFFE_ID;
 
 /// A system's convention for naming secrets. To add one: a file next to this, and a line in each place that the compiler
 /// then asks for.

@@ -6,26 +6,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::Stream;
 use tokio::time::{Instant, Sleep};
-use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
 use super::variant::Variant;
-use crate::identify::{NodeClaim, Proof};
+use crate::identify::Proof;
 use crate::model::held::HeldLeaf;
-use crate::model::identity::Identity;
-use crate::model::policy::PolicySet;
-use crate::serve::admission::ProxyPlace;
+use crate::serve::client::{Client, Found, audit};
 use crate::serve::feed::Feed;
 use crate::serve::metrics::{Subscribed, Withheld};
 use crate::serve::naming::SecretKind;
-use crate::serve::open::{self, label};
+use crate::serve::open::label;
 use crate::serve::roster::{Listing, StreamRecord};
 use crate::serve::shared::Shared;
-use crate::serve::state::{Core, Door, Limits, Verdict};
+use crate::serve::state::{Core, Door, Owed, Verdict};
 use crate::serve::version::Version;
-use crate::serve::wire::outbound::Response;
+use crate::serve::wire::response::Response;
 use crate::serve::wire::{Node, Request};
 
 /// The longest version of a client's that is looked at; ours have some 90 bytes.
@@ -34,24 +30,20 @@ const VERSION: usize = 256;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Live<V> {
-    pub(super) identity: Identity,
-    /// What the identity was made of, for when policies change.
-    proof: Option<Box<Proof>>,
-    /// All that is kept of the node (items 8, 20 and 21).
-    pub(super) claim: NodeClaim,
-    /// Changes of what decides about the identity.
-    policies: WatchStream<Arc<PolicySet>>,
+    pub(super) client: Client,
     machine: V,
     /// When it began.
     began: Instant,
     feeds: Vec<(Arc<str>, Feed)>,
     resync: Option<Resync>,
+    /// Runs while the client is owed an answer (item 87).
+    owed: Option<Pin<Box<Sleep>>>,
+    crowded_before: bool,
     withheld_before: bool,
-    large_before: bool,
+    rejected_before: bool,
     /// What operators see of it.
     listing: Listing,
     subscribed: Subscribed,
-    _place: ProxyPlace,
 }
 
 impl<V: Variant> Live<V> {
@@ -62,59 +54,34 @@ impl<V: Variant> Live<V> {
         node: Option<&Node>,
         peer: Arc<str>,
     ) -> Result<Self, Status> {
-        let claim = open::claim(node)?;
-        // Before the identity is made, so that no change is missed.
-        let policies = WatchStream::from_changes(shared.authenticate.changes());
-        let identity = open::complete(shared, proof.as_deref(), &claim)?;
-        let place = shared.admission.enter_as(&identity)?;
+        let client = Client::new(shared, proof, node)?;
         let listing = shared.roster.enter(StreamRecord {
             protocol: V::protocol(door),
             peer,
-            node_id: claim.id.as_str().into(),
-            node_cluster: claim.cluster.as_str().into(),
-            identity: Arc::new(identity.clone()),
+            node_id: client.claim.id.as_str().into(),
+            node_cluster: client.claim.cluster.as_str().into(),
+            identity: client.identity.clone(),
             opened: shared.clock.now(),
             names: HashMap::new(),
         });
         Ok(Self {
-            _place: place,
+            client,
             listing,
             subscribed: shared.metrics.subscribed(),
-            identity,
-            proof,
-            claim,
-            policies,
-            machine: V::new(Core::new(door, Limits::default(), fastrand::u32(..))),
+            machine: V::new(Core::new(door, shared.limits, fastrand::u32(..))),
             began: Instant::now(),
             feeds: Vec::new(),
             resync: shared.ads_resync.filter(|_| door == Door::Aggregated).map(Resync::new),
+            owed: None,
+            crowded_before: false,
             withheld_before: false,
-            large_before: false,
+            rejected_before: false,
         })
-    }
-
-    /// Item 26: why the client is no longer who it was when the stream began, if policies have changed that.
-    pub(super) fn poll_identity(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Status> {
-        let mut changed = false;
-        while let Poll::Ready(Some(_)) = Pin::new(&mut self.policies).poll_next(cx) {
-            changed = true;
-        }
-        if !changed {
-            return None;
-        }
-        match open::complete(shared, self.proof.as_deref(), &self.claim) {
-            Ok(identity) if identity == self.identity => None,
-            Ok(identity) => {
-                tracing::info!(mesh = %identity.mesh, identity = %identity.spiffe_id, "policies give it another identity");
-                Some(Status::unavailable("policies have changed"))
-            }
-            Err(status) => Some(status),
-        }
     }
 
     pub(super) fn request(&mut self, request: &V::Request, shared: &Shared) -> Result<(), Status> {
         // Items 20 and 22. An empty id is an omitted one.
-        if request.node().is_some_and(|node| !node.id.is_empty() && *node.id != *self.claim.id) {
+        if request.node().is_some_and(|node| !node.id.is_empty() && *node.id != *self.client.claim.id) {
             return Err(Status::invalid_argument("node.id has changed on the stream"));
         }
         let mut outcome = self.machine.request(request, self.began.elapsed())?;
@@ -132,63 +99,62 @@ impl<V: Variant> Live<V> {
             shared.metrics.stale_nonce();
         }
         if let Some(verdict) = outcome.verdict.take() {
-            record(&verdict, shared);
+            self.record(&verdict, shared);
             self.listing.answered(&verdict, shared.clock.now());
         }
         if let Some(reason) = &outcome.complaint {
-            tracing::warn!(reason, "the proxy has rejected the removal of names");
-        }
-        outcome.unsubscribe.iter().for_each(|name| self.listing.unsubscribed(name));
-        self.feeds.retain(|(name, _)| !outcome.unsubscribe.contains(name));
-        for name in &outcome.subscribe {
-            let held = outcome.reported(name).and_then(Held::read);
-            match self.open_feed(name, held.as_ref(), shared) {
-                Some(feed) => {
-                    if feed.is_unknown() {
-                        self.withhold(name, Withheld::UnknownName, shared);
-                    }
-                    let held = held.filter(|_| feed.kind() == SecretKind::Certificate).map(|held| held.text);
-                    self.listing.subscribed(name, Some(feed.kind()), held);
-                    self.feeds.push((name.clone(), feed));
-                }
-                None => {
-                    self.listing.subscribed(name, None, None);
-                    self.withhold(name, Withheld::of(shared.names.kind(name)), shared);
-                }
+            if std::mem::replace(&mut self.rejected_before, true) {
+                tracing::debug!(reason, "the proxy has rejected the removal of names");
+            } else {
+                tracing::warn!(reason, "the proxy has rejected the removal of names (further rejections: at debug)");
             }
         }
-        self.look_up(&outcome.again, shared);
+        // A name that is dropped, and one that is asked for next, may be of the same certificate.
+        let _certificate = self.client.hold_certificate();
+        outcome.unsubscribe.iter().for_each(|name| self.listing.unsubscribed(name));
+        self.feeds.retain(|(name, _)| !outcome.unsubscribe.contains(name));
+        if outcome.refused > 0 {
+            shared.metrics.withheld_names(Withheld::TooManyNames, outcome.refused);
+            if !std::mem::replace(&mut self.crowded_before, true) {
+                tracing::warn!(names = outcome.refused, "withheld: more names than limits.namesPerStream");
+            }
+        }
+        for name in &outcome.subscribe {
+            let held = outcome.reported(name).and_then(Held::read);
+            let found = self.client.find(name, held.as_ref().map(|held| &held.leaf), shared);
+            let held = held.filter(|_| found.kind() == Some(SecretKind::Certificate)).map(|held| held.text);
+            self.listing.subscribed(name, found.kind(), held);
+            self.put(name, found, true, shared);
+        }
+        self.look_up(&outcome.again, true, shared);
         self.subscribed.set(self.machine.core().subscribed());
         Ok(())
     }
 
-    /// What `name` means for this client, and where that comes from; `None` if it is to be withheld.
-    fn open_feed(&self, name: &str, held: Option<&Held>, shared: &Shared) -> Option<Feed> {
-        let wanted = shared.names.resolve(name, &self.identity)?;
-        let style = shared.names.style(&self.claim);
-        Some(Feed::open(&*shared.source, wanted, &self.identity, style, held.map(|held| &held.leaf)))
+    /// Takes it from where it is to come from now on. `asked` says that the client has asked for it.
+    fn put(&mut self, name: &Arc<str>, found: Found, asked: bool, shared: &Shared) {
+        if let Some(reason) = found.withheld.filter(|_| asked) {
+            self.withhold(name, reason, shared);
+        }
+        let position = self.feeds.iter().position(|(of, _)| of == name);
+        match (found.feed, position) {
+            (Some(feed), Some(position)) => self.feeds[position].1 = feed,
+            (Some(feed), None) => self.feeds.push((name.clone(), feed)),
+            (None, Some(position)) => drop(self.feeds.swap_remove(position)),
+            (None, None) => {}
+        }
     }
 
-    /// Once more from the start, with names that are subscribed: what there is of them comes as a change. What a client
-    /// has reported counts for its first request only (item 107).
-    fn look_up(&mut self, names: &[Arc<str>], shared: &Shared) {
+    /// Once more from the start, with names that are subscribed: what there is of them comes as a change. Of what the
+    /// client has not asked for itself, nothing is said if there is none of it any more (item 74).
+    fn look_up(&mut self, names: &[Arc<str>], asked: bool, shared: &Shared) {
         for name in names {
-            match self.open_feed(name, None, shared) {
-                Some(feed) => {
-                    if feed.is_unknown() {
-                        self.withhold(name, Withheld::UnknownName, shared);
-                    }
-                    // The one before goes when the new one is there, so interest in the secret does not end in between.
-                    match self.feeds.iter_mut().find(|(of, _)| of == name) {
-                        Some((_, old)) => *old = feed,
-                        None => self.feeds.push((name.clone(), feed)),
-                    }
-                }
-                None => {
-                    self.feeds.retain(|(of, _)| of != name);
-                    self.withhold(name, Withheld::of(shared.names.kind(name)), shared);
-                }
+            // What a client has reported counts for its first request only (item 107).
+            let found = self.client.find(name, None, shared);
+            if asked {
+                self.listing.means(name, found.kind());
             }
+            self.put(name, found, asked, shared);
         }
     }
 
@@ -203,15 +169,49 @@ impl<V: Variant> Live<V> {
         }
     }
 
+    /// Counts and logs what a client said of a response; nothing is sent because of it.
+    fn record(&mut self, verdict: &Verdict, shared: &Shared) {
+        shared.metrics.answered(verdict.kind, verdict.result.is_ok(), verdict.after);
+        let (name, version) = (label(&verdict.name), &verdict.version);
+        match &verdict.result {
+            Ok(()) => tracing::debug!(name, %version, "acknowledged"),
+            Err(reason) if std::mem::replace(&mut self.rejected_before, true) => {
+                tracing::debug!(name, %version, reason, "the proxy has rejected a secret");
+            }
+            Err(reason) => {
+                tracing::warn!(name, %version, reason, "the proxy has rejected a secret (further rejections: at debug)");
+            }
+        }
+    }
+
+    /// Item 87.
+    fn poll_owed(&mut self, shared: &Shared, cx: &mut Context<'_>) {
+        match self.machine.owed(self.began.elapsed()) {
+            Owed::Nothing => {}
+            Owed::Now(names) => {
+                self.owed = None;
+                self.look_up(&names, false, shared);
+            }
+            Owed::Later(wait) => {
+                let sleep = self.owed.get_or_insert_with(|| Box::pin(tokio::time::sleep(wait)));
+                if sleep.as_mut().poll(cx).is_ready() {
+                    self.owed = None;
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+    }
+
     pub(super) fn poll_changes(&mut self, shared: &Shared, cx: &mut Context<'_>) {
         if self.resync.as_mut().is_some_and(|resync| resync.poll(cx).is_ready()) {
             let names = self.machine.again();
             tracing::debug!(names = names.len(), "sending everything again");
-            self.look_up(&names, shared);
+            self.look_up(&names, false, shared);
         }
+        self.poll_owed(shared, cx);
         let now = shared.clock.now();
         for (name, feed) in &mut self.feeds {
-            while let Poll::Ready(version) = feed.poll_change(name, V::encoder(shared), now, cx) {
+            while let Poll::Ready(version) = feed.poll_change(&shared.encoder, now, cx) {
                 self.machine.available(name, feed.kind(), version);
             }
             if feed.drop_ended(now) {
@@ -227,35 +227,21 @@ impl<V: Variant> Live<V> {
         }
         while let Some(push) = self.machine.next_push(at) {
             let feed = self.feeds.iter_mut().find(|(name, _)| *name == push.name);
-            let Some((encoded, since)) = feed.and_then(|(name, feed)| feed.take(name, V::encoder(shared))) else {
+            let Some(taken) = feed.and_then(|(_, feed)| feed.take(&shared.encoder)) else {
                 tracing::error!(name = label(&push.name), "a secret to be sent is not there; this is a bug");
                 continue;
             };
-            self.listing.sent(&push.name, &push.version, shared.clock.now());
-            shared.metrics.pushed(push.kind, push.is_update.then(|| since.elapsed()));
+            self.listing.sent(&push.name, push.kind, &push.version, shared.clock.now());
+            shared.metrics.pushed(push.kind, push.is_update.then(|| taken.since.elapsed()));
             tracing::debug!(name = label(&push.name), version = %push.version, nonce = push.nonce, "push");
-            let response = V::response(push.nonce, encoded.bytes);
-            if response.is_large() {
-                shared.metrics.large_response();
-                if !std::mem::replace(&mut self.large_before, true) {
-                    tracing::warn!(name = label(&push.name), bytes = response.len(), "a large response");
-                }
-            }
+            audit(&push.name, &taken);
+            let response = V::response(shared, push.nonce, &push.name, taken.secret);
+            shared.note_size(&response);
             return Some(response);
         }
         // What is left is the like of what was sent before.
         self.feeds.iter_mut().for_each(|(_, feed)| feed.discard());
         None
-    }
-}
-
-/// Counts and logs what a client said of a response; nothing is sent because of it.
-fn record(verdict: &Verdict, shared: &Shared) {
-    shared.metrics.answered(verdict.kind, verdict.result.is_ok(), verdict.after);
-    let (name, version) = (label(&verdict.name), &verdict.version);
-    match &verdict.result {
-        Ok(()) => tracing::debug!(name, %version, "acknowledged"),
-        Err(reason) => tracing::warn!(name, %version, reason, "the proxy has rejected a secret"),
     }
 }
 
@@ -268,7 +254,7 @@ struct Held {
 
 impl Held {
     fn read(text: &str) -> Option<Self> {
-        let leaf = Version::held_leaf(text).filter(|_| text.len() <= VERSION)?;
+        let leaf = Some(text).filter(|text| text.len() <= VERSION).and_then(Version::held_leaf)?;
         Some(Self { text: text.into(), leaf })
     }
 }

@@ -6,7 +6,7 @@
 //! of policy) takes effect up to `send_limit` later, when `blocked` closes the connection; shutdown does not wait for it.
 
 mod live;
-mod timer;
+pub(super) mod timer;
 mod variant;
 
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 use tonic::body::Body;
@@ -24,13 +24,14 @@ use tracing::{Span, field};
 use self::live::Live;
 use self::timer::Timer;
 use super::admission::Place;
+use super::bucket::Bucket;
 use super::metrics::LiveStream;
 use super::open::{Opened, label};
 use super::shared::Shared;
 use super::state::Door;
 use super::wire::Request;
 use super::wire::inbound::Inbound;
-use super::wire::outbound::Response;
+use super::wire::response::Response;
 use crate::identify::Proof;
 
 pub(super) use self::variant::Variant;
@@ -40,6 +41,12 @@ const REST: Duration = Duration::from_secs(30);
 
 /// After this many requests in one go, others get their turn.
 const TURN: usize = 16;
+
+/// So many requests are read at once, and so many a second after that (item 63). A client acknowledges each secret that it
+/// is sent, and an Envoy on ADS has a request for each secret that it learns of; both are far below. What a client sends
+/// beyond that stays with HTTP/2, whose window then closes.
+const REQUESTS: u32 = 256;
+const REQUESTS_PER_SECOND: u32 = 50;
 
 /// See the module.
 #[derive(Debug)]
@@ -56,6 +63,9 @@ struct Inner<V: Variant> {
     phase: Phase<V>,
     peer: Arc<str>,
     timer: Option<Timer>,
+    requests: Bucket,
+    /// Runs while no request is read because there were too many.
+    throttled: Option<Pin<Box<Sleep>>>,
     /// Runs while there is a part of a request.
     rest: Option<Pin<Box<Sleep>>>,
     /// When the connection is to end; `None` once that has begun.
@@ -85,6 +95,8 @@ impl<V: Variant> Session<V> {
             phase: Phase::Opening(opened.proof.map(Box::new)),
             peer: peer.to_string().into(),
             timer: Some(Timer::for_first_request()),
+            requests: Bucket::of_size(REQUESTS, REQUESTS_PER_SECOND, Instant::now()),
+            throttled: None,
             rest: None,
             leave: Some(Box::pin(peer.leave.cancelled_owned())),
             _live: shared.metrics.live_stream(protocol),
@@ -125,11 +137,15 @@ impl<V: Variant> Inner<V> {
     /// The next response; `None` when the client has ended the stream.
     fn poll(&mut self, cx: &mut Context<'_>, span: &Span) -> Poll<Result<Option<Response>, Status>> {
         for turn in 0.. {
+            if self.poll_room(cx).is_pending() {
+                break;
+            }
             match self.inbound.poll_message(cx) {
                 Poll::Pending => break,
                 Poll::Ready(None) => return Poll::Ready(Ok(None)),
                 Poll::Ready(Some(request)) => self.request(&request?, span)?,
             }
+            self.requests.take(Instant::now());
             self.rest = None;
             if turn == TURN {
                 cx.waker().wake_by_ref();
@@ -137,7 +153,7 @@ impl<V: Variant> Inner<V> {
             }
         }
         if let Phase::Live(live) = &mut self.phase
-            && let Some(status) = live.poll_identity(&self.shared, cx)
+            && let Some(status) = live.client.poll_identity(&self.shared, cx)
         {
             self.phase = Phase::Leaving;
             if self.leave.is_some() {
@@ -150,15 +166,31 @@ impl<V: Variant> Inner<V> {
         live.next_response(&self.shared).map_or(Poll::Pending, |response| Poll::Ready(Ok(Some(response))))
     }
 
+    /// Ready if a request may be read.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if let Some(sleep) = &mut self.throttled {
+                ready!(sleep.as_mut().poll(cx));
+                self.throttled = None;
+            }
+            let wait = self.requests.wait(Instant::now());
+            if wait.is_zero() {
+                return Poll::Ready(());
+            }
+            self.throttled = Some(Box::pin(tokio::time::sleep(wait)));
+        }
+    }
+
     fn request(&mut self, request: &V::Request, span: &Span) -> Result<(), Status> {
         if let Phase::Opening(proof) = &mut self.phase {
             let live = Live::start(&self.shared, self.door, proof.take(), request.node(), self.peer.clone())?;
             self.place.heard();
-            span.record("node", label(&live.claim.id));
-            span.record("identity", field::display(&live.identity.spiffe_id));
-            tracing::info!(mesh = %live.identity.mesh, method = live.identity.method, "stream opened");
+            let identity = &live.client.identity;
+            span.record("node", label(&live.client.claim.id));
+            span.record("identity", field::display(&identity.spiffe_id));
+            tracing::info!(mesh = %identity.mesh, method = identity.method, "stream opened");
             if self.leave.is_some() {
-                self.timer = live.identity.proven_until.map(|until| Timer::for_proof(until, self.shared.clock.now()));
+                self.timer = identity.proven_until.map(|until| Timer::for_proof(until, self.shared.clock.now()));
             }
             self.phase = Phase::Live(Box::new(live));
         }
@@ -181,7 +213,7 @@ impl<V: Variant> Inner<V> {
             };
             self.timer = Some(Timer::for_drain(self.shared.drain, reason));
         }
-        if self.inbound.is_partial() {
+        if self.inbound.is_partial() && self.throttled.is_none() {
             let rest = self.rest.get_or_insert_with(|| Box::pin(tokio::time::sleep(REST)));
             if rest.as_mut().poll(cx).is_ready() {
                 return Err(Status::deadline_exceeded("the rest of a request did not come"));
@@ -206,6 +238,7 @@ impl<V: Variant> Inner<V> {
         }
         self.timer = None;
         self.rest = None;
+        self.throttled = None;
     }
 }
 
@@ -215,6 +248,10 @@ mod node_tests;
 #[cfg(test)]
 #[path = "../session_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "../bounds_tests.rs"]
+mod bounds_tests;
 
 #[cfg(test)]
 #[path = "../doors_tests.rs"]

@@ -37,7 +37,7 @@ async fn item_8_a_node_of_61_kb_in_each_request_leaves_its_id_and_cluster_behind
 
         let Phase::Live(live) = &session.inner.phase else { panic!("it is live") };
         // All fields, so that a new one is looked at here.
-        let NodeClaim { id, cluster, plain_trust } = &live.claim;
+        let NodeClaim { id, cluster, plain_trust } = &live.client.claim;
         assert_eq!((&**id, &**cluster, plain_trust), ("proxy-0", "web", &false));
         assert!(id.capacity() + cluster.capacity() < 64);
         assert_eq!(session.inner.inbound.capacity(), 0, "not even the room for it");

@@ -9,6 +9,7 @@ use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use crate::runtime::clock::Clock;
+use crate::serve::open;
 
 /// A client that opens a stream and says nothing is not worth the memory.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -24,7 +25,7 @@ const REVOKE_JITTER: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Timer {
+pub(in crate::serve) struct Timer {
     sleep: Pin<Box<Sleep>>,
     end: End,
 }
@@ -58,7 +59,7 @@ impl Timer {
     }
 
     /// Item 26: some time before the proof ends, at most a tenth of what is left of it.
-    pub(super) fn for_proof(until: Timestamp, now: Timestamp) -> Self {
+    pub(in crate::serve) fn for_proof(until: Timestamp, now: Timestamp) -> Self {
         let left = until.duration_since(now).max(SignedDuration::ZERO);
         let jitter = PROOF_JITTER.min(left / 10).mul_f64(fastrand::f64());
         let at = until.saturating_sub(jitter).unwrap_or(until);
@@ -66,7 +67,7 @@ impl Timer {
     }
 
     /// Ready with the stream's status when it is to end.
-    pub(super) fn poll(&mut self, clock: &Clock, cx: &mut Context<'_>) -> Poll<Status> {
+    pub(in crate::serve) fn poll(&mut self, clock: &Clock, cx: &mut Context<'_>) -> Poll<Status> {
         while self.sleep.as_mut().poll(cx).is_ready() {
             match &self.end {
                 End::NoRequest => return Poll::Ready(Status::deadline_exceeded("no request came")),
@@ -75,7 +76,7 @@ impl Timer {
                 End::ProofExpires(at) => {
                     let left = at.duration_since(clock.now());
                     if !left.is_positive() {
-                        return Poll::Ready(Status::unauthenticated("proof of identity expired"));
+                        return Poll::Ready(open::expired());
                     }
                     self.sleep.as_mut().reset(Instant::now() + left.unsigned_abs().min(LOOK));
                 }

@@ -67,7 +67,7 @@ fn removed(state: &mut State) -> Vec<String> {
 #[test]
 fn items_28_29_30_and_31_the_type_on_delta() {
     let with_type = |type_url: &str| DeltaDiscoveryRequest { type_url: type_url.to_owned(), ..request(&["a"], &[]) };
-    state().request(&with_type(""), AT).unwrap();
+    assert_eq!(state().request(&with_type(""), AT).unwrap().subscribe, ["a".into()]);
     let cluster = with_type("type.googleapis.com/envoy.config.cluster.v3.Cluster");
     assert_eq!(state().request(&cluster, AT).unwrap_err().code(), Code::InvalidArgument);
     let mut ads = through(Door::Aggregated);
@@ -231,15 +231,16 @@ fn items_60_and_61_names_on_delta_are_opaque_and_count_once() {
 #[test]
 fn item_63_bounds_on_delta_hold_over_all_messages_and_for_withheld_names() {
     let mut state = state();
-    for number in 0..64 {
+    let bound = Limits::default().names;
+    for number in 0..bound {
         let name = number.to_string();
         state.request(&request(&[&name], &[]), AT).unwrap();
         state.withheld(&name);
         assert_eq!(removed(&mut state), [name]);
     }
     state.request(&request(&["7"], &[]), AT).unwrap();
-    state.request(&request(&["64"], &["3"]), AT).unwrap();
-    assert_eq!(state.request(&request(&["65"], &[]), AT).unwrap_err().code(), Code::ResourceExhausted);
+    state.request(&request(&["another"], &["3"]), AT).unwrap();
+    assert_eq!((state.core.subscribed(), removed(&mut state).len()), (bound, 0));
 
     let refused = |subscribe: &[&str], unsubscribe: &[&str]| {
         through(Door::Dedicated).request(&request(subscribe, unsubscribe), AT).unwrap_err().code()
@@ -247,6 +248,34 @@ fn item_63_bounds_on_delta_hold_over_all_messages_and_for_withheld_names() {
     assert_eq!(refused(&vec!["a"; 100_000], &[]), Code::ResourceExhausted);
     assert_eq!(refused(&[], &vec!["a"; 100_000]), Code::ResourceExhausted);
     assert_eq!(refused(&["n".repeat(2049).as_str()], &[]), Code::ResourceExhausted);
+}
+
+#[test]
+fn item_63_on_delta_there_is_nothing_under_the_names_beyond_the_bound_and_the_stream_lives() {
+    let bound = Limits::default().names;
+    let names = |from: usize, to: usize| (from..to).map(|number| number.to_string()).collect::<Vec<_>>();
+    let mut state = state();
+    let all = DeltaDiscoveryRequest { resource_names_subscribe: names(0, bound + 2), ..request(&[], &[]) };
+    let outcome = state.request(&all, AT).unwrap();
+    assert_eq!((outcome.subscribe.len(), outcome.refused), (bound, 2));
+    assert_eq!(removed(&mut state), names(bound, bound + 2));
+    // What there is nothing of makes room, the oldest first, and for nothing else.
+    for name in ["3", "5"] {
+        state.withheld(name);
+    }
+    assert_eq!(removed(&mut state), ["3", "5"]);
+    let outcome = state.request(&request(&["new", "newer", "newest"], &[]), AT).unwrap();
+    assert_eq!(outcome.unsubscribe, ["3".into(), "5".into()]);
+    assert_eq!((outcome.subscribe.len(), outcome.refused), (2, 1));
+    assert_eq!(removed(&mut state), ["newest"]);
+    certificate(&mut state, "new", "1");
+    assert_eq!(pushes(&mut state), [pair("new", "1")]);
+    assert_eq!(state.core.subscribed(), bound);
+    // A name that has become known is not displaced.
+    state.withheld("7");
+    assert_eq!(removed(&mut state), ["7"]);
+    certificate(&mut state, "7", "1");
+    assert_eq!(state.request(&request(&["late"], &[]), AT).unwrap().refused, 1);
 }
 
 #[test]

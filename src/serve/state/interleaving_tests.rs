@@ -8,8 +8,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::serve::wire::{DeltaDiscoveryRequest, DiscoveryRequest, ErrorDetail, SECRET_TYPE};
 
-/// From `UNKNOWN` on there is no such secret.
+/// From `BUNDLES` on they are bundles, and from `UNKNOWN` on there is no such secret.
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "x", "y"];
+const BUNDLES: usize = 2;
 const UNKNOWN: usize = 4;
 
 const FOREIGN: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -26,6 +27,8 @@ enum Event {
     },
     /// There is a new version.
     Change(usize),
+    /// What there was is not to be sent any more.
+    Gone(usize),
     /// The transport has room.
     Send,
     /// Everything is to be sent again.
@@ -42,6 +45,7 @@ fn event() -> impl Strategy<Value = Event> {
             Event::Request { names, again, answers, is_foreign }
         }),
         4 => (0..UNKNOWN).prop_map(Event::Change),
+        1 => (0..BUNDLES).prop_map(Event::Gone),
         8 => Just(Event::Send),
         1 => Just(Event::Again),
         1 => Just(Event::Reconnect),
@@ -131,6 +135,8 @@ struct Model<M> {
     streams: u32,
     at: Duration,
     newest: BTreeMap<&'static str, u32>,
+    /// Names of which the newest is not to be sent any more.
+    gone: BTreeSet<&'static str>,
     wanted: BTreeSet<&'static str>,
     /// What it has been sent since it last asked, and by which response.
     has: BTreeMap<&'static str, (Version, String)>,
@@ -149,6 +155,10 @@ struct Model<M> {
 
 fn known(name: &str) -> &'static str {
     NAMES.into_iter().find(|known| *known == name).expect("a name that was asked for")
+}
+
+fn kind(name: &str) -> SecretKind {
+    if NAMES[BUNDLES..].contains(&name) { SecretKind::Bundle } else { SecretKind::Certificate }
 }
 
 fn is_unknown(name: &str) -> bool {
@@ -173,6 +183,7 @@ impl<M: Spoken> Model<M> {
             streams: 1,
             at: Duration::ZERO,
             newest: BTreeMap::new(),
+            gone: BTreeSet::new(),
             wanted: BTreeSet::new(),
             has: BTreeMap::new(),
             holds: BTreeMap::new(),
@@ -197,7 +208,12 @@ impl<M: Spoken> Model<M> {
             Event::Change(name) => {
                 let number = self.newest.entry(NAMES[name]).or_default();
                 *number += 1;
-                self.machine.available(NAMES[name], SecretKind::Certificate, version(number));
+                self.machine.available(NAMES[name], kind(NAMES[name]), version(number));
+                self.gone.remove(NAMES[name]);
+            }
+            Event::Gone(name) => {
+                self.machine.gone(NAMES[name]);
+                self.gone.insert(NAMES[name]);
             }
             Event::Send => self.send()?,
             Event::Again => {
@@ -219,6 +235,7 @@ impl<M: Spoken> Model<M> {
                 self.has_spoken = false;
             }
         }
+        self.repeats()?;
         let core = self.machine.core();
         prop_assert!(core.nonces.awaited() <= LIMITS.names);
         prop_assert_eq!(core.subscribed(), self.wanted.len());
@@ -230,10 +247,27 @@ impl<M: Spoken> Model<M> {
         for name in names {
             if is_unknown(name) {
                 self.machine.withheld(name);
-            } else if let Some(number) = self.newest.get(name) {
-                self.machine.available(name, SecretKind::Certificate, version(number));
+            } else if let Some(number) = self.newest.get(name).filter(|_| !self.gone.contains(name)) {
+                self.machine.available(name, kind(name), version(number));
             }
         }
+    }
+
+    /// Answers a client that has said the same twice.
+    fn repeats(&mut self) -> Result<(), TestCaseError> {
+        match self.machine.owed(self.at) {
+            Owed::Nothing => {}
+            Owed::Later(wait) => prop_assert!(!wait.is_zero() && wait <= Duration::from_secs(3)),
+            Owed::Now(names) => {
+                let names = set(&names);
+                prop_assert!(!M::BY_NAME && self.door == Door::Aggregated);
+                prop_assert!(names.iter().all(|name| self.has.contains_key(name) && !self.rejected.contains(name)));
+                self.look_up(&names);
+                self.may_repeat.extend(names);
+                prop_assert_eq!(self.machine.owed(self.at), Owed::Nothing);
+            }
+        }
+        Ok(())
     }
 
     fn request(
@@ -290,13 +324,7 @@ impl<M: Spoken> Model<M> {
         let new: BTreeSet<_> = now.difference(&self.wanted).copied().collect();
         prop_assert_eq!(&set(&outcome.subscribe), &new);
         let to_look_up = set(&outcome.again);
-        if M::BY_NAME {
-            prop_assert_eq!(&to_look_up, &again);
-        } else {
-            prop_assert!(to_look_up.is_empty() || (self.door == Door::Aggregated && now == self.wanted && !is_nack));
-            prop_assert!(to_look_up.iter().all(|name| self.has.contains_key(name) && !self.rejected.contains(name)));
-            self.may_repeat.extend(&to_look_up);
-        }
+        prop_assert_eq!(&to_look_up, &again);
         // What is not wanted any more, and what is asked for as if it never had been.
         for name in self.wanted.difference(&now).chain(&again) {
             self.has.remove(name);
@@ -328,6 +356,14 @@ impl<M: Spoken> Model<M> {
         let name = known(&push.name);
         prop_assert!(self.wanted.contains(name), "unrequested: {:?}", push);
         prop_assert_eq!(Some(push.version.clone()), self.newest.get(name).map(version), "not the newest");
+        prop_assert!(!self.gone.contains(name), "not to be sent any more: {:?}", push);
+        prop_assert_eq!(push.kind, kind(name));
+        if push.kind == SecretKind::Certificate {
+            let mut bundles = self.wanted.iter().filter(|name| kind(name) == SecretKind::Bundle);
+            let behind = bundles
+                .find(|name| self.has.get(*name).map(|(had, _)| had) != self.newest.get(*name).map(version).as_ref());
+            prop_assert_eq!(behind, None, "item 92: before whom to trust");
+        }
         let had = self.has.insert(name, (push.version.clone(), push.nonce.clone()));
         let may_repeat = self.may_repeat.remove(name);
         let was_rejected = self.rejected.remove(name);
@@ -344,7 +380,7 @@ impl<M: Spoken> Model<M> {
     }
 
     fn has_converged(&self) -> Result<(), TestCaseError> {
-        for name in &self.wanted {
+        for name in self.wanted.iter().filter(|name| !self.gone.contains(*name)) {
             let has = self.has.get(name).map(|(version, _)| version.clone());
             prop_assert_eq!(has, self.newest.get(name).map(version), "{} has not converged", name);
         }

@@ -8,6 +8,7 @@ pub(crate) mod sotw;
 mod subscriptions;
 mod types;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tonic::Status;
 use self::nonces::{Answer, Nonces};
 use self::subscriptions::Subscriptions;
 use self::types::{ForeignTypes, Subject};
-use super::naming::SecretKind;
+use super::naming::{MAX_NAME, SecretKind};
 use super::version::Version;
 use super::wire::Request;
 
@@ -34,16 +35,23 @@ pub(crate) struct Limits {
 }
 
 impl Default for Limits {
-    /// 64 names; 2048 bytes is the longest a SPIFFE ID may be (SPIFFE-ID §2.3).
     fn default() -> Self {
-        Self { names: 64, name_length: 2048 }
+        Self { names: 256, name_length: MAX_NAME }
     }
 }
 
 impl Limits {
     /// Looking for duplicates costs time for each name in a request, so there is a bound on these too.
-    fn check_count(self, names: &[String]) -> Result<(), Status> {
-        if names.len() > self.names.saturating_mul(16) { Err(too_many_names()) } else { Ok(()) }
+    fn check_count<T>(self, names: &[T]) -> Result<(), Status> {
+        if names.len() > self.names.saturating_mul(16) { Err(self.too_many_names()) } else { Ok(()) }
+    }
+
+    /// Envoy logs it, so it says what to change.
+    fn too_many_names(self) -> Status {
+        Status::resource_exhausted(format!(
+            "more than {} resource names on one stream (limits.namesPerStream)",
+            self.names
+        ))
     }
 }
 
@@ -65,10 +73,12 @@ pub(crate) struct Outcome {
     pub(crate) unsubscribe: Vec<Arc<str>>,
     /// Names that it wants from now on.
     pub(crate) subscribe: Vec<Arc<str>>,
-    /// Names that it has wanted before, and that are to be looked up as if it had not.
+    /// Names that it has wanted before and asks for once more; to be looked up as if it had not.
     pub(crate) again: Vec<Arc<str>>,
     /// Versions that it says it has, of names in `subscribe` (item 107).
     pub(crate) reported: Vec<(Arc<str>, String)>,
+    /// How many names there was no room for. The client is told that there is nothing under them.
+    pub(crate) refused: usize,
     /// Its verdict on an earlier response.
     pub(crate) verdict: Option<Verdict>,
     /// Why it does not like a response without a secret, redacted.
@@ -77,6 +87,16 @@ pub(crate) struct Outcome {
     pub(crate) is_stale: bool,
     /// A type that is not ours, the first time that it asks for it.
     pub(crate) foreign: Option<Box<str>>,
+}
+
+/// What a client is owed that has said the same twice.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Owed {
+    Nothing,
+    /// An answer, but not before so long from now.
+    Later(Duration),
+    /// An answer: these names are to be looked up, as after [`Machine::again`].
+    Now(Vec<Arc<str>>),
 }
 
 impl Outcome {
@@ -121,6 +141,12 @@ pub(crate) trait Machine: fmt::Debug {
     /// that (item 88).
     fn again(&mut self) -> Vec<Arc<str>> {
         self.core().subscriptions.again()
+    }
+
+    /// What the client is owed because it has repeated itself (item 87); to be asked after each request, and when it was
+    /// said to be asked again.
+    fn owed(&mut self, _at: Duration) -> Owed {
+        Owed::Nothing
     }
 
     /// What to send next, one secret at a time (item 78); to be asked when the transport has room. The caller sends
@@ -186,9 +212,9 @@ impl Core {
             Answer::Stale => outcome.is_stale = true,
             Answer::Bare(result) => outcome.complaint = result.err(),
             Answer::Last { accepted } => return accepted && request.error().is_none(),
-            Answer::Verdict { number, verdict } => {
+            Answer::Verdict(verdict) => {
                 if verdict.result.is_err() {
-                    self.subscriptions.rejected(&verdict.name, number);
+                    self.subscriptions.rejected(&verdict.name, verdict.number);
                 }
                 outcome.verdict = Some(verdict);
             }
@@ -197,27 +223,26 @@ impl Core {
     }
 }
 
-/// Items 60, 61 and 63: the distinct names, exactly as they are written.
-pub(crate) fn distinct_names(names: &[String], limits: Limits) -> Result<Vec<&str>, Status> {
+/// Items 60, 61 and 63: the distinct names, exactly as they are written; not more than one stream may have.
+pub(crate) fn names_of_one(names: &[String], limits: Limits) -> Result<Vec<&str>, Status> {
+    let distinct = distinct_names(names, limits)?;
+    if distinct.len() > limits.names { Err(limits.too_many_names()) } else { Ok(distinct) }
+}
+
+/// The distinct names, as many as one request may have.
+fn distinct_names(names: &[String], limits: Limits) -> Result<Vec<&str>, Status> {
     limits.check_count(names)?;
-    let mut distinct: Vec<&str> = Vec::with_capacity(names.len().min(limits.names));
+    let room = names.len().min(limits.names);
+    let (mut distinct, mut seen) = (Vec::with_capacity(room), HashSet::with_capacity(room));
     for name in names {
         if name.len() > limits.name_length {
             return Err(Status::resource_exhausted("a resource name is too long"));
         }
-        if distinct.contains(&name.as_str()) {
-            continue;
+        if seen.insert(name.as_str()) {
+            distinct.push(name.as_str());
         }
-        if distinct.len() == limits.names {
-            return Err(too_many_names());
-        }
-        distinct.push(name);
     }
     Ok(distinct)
-}
-
-fn too_many_names() -> Status {
-    Status::resource_exhausted("too many resource names on one stream")
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use crate::serve::version::Version;
 /// What the client said about a secret that it was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
+    /// The number of the response: later ones have larger numbers.
+    pub(crate) number: u64,
     pub(crate) name: Arc<str>,
     pub(crate) kind: SecretKind,
     pub(crate) version: Version,
@@ -25,8 +27,8 @@ pub(crate) struct Verdict {
 pub(super) enum Answer {
     /// Nothing: it has none.
     None,
-    /// What it thinks of response `number`.
-    Verdict { number: u64, verdict: Verdict },
+    /// What it thinks of a response.
+    Verdict(Verdict),
     /// What it thinks of a response that had no secret in it; `Err` is redacted.
     Bare(Result<(), String>),
     /// The response that it has answered last.
@@ -105,7 +107,7 @@ impl Nonces {
             None => Answer::Bare(result),
             Some((name, kind, version)) => {
                 let after = at.saturating_sub(sent);
-                Answer::Verdict { number, verdict: Verdict { name, kind, version, result, after } }
+                Answer::Verdict(Verdict { number, name, kind, version, result, after })
             }
         }
     }

@@ -66,7 +66,10 @@ fn pair(name: &str, version: &str) -> (String, String) {
 #[test]
 fn items_28_and_29_the_type() {
     let with_type = |type_url: &str| DiscoveryRequest { type_url: type_url.to_owned(), ..request(&["a"]) };
-    state().request(&with_type(""), AT).unwrap();
+    let mut untyped = state();
+    assert_eq!(untyped.request(&with_type(""), AT).unwrap().subscribe, ["a".into()]);
+    certificate(&mut untyped, "a", "1");
+    assert_eq!(pushes(&mut untyped), [pair("a", "1")]);
     for wrong in ["type.googleapis.com/envoy.api.v2.auth.Secret", "type.googleapis.com/google.protobuf.Any", "x"] {
         assert_eq!(state().request(&with_type(wrong), AT).unwrap_err().code(), Code::InvalidArgument);
     }
@@ -206,10 +209,13 @@ fn item_60_a_name_twice_is_a_name() {
 
 #[test]
 fn item_63_bounds() {
-    let many: Vec<String> = (0..65).map(|number| number.to_string()).collect();
+    let bound = Limits::default().names;
+    let many: Vec<String> = (0..=bound).map(|number| number.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    state().request(&request(&many[..64]), AT).unwrap();
-    assert_eq!(state().request(&request(&many), AT).unwrap_err().code(), Code::ResourceExhausted);
+    state().request(&request(&many[..bound]), AT).unwrap();
+    let refused = state().request(&request(&many), AT).unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("limits.namesPerStream"), "{refused}");
     let duplicates = vec!["a"; 100_000];
     assert_eq!(state().request(&request(&duplicates), AT).unwrap_err().code(), Code::ResourceExhausted);
     let long = "n".repeat(2049);
@@ -276,16 +282,22 @@ fn item_87_a_repeated_ack_on_ads_is_answered_with_everything_as_it_is_now() {
     let (first, second) = (state.next_push(AT).unwrap(), state.next_push(AT).unwrap());
     let names = ["a", "b"];
     for push in [&first, &second] {
-        assert_eq!(state.request(&ack(push, &names), AT).unwrap().again, [], "an ACK is no repetition");
+        state.request(&ack(push, &names), AT).unwrap();
+        assert_eq!(state.owed(AT), Owed::Nothing, "an ACK is no repetition");
     }
     assert!(state.request(&ack(&first, &names), AT).unwrap().is_stale, "only of the last one is it");
     let with_error = nack(&second, &names, "no");
-    assert_eq!(state.request(&with_error, AT).unwrap().again, []);
+    state.request(&with_error, AT).unwrap();
+    assert_eq!(state.owed(AT), Owed::Nothing);
     let fewer = state.request(&ack(&second, &["a"]), AT).unwrap();
-    assert_eq!((fewer.again, fewer.is_stale), (vec![], false), "a change of names with the nonce of the last response");
+    assert!(!fewer.is_stale);
+    assert_eq!(state.owed(AT), Owed::Nothing, "a change of names with the nonce of the last response");
     state.request(&ack(&second, &names), AT).unwrap();
+    assert_eq!(state.owed(AT), Owed::Nothing);
 
-    assert_eq!(state.request(&ack(&second, &names), AT).unwrap().again, ["a".into()], "b is new and pending");
+    state.request(&ack(&second, &names), AT).unwrap();
+    assert_eq!(state.owed(AT), Owed::Now(vec!["a".into()]), "b is new and pending");
+    assert_eq!(state.owed(AT), Owed::Nothing, "once");
     assert_eq!(state.next_push(AT), None, "what there is of it is to be said once more");
     certificate(&mut state, "a", "1");
     certificate(&mut state, "b", "1");
@@ -297,6 +309,7 @@ fn item_87_a_repeated_ack_on_ads_is_answered_with_everything_as_it_is_now() {
     let push = dedicated.next_push(AT).unwrap();
     dedicated.request(&ack(&push, &["a"]), AT).unwrap();
     assert_eq!(dedicated.request(&ack(&push, &["a"]), AT).unwrap(), Outcome::default(), "there it has no cause");
+    assert_eq!(dedicated.owed(AT), Owed::Nothing);
 }
 
 #[test]
@@ -306,12 +319,35 @@ fn item_87_repeated_requests_are_answered_at_a_bounded_rate() {
     certificate(&mut state, "a", "1");
     let push = state.next_push(AT).unwrap();
     state.request(&ack(&push, &["a"]), AT).unwrap();
-    let mut answered = |at: u64| !state.request(&ack(&push, &["a"]), seconds(at)).unwrap().again.is_empty();
+    let mut answered = |at: u64| {
+        state.request(&ack(&push, &["a"]), seconds(at)).unwrap();
+        matches!(state.owed(seconds(at)), Owed::Now(_))
+    };
     assert_eq!((0..1000).filter(|_| answered(100)).count(), 8);
     assert_eq!((0..1000).filter(|_| answered(102)).count(), 0);
     assert_eq!((0..1000).filter(|_| answered(103)).count(), 1);
     assert_eq!((0..1000).filter(|_| answered(3600)).count(), 8);
     assert_eq!((0..1000).filter(|_| answered(50)).count(), 0, "time does not run back");
+}
+
+#[test]
+fn item_87_a_repetition_too_many_is_answered_later_and_several_of_them_once() {
+    let mut state = ads();
+    state.request(&request(&["a"]), AT).unwrap();
+    certificate(&mut state, "a", "1");
+    let push = state.next_push(AT).unwrap();
+    state.request(&ack(&push, &["a"]), AT).unwrap();
+    for _ in 0..8 {
+        state.request(&ack(&push, &["a"]), seconds(100)).unwrap();
+        assert!(matches!(state.owed(seconds(100)), Owed::Now(_)));
+    }
+    for _ in 0..5 {
+        state.request(&ack(&push, &["a"]), seconds(101)).unwrap();
+        assert_eq!(state.owed(seconds(101)), Owed::Later(seconds(2)));
+    }
+    assert_eq!(state.owed(seconds(102)), Owed::Later(seconds(1)));
+    assert_eq!(state.owed(seconds(103)), Owed::Now(vec!["a".into()]));
+    assert_eq!(state.owed(seconds(200)), Owed::Nothing, "one answer serves them all");
 }
 
 #[test]

@@ -19,6 +19,8 @@ struct Subscription {
     again: bool,
     /// The client is to be told that there is no such secret (Delta only).
     denied: bool,
+    /// It has been told that.
+    told: bool,
 }
 
 /// The newest response with this secret.
@@ -42,7 +44,7 @@ pub(super) struct Due {
 
 impl Subscription {
     fn new(name: Arc<str>) -> Self {
-        Self { name, newest: None, sent: None, again: false, denied: false }
+        Self { name, newest: None, sent: None, again: false, denied: false, told: false }
     }
 
     fn due(&self) -> Option<(SecretKind, Version)> {
@@ -74,16 +76,12 @@ impl Subscriptions {
         Some(name)
     }
 
-    /// Starts one, or starts it once more as if the name had never been asked for; says whether it is new.
-    pub(super) fn restart(&mut self, name: &str) -> (Arc<str>, bool) {
-        if let Some(subscription) = self.get_mut(name) {
-            let name = subscription.name.clone();
-            *subscription = Subscription::new(name.clone());
-            return (name, false);
-        }
-        let name: Arc<str> = name.into();
-        self.0.push(Subscription::new(name.clone()));
-        (name, true)
+    /// Starts one once more, as if the name had never been asked for; `None` if there is none.
+    pub(super) fn restart(&mut self, name: &str) -> Option<Arc<str>> {
+        let subscription = self.get_mut(name)?;
+        let name = subscription.name.clone();
+        *subscription = Subscription::new(name.clone());
+        Some(name)
     }
 
     /// Ends those that `keep` does not want, and forgets what was sent for them (item 59).
@@ -97,6 +95,7 @@ impl Subscriptions {
             subscription.newest = Some((kind, version));
             // What is sent is the answer; a name is never removed and sent at once (item 76).
             subscription.denied = false;
+            subscription.told = false;
         }
     }
 
@@ -114,12 +113,19 @@ impl Subscriptions {
         }
     }
 
+    /// Ends the oldest that the client has been told there is nothing of, if there is one.
+    pub(super) fn displace(&mut self) -> Option<Arc<str>> {
+        let position = self.0.iter().position(|subscription| subscription.told)?;
+        Some(self.0.remove(position).name)
+    }
+
     /// Those that the client is to be told of, once for each [`Subscriptions::deny`].
     pub(super) fn take_denied(&mut self) -> Vec<Arc<str>> {
-        let denied = self
-            .0
-            .iter_mut()
-            .filter_map(|subscription| std::mem::take(&mut subscription.denied).then(|| subscription.name.clone()));
+        let denied = self.0.iter_mut().filter(|subscription| subscription.denied);
+        let denied = denied.map(|subscription| {
+            (subscription.denied, subscription.told) = (false, true);
+            subscription.name.clone()
+        });
         denied.collect()
     }
 

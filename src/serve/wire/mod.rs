@@ -9,6 +9,7 @@ pub(crate) mod encoding;
 pub(crate) mod inbound;
 pub(crate) mod metadata;
 pub(crate) mod outbound;
+pub(crate) mod response;
 
 /// The messages of `proto/`: what this server reads of Envoy's requests.
 #[allow(dead_code, unreachable_pub, reason = "generated, and some of it only declares the services' types")]
@@ -18,7 +19,6 @@ mod generated {
 
 pub(crate) use generated::envoy::config::core::v3::Node;
 pub(crate) use generated::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-#[cfg(test)]
 pub(crate) use generated::google::rpc::Status as ErrorDetail;
 
 /// The type URL of a secret; the only one that this server answers for.
@@ -62,5 +62,28 @@ impl Request for DeltaDiscoveryRequest {
     }
 }
 
+/// The text may hold a private key (item 45).
+impl std::fmt::Debug for ErrorDetail {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Status").field("code", &self.code).field("message", &self.message.len()).finish()
+    }
+}
+
 /// Length of gRPC's message header: a compression flag and the message's length.
 const HEADER: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn item_45_no_request_shows_the_key_in_its_error() {
+        let key = crate::serve::testing::svid("web").key.expose().to_owned();
+        let error_detail = Some(ErrorDetail { code: 3, message: key });
+        let sotw = DiscoveryRequest { error_detail: error_detail.clone(), ..Default::default() };
+        let delta = DeltaDiscoveryRequest { error_detail, ..Default::default() };
+        for shown in [format!("{sotw:?}"), format!("{delta:?}")] {
+            assert!(shown.contains("code: 3") && !shown.contains("PRIVATE KEY"), "{shown}");
+        }
+    }
+}

@@ -1,63 +1,23 @@
 //! Responses as a call's body: the encodings of secrets are handed to HTTP/2 by reference, not copied.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
-use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::HEADER;
+use super::response::Response;
 use crate::serve::blocked::Exit;
-
-/// A response of more bytes than this is worth a look: so large is no bundle of a mesh that is well.
-const LARGE: usize = 1 << 20;
-
-/// One response message. Protobuf messages are merged by writing them one after the other, so it consists of what is
-/// this response's own (the nonce) and of encodings that may be shared with other streams.
-#[derive(Debug)]
-pub(crate) struct Response {
-    pieces: VecDeque<Bytes>,
-}
-
-impl Response {
-    /// The response that has the fields of `own` and of each message in `encoded`. A scalar field that is in several
-    /// of them is taken from the last.
-    pub(crate) fn new(own: &impl Message, encoded: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut pieces = VecDeque::with_capacity(2);
-        // HTTP/2 makes a frame of each piece, so the header and the few bytes of `own` share one.
-        pieces.push_back(Bytes::new());
-        pieces.extend(encoded);
-        let length = own.encoded_len() + pieces.iter().map(Bytes::len).sum::<usize>();
-        let mut head = BytesMut::with_capacity(HEADER + own.encoded_len());
-        head.put_u8(0);
-        // No secret comes near 4 GiB: bundles are bounded in certificates, and requests in names.
-        head.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-        head.put_slice(&own.encode_to_vec());
-        pieces[0] = head.freeze();
-        Self { pieces }
-    }
-
-    /// Its length in bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.pieces.iter().map(Bytes::len).sum::<usize>().saturating_sub(HEADER)
-    }
-
-    /// Whether operators should know of it (item 9). Envoy takes much larger ones.
-    pub(crate) fn is_large(&self) -> bool {
-        self.len() > LARGE
-    }
-}
 
 /// The response stream of a call. HTTP/2 asks it for a piece when it has sent the one before, so at most one response is
 /// under way, and `responses` is asked for the next one when that has gone out: what has changed twice in between is sent
 /// once. It also means that nothing in here runs while a piece waits for the peer; for that there is `exit`.
-#[derive(Debug)]
 pub(crate) struct Outbound<S> {
     /// `None` once the trailers have been sent.
     responses: Option<S>,
@@ -75,6 +35,17 @@ where
             http::Response::new(Body::new(Self { responses: Some(responses), current: VecDeque::new(), exit }));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response
+    }
+}
+
+/// There may be a private key in what is being sent.
+impl<S: fmt::Debug> fmt::Debug for Outbound<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting: usize = self.current.iter().map(Bytes::len).sum();
+        f.debug_struct("Outbound")
+            .field("responses", &self.responses)
+            .field("waiting", &waiting)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,7 +70,7 @@ where
             let Some(responses) = &mut this.responses else { return Poll::Ready(None) };
             let status = match ready!(Pin::new(responses).poll_next(cx)) {
                 Some(Ok(response)) => {
-                    this.current = response.pieces;
+                    this.current = response.into_pieces();
                     continue;
                 }
                 Some(Err(status)) => status,
@@ -119,4 +90,33 @@ fn trailers(status: &Status) -> HeaderMap {
         trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("13"));
     }
     trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http_body::Body as _;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::serve::blocked::Blocked;
+    use crate::serve::testing::svid;
+    use crate::serve::version::Version;
+    use crate::serve::wire::encoding::Encoder;
+
+    #[tokio::test]
+    async fn a_response_that_is_being_sent_does_not_show_its_key() {
+        let svid = svid("web");
+        let encoded = Encoder::default().certificate(&svid, Version::of_certificate(&svid));
+        let response = Response::sotw("", "n".to_owned(), "default", encoded);
+        let exit = std::sync::Arc::<Blocked>::default().exit(CancellationToken::new());
+        let responses = Some(futures::stream::iter([Ok(response)]));
+        let mut body = Outbound { responses, current: VecDeque::new(), exit };
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+        assert_eq!(body.current.len(), 1, "the secret is next");
+        let shown = format!("{body:?}");
+        assert!(shown.contains("waiting") && shown.len() < 300 && !shown.contains("PRIVATE"), "{shown}");
+    }
 }
