@@ -38,6 +38,7 @@ pub struct TrustStore {
     troubles: watch::Receiver<Arc<Troubles>>,
     meshes: MeshBundles,
     domains: TrustDomains,
+    /// No more is in it than there are signings in flight, which wait for what they told to be served, and backends.
     news: mpsc::UnboundedSender<(SourceKey, RootNews)>,
 }
 
