@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::naming::SecretKind;
+use super::refusal::Refusal;
 
 /// The protocol stage's metrics; clones share their values.
 #[derive(Debug, Clone)]
@@ -74,46 +75,9 @@ impl Withheld {
     }
 }
 
-/// Why a stream is not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Refusal {
-    /// What the server was configured with has not been read yet.
-    NotReady,
-    /// The server, or this connection, is on its way out.
-    ShuttingDown,
-    /// No proof of identity, or none that is accepted.
-    Unproven,
-    /// `limits.streams`.
-    Streams,
-    /// `limits.newStreamsPerSecond`.
-    NewStreams,
-    /// Too many that have not sent a request.
-    SilentStreams,
-    /// `limits.streamsPerProxy`.
-    StreamsPerProxy,
-    /// `limits.streamsPerIdentity`.
-    StreamsPerIdentity,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabel {
     reason: Refusal,
-}
-
-impl EncodeLabelValue for Refusal {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        match self {
-            Self::NotReady => "not_ready",
-            Self::ShuttingDown => "shutting_down",
-            Self::Unproven => "unproven",
-            Self::Streams => "streams",
-            Self::NewStreams => "new_streams",
-            Self::SilentStreams => "silent_streams",
-            Self::StreamsPerProxy => "streams_per_proxy",
-            Self::StreamsPerIdentity => "streams_per_identity",
-        }
-        .encode(encoder)
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

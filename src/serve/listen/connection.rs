@@ -34,6 +34,8 @@ pub struct Peer {
     pub(crate) let_in: CancellationToken,
     /// Its streams that have not sent a request.
     pub(crate) silent: Arc<AtomicUsize>,
+    /// Its streams whose proof of identity is being verified.
+    pub(crate) verifying: Arc<AtomicUsize>,
 }
 
 impl fmt::Display for Peer {

@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 
 use super::super::raw_http2::*;
 use super::{CONCURRENT_STREAMS, Lifetimes, STREAM_WINDOW, UNPROVEN};
-use crate::serve::ServeSettings;
 use crate::serve::client_testing::{Sotw, client, eventually, framed, request, soon};
 use crate::serve::testing::{TestServer, tcp};
+use crate::serve::{ServeSettings, StreamLimits};
 
 /// Somebody who is served before, during and after.
 struct Bystander {
@@ -158,6 +158,26 @@ async fn item_63_streams_that_say_nothing_do_not_use_up_the_total() {
     assert_eq!(bystander.server.service.counts(), [65, 1, 1, 0]);
     bystander.is_served().await;
     drop(attackers);
+    bystander.alone().await;
+}
+
+#[tokio::test]
+async fn items_63_and_97_strangers_take_no_place_of_those_who_prove_who_they_are() {
+    let limits = StreamLimits { streams: 20, new_per_second: Some(10), ..StreamLimits::default() };
+    let mut bystander = Bystander::new(ServeSettings { limits, ..ServeSettings::default() }).await;
+    let mut attacker = Attacker::connect(&bystander.server, &[]).await;
+    for stream in 0..50 {
+        // Verifying the others takes longer than this test.
+        let token = if stream < 25 { "bad" } else { "slowly" };
+        attacker.open(2 * stream + 1, token).await.unwrap();
+    }
+    let refused = |reason, count| {
+        let line = format!("refused_total{{reason=\"{reason}\"}} {count}");
+        bystander.server.metrics().contains(&line)
+    };
+    eventually(|| refused("unproven", 25) && refused("verifying", 5)).await;
+    bystander.is_served().await;
+    drop(attacker);
     bystander.alone().await;
 }
 
