@@ -162,6 +162,7 @@ impl App {
 
         let listeners = bound.addresses().to_vec();
         let limits = convert::stream_limits(&config.limits);
+        let serve_metrics = serve::metrics::Metrics::new(&mut registry);
         let sds = SdsServer::new(
             ServeSettings {
                 limits,
@@ -173,7 +174,7 @@ impl App {
             },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
-            serve::metrics::Metrics::new(&mut registry),
+            serve_metrics.clone(),
             gate,
             clock.clone(),
             &tasks,
@@ -197,7 +198,7 @@ impl App {
         });
         let routes = sds.into_routes();
         let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
-        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, lifetimes));
+        tasks.spawn_to_end(listen::serve(bound, routes, tasks.clone(), clock, lifetimes, serve_metrics));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         if config.identify.accepts_nobody_yet() {
             tracing::info!(

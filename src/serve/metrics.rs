@@ -23,6 +23,7 @@ pub struct Metrics {
     withheld: Family<ReasonLabel, Counter>,
     refused: Family<RefusalLabel, Counter>,
     stalled: Counter,
+    handshakes_given_up: Counter,
     stale_nonces: Counter,
     large_responses: Counter,
     subscriptions: Gauge,
@@ -132,6 +133,7 @@ impl Metrics {
             withheld: Family::default(),
             refused: Family::default(),
             stalled: Counter::default(),
+            handshakes_given_up: Counter::default(),
             stale_nonces: Counter::default(),
             large_responses: Counter::default(),
             subscriptions: Gauge::default(),
@@ -149,6 +151,11 @@ impl Metrics {
             "stalled_connections",
             "Connections closed because the proxy did not take what it was sent",
             metrics.stalled.clone(),
+        );
+        registry.register(
+            "tls_handshakes_given_up",
+            "TLS handshakes that led nowhere and made way for others",
+            metrics.handshakes_given_up.clone(),
         );
         registry.register(
             "stale_nonces",
@@ -213,6 +220,10 @@ impl Metrics {
 
     pub(crate) fn stalled(&self) {
         self.stalled.inc();
+    }
+
+    pub(crate) fn handshake_given_up(&self) {
+        self.handshakes_given_up.inc();
     }
 
     pub(crate) fn withheld(&self, reason: Withheld) {
