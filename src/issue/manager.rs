@@ -141,7 +141,7 @@ impl Collector for Held {
         for slot in self.slots.iter().filter(|slot| slot.current.receiver_count() > 0) {
             let gauges = meshes.entry(slot.key().mesh.clone()).or_default();
             gauges.connected += 1;
-            let issued = slot.current.borrow().as_ref().map(|svid| svid.validity().not_after);
+            let issued = slot.current.borrow().as_ref().map(|svid| svid.usable_until());
             let ends = issued.or(slot.status.held_until);
             gauges.unserved |= ends.is_none_or(|ends| ends < now);
             gauges.earliest = gauges.earliest.into_iter().chain(ends.map(Timestamp::as_second)).min();

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
@@ -106,7 +107,7 @@ impl Admission {
     /// peer.
     pub(crate) fn enter(&self, silent: &Arc<AtomicUsize>) -> Result<Place, Status> {
         let silent = One::take(silent, SILENT).ok_or_else(|| self.refuse(Refusal::SilentStreams))?;
-        Ok(Place { total: None, silent: Some(silent), silent_key: None })
+        Ok(Place { total: None, silent: Some(silent), silent_key: None, of_connection: None })
     }
 
     /// One place among those whose proof is being verified, on its connection, of which `verifying` is the count, and in all.
@@ -183,13 +184,30 @@ pub(crate) struct Place {
     total: Option<One>,
     silent: Option<One>,
     silent_key: Option<Counted<SilentKey>>,
+    of_connection: Option<OfConnection>,
 }
 
 impl Place {
+    /// Counts it among the calls of its connection that were let in.
+    pub(crate) fn let_in(&mut self, streams: &Arc<watch::Sender<usize>>) {
+        streams.send_modify(|count| *count += 1);
+        self.of_connection = Some(OfConnection(streams.clone()));
+    }
+
     /// The stream has sent its first request. Until this is said, it counts among the silent ones.
     pub(crate) fn heard(&mut self) {
         self.silent = None;
         self.silent_key = None;
+    }
+}
+
+/// One of the calls of a connection that were let in, until dropped.
+#[derive(Debug)]
+struct OfConnection(Arc<watch::Sender<usize>>);
+
+impl Drop for OfConnection {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 

@@ -53,6 +53,7 @@ pub(super) async fn open(shared: &Shared, parts: &Parts) -> Result<Opened, Statu
     let evidence = evidence(&peer, &parts.headers).inspect_err(|_| shared.metrics.refused(Refusal::Unproven))?;
     let proof = verify(shared, &peer, &evidence).await?;
     shared.admission.admit(&mut place, proof.as_ref())?;
+    place.let_in(&peer.streams);
     peer.let_in.cancel();
     Ok(Opened { peer, proof, place })
 }
