@@ -1,6 +1,7 @@
 //! From what the configuration says to what the stages take: no stage knows the configuration.
 
 use crate::config::{Endpoint, Kubernetes, Limits, Listener};
+use crate::issue::schedule::REMEMBERED;
 use crate::runtime::cluster;
 use crate::serve::{StreamLimits, listen};
 
@@ -32,6 +33,7 @@ pub(super) fn stream_limits(limits: &Limits) -> StreamLimits {
         streams: limits.streams,
         per_proxy: limits.streams_per_proxy,
         per_identity: limits.streams_per_identity,
+        remembered: REMEMBERED.unsigned_abs(),
         new_per_second: limits.new_streams_per_second,
         names: limits.names_per_stream,
     }

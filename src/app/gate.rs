@@ -13,13 +13,15 @@ use tokio::sync::watch;
 
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
+use crate::observe::readiness::Readiness;
 use crate::runtime::tasks::Tasks;
 
 /// The longest that streams are refused.
 const AT_MOST: Duration = Duration::from_secs(10);
 
-/// Becomes true once, and stays so.
+/// Becomes true once, and stays so; until then the server is not ready.
 pub(super) fn start(
+    readiness: &Readiness,
     policies: &watch::Receiver<Arc<PolicySet>>,
     cluster_secrets: Option<watch::Receiver<Option<Arc<MeshSecrets>>>>,
     tasks: &Tasks,
@@ -27,11 +29,13 @@ pub(super) fn start(
     let needed = cluster_secrets.filter(|_| policies.borrow().names_secrets());
     let (open, is_open) = watch::channel(needed.is_none());
     if let Some(mut secrets) = needed {
+        let closed = readiness.block("kubernetes", "the cluster's mesh Secrets are not listed yet");
         tasks.spawn(async move {
             if tokio::time::timeout(AT_MOST, secrets.wait_for(Option::is_some)).await.is_err() {
                 tracing::warn!("the cluster's mesh Secrets are still unknown; streams are let in for what needs none");
             }
             open.send_replace(true);
+            drop(closed);
         });
     }
     is_open
@@ -69,14 +73,20 @@ mod tests {
         let (_policies, without) = watch::channel(Arc::new(PolicySet::default()));
         let (_policies, with) = watch::channel(Arc::new(with_a_secret()));
         let (publish, secrets) = watch::channel(None);
-        assert!(*start(&with, None, &tasks).borrow(), "there is no cluster");
-        assert!(*start(&without, Some(secrets.clone()), &tasks).borrow(), "no mesh names one");
-        let gate = start(&with, Some(secrets.clone()), &tasks);
+        let readiness = Readiness::new();
+        let mut ready = readiness.watch();
+        assert!(*start(&readiness, &with, None, &tasks).borrow(), "there is no cluster");
+        assert!(*start(&readiness, &without, Some(secrets.clone()), &tasks).borrow(), "no mesh names one");
+        assert!(*ready.borrow());
+        let gate = start(&readiness, &with, Some(secrets.clone()), &tasks);
         assert!(!*gate.borrow());
+        assert!(!*ready.borrow_and_update(), "who would be refused is not sent here");
         assert_eq!(opens_after(gate).await, AT_MOST);
+        ready.wait_for(|ready| *ready).await.unwrap();
 
-        let gate = start(&with, Some(secrets), &tasks);
+        let gate = start(&readiness, &with, Some(secrets), &tasks);
         publish.send_replace(Some(Arc::default()));
         assert_eq!(opens_after(gate).await, Duration::ZERO);
+        ready.wait_for(|ready| *ready).await.unwrap();
     }
 }

@@ -57,6 +57,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub struct App {
     listeners: Vec<String>,
     admin: SocketAddr,
+    readiness: Readiness,
     tasks: Tasks,
     deaths: Mutex<Deaths>,
     cert_manager: Option<CertManager>,
@@ -126,7 +127,7 @@ impl App {
         let cluster_secrets = kubernetes
             .clone()
             .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
-        let gate = gate::start(&resources.policies, cluster_secrets.clone(), &tasks);
+        let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
         let sources = Sources {
             policies: resources.policies.clone(),
             file_secrets: resources.secrets.clone(),
@@ -162,6 +163,7 @@ impl App {
 
         let listeners = bound.addresses().to_vec();
         let limits = convert::stream_limits(&config.limits);
+        let serve_metrics = serve::metrics::Metrics::new(&mut registry);
         let sds = SdsServer::new(
             ServeSettings {
                 limits,
@@ -173,13 +175,13 @@ impl App {
             },
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
-            serve::metrics::Metrics::new(&mut registry),
+            serve_metrics.clone(),
             gate,
             clock.clone(),
             &tasks,
         );
         let admin = Arc::new(Admin {
-            readiness,
+            readiness: readiness.clone(),
             listeners: listeners.clone(),
             policies: resources.policies,
             problems: resources.problems,
@@ -196,7 +198,7 @@ impl App {
             }
         });
         let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
-        tasks.spawn_to_end(listen::serve(bound, sds, tasks.clone(), clock, lifetimes));
+        tasks.spawn_to_end(listen::serve(bound, sds, tasks.clone(), clock, lifetimes, serve_metrics));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         if config.identify.accepts_nobody_yet() {
             tracing::info!(
@@ -204,7 +206,7 @@ impl App {
                  envoy-config/unix-node-id.yaml"
             );
         }
-        Ok(Self { listeners, admin: admin_address, tasks, deaths: Mutex::new(deaths), cert_manager })
+        Ok(Self { listeners, admin: admin_address, readiness, tasks, deaths: Mutex::new(deaths), cert_manager })
     }
 
     /// Where Envoys connect: `127.0.0.1:5678`, `unix:/path`.
@@ -225,6 +227,8 @@ impl App {
     /// Stops accepting, ends streams, deletes what is pending in the cluster; at most for [`DEADLINE`]. Says whether
     /// everything has ended.
     pub async fn stop(self) -> bool {
+        // Whoever watches the health hears of it before the connections end.
+        let _blocker = self.readiness.block("shutdown", "shutting down");
         let cleanup = async {
             match &self.cert_manager {
                 Some(cert_manager) => cert_manager.shutdown(CLEANUP).await,

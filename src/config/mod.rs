@@ -81,7 +81,8 @@ pub struct Limits {
     pub streams: usize,
     /// Open xDS streams of one proxy.
     pub streams_per_proxy: usize,
-    /// Open xDS streams of all proxies of one identity whose credential names no instance.
+    /// Open xDS streams of all proxies of one identity whose credential names no instance; and such proxies, those that have
+    /// gone but are still remembered included.
     pub streams_per_identity: usize,
     /// New xDS streams a second; `None` for no bound.
     pub new_streams_per_second: Option<u32>,

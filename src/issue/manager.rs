@@ -11,8 +11,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
+use super::inbox::Inbox;
 use super::subscribers::ReportId;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, ProxyKey};
@@ -23,7 +24,7 @@ use crate::runtime::clock::Clock;
 #[derive(Debug, Clone)]
 pub struct Manager {
     pub(super) slots: Slots,
-    pub(super) commands: mpsc::UnboundedSender<Command>,
+    pub(super) inbox: Arc<Inbox>,
     pub(super) next_report: Arc<AtomicU64>,
 }
 
@@ -51,14 +52,6 @@ pub struct Status {
     pub(super) wants_other_trust: bool,
 }
 
-/// What the worker is told.
-#[derive(Debug)]
-pub(super) enum Command {
-    Wanted(ProxyKey, Option<(ReportId, HeldLeaf)>),
-    Unwanted(ProxyKey, Option<ReportId>),
-    Rotate(Vec<ProxyKey>),
-}
-
 /// A subscription to a proxy's certificate; while one of them lives, the certificate is issued and renewed.
 #[derive(Debug)]
 pub struct Subscription {
@@ -74,13 +67,12 @@ pub struct Subscription {
 pub struct Interest {
     key: ProxyKey,
     report: Option<ReportId>,
-    commands: mpsc::UnboundedSender<Command>,
+    inbox: Arc<Inbox>,
 }
 
 impl Drop for Interest {
     fn drop(&mut self) {
-        // The worker is gone only when the program is.
-        let _ = self.commands.send(Command::Unwanted(self.key.clone(), self.report));
+        self.inbox.unwanted(&self.key, self.report);
     }
 }
 
@@ -97,14 +89,16 @@ impl Manager {
             .subscribe();
         let reported = held.map(|leaf| (ReportId(self.next_report.fetch_add(1, Ordering::Relaxed)), leaf.clone()));
         let report = reported.as_ref().map(|(id, _)| *id);
-        let _ = self.commands.send(Command::Wanted(key.clone(), reported));
-        Subscription { current, interest: Interest { key, report, commands: self.commands.clone() } }
+        self.inbox.wanted(&key, reported);
+        Subscription { current, interest: Interest { key, report, inbox: self.inbox.clone() } }
     }
 
     /// Renews the certificates of these proxies now, whenever they are due; those that nobody wants, or that are being
     /// issued already, are left as they are.
     pub fn rotate(&self, proxies: Vec<ProxyKey>) {
-        let _ = self.commands.send(Command::Rotate(proxies));
+        for key in proxies {
+            self.inbox.rotate(&key);
+        }
     }
 
     /// Every proxy's certificate and status, ordered.
@@ -147,7 +141,7 @@ impl Collector for Held {
         for slot in self.slots.iter().filter(|slot| slot.current.receiver_count() > 0) {
             let gauges = meshes.entry(slot.key().mesh.clone()).or_default();
             gauges.connected += 1;
-            let issued = slot.current.borrow().as_ref().map(|svid| svid.validity().not_after);
+            let issued = slot.current.borrow().as_ref().map(|svid| svid.usable_until());
             let ends = issued.or(slot.status.held_until);
             gauges.unserved |= ends.is_none_or(|ends| ends < now);
             gauges.earliest = gauges.earliest.into_iter().chain(ends.map(Timestamp::as_second)).min();

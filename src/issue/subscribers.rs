@@ -1,6 +1,6 @@
 //! Who is subscribed to one proxy's certificate, and which of them hold a good leaf already. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 
@@ -26,6 +26,39 @@ pub enum Report {
 pub struct Subscribers {
     count: usize,
     reports: HashMap<ReportId, Report>,
+    good: Good,
+}
+
+/// When the leaves that are stood by are due and end, kept beside the reports: it is asked for with everyone who comes or
+/// goes, and a proxy may have many subscribers.
+#[derive(Debug, Default)]
+struct Good {
+    count: usize,
+    renew_at: BTreeMap<Timestamp, usize>,
+    usable_until: BTreeMap<Timestamp, usize>,
+}
+
+impl Good {
+    fn add(&mut self, held: &Held) {
+        self.count += 1;
+        *self.renew_at.entry(held.renew_at).or_default() += 1;
+        *self.usable_until.entry(held.usable_until).or_default() += 1;
+    }
+
+    fn remove(&mut self, held: &Held) {
+        self.count = self.count.saturating_sub(1);
+        take_one(&mut self.renew_at, held.renew_at);
+        take_one(&mut self.usable_until, held.usable_until);
+    }
+}
+
+fn take_one(counts: &mut BTreeMap<Timestamp, usize>, at: Timestamp) {
+    if let Some(count) = counts.get_mut(&at) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&at);
+        }
+    }
 }
 
 /// How long all subscribers can do with what they hold.
@@ -41,14 +74,19 @@ impl Subscribers {
     /// One more.
     pub fn add(&mut self, report: Option<(ReportId, Report)>) {
         self.count += 1;
-        self.reports.extend(report);
+        if let Some((id, report)) = report {
+            if let Report::Good(held) = &report {
+                self.good.add(held);
+            }
+            self.reports.insert(id, report);
+        }
     }
 
     /// One less; `report` is the one that it came with.
     pub fn remove(&mut self, report: Option<ReportId>) {
         self.count = self.count.saturating_sub(1);
-        if let Some(report) = report {
-            self.reports.remove(&report);
+        if let Some(Report::Good(held)) = report.and_then(|report| self.reports.remove(&report)) {
+            self.good.remove(&held);
         }
     }
 
@@ -60,17 +98,22 @@ impl Subscribers {
     /// All have been given a leaf: what they held before is of no interest.
     pub fn served(&mut self) {
         self.reports.clear();
+        self.good = Good::default();
     }
 
     /// Judges the reports that could not be judged before; says whether there were any.
     pub fn judge(&mut self, mut judge: impl FnMut(HeldLeaf) -> Option<Held>) -> bool {
-        let is_unjudged = |report: &Report| matches!(report, Report::Unjudged(_));
-        if !self.reports.values().any(is_unjudged) {
+        if self.good.count == self.reports.len() {
             return false;
         }
+        let good = &mut self.good;
         let reports = std::mem::take(&mut self.reports).into_iter();
         let judged = reports.filter_map(|(id, report)| match report {
-            Report::Unjudged(leaf) => judge(leaf).map(|held| (id, Report::Good(held))),
+            Report::Unjudged(leaf) => {
+                let held = judge(leaf)?;
+                good.add(&held);
+                Some((id, Report::Good(held)))
+            }
             good @ Report::Good(_) => Some((id, good)),
         });
         self.reports = judged.collect();
@@ -87,14 +130,12 @@ impl Subscribers {
 
     /// `None` unless each of them (and there is one) holds a leaf that is stood by.
     pub fn term(&self) -> Option<Term> {
-        if self.held().count() < self.count {
+        if self.good.count < self.count {
             return None;
         }
-        let terms = self.held().map(|held| Term { renew_at: held.renew_at, usable_until: held.usable_until });
-        terms.reduce(|one, other| Term {
-            renew_at: one.renew_at.min(other.renew_at),
-            usable_until: one.usable_until.min(other.usable_until),
-        })
+        let (renew_at, _) = self.good.renew_at.first_key_value()?;
+        let (usable_until, _) = self.good.usable_until.first_key_value()?;
+        Some(Term { renew_at: *renew_at, usable_until: *usable_until })
     }
 }
 
@@ -150,5 +191,37 @@ mod tests {
         assert_eq!(subscribers.term(), None);
         subscribers.remove(Some(ReportId(2)));
         assert_eq!(subscribers.term(), term(60, 90));
+    }
+
+    #[test]
+    fn what_is_counted_is_what_is_there() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut subscribers = Subscribers::default();
+        let mut there: Vec<Option<ReportId>> = Vec::new();
+        for id in 0..2_000 {
+            match random.u8(..6) {
+                0 => {
+                    subscribers.judge(|leaf| random.bool().then(|| held(random.i64(0..9), leaf.not_after.as_second())));
+                }
+                1 if id % 40 == 0 => subscribers.served(),
+                1 | 2 if !there.is_empty() => subscribers.remove(there.swap_remove(random.usize(..there.len()))),
+                kind => {
+                    let held = held(random.i64(0..9), random.i64(10..20));
+                    let report = match kind {
+                        3 => Some(Report::Good(held)),
+                        4 => Some(Report::Unjudged(held.leaf)),
+                        _ => None,
+                    };
+                    there.push(report.is_some().then_some(ReportId(id)));
+                    subscribers.add(report.map(|report| (ReportId(id), report)));
+                }
+            }
+            let good = subscribers.held().count();
+            assert_eq!((subscribers.count, subscribers.good.count), (there.len(), good));
+            let first = |at: fn(&Held) -> Timestamp| subscribers.held().map(at).min();
+            let first_of = |counts: &BTreeMap<Timestamp, usize>| counts.first_key_value().map(|(at, _)| *at);
+            assert_eq!(first_of(&subscribers.good.renew_at), first(|held| held.renew_at));
+            assert_eq!(first_of(&subscribers.good.usable_until), first(|held| held.usable_until));
+        }
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::ca::AuthoritySource;
+use super::inbox::{Inbox, Note};
 use super::issuer::{IssueError, Issuer, Subject, TRUST_GRACE};
-use super::manager::{Command, Manager, Slots, Status};
+use super::manager::{Manager, Slots, Status};
 use super::metrics::{BackendLabels, DurationLabels, IssuanceLabels, Metrics};
 use super::recognise::Recognised;
 use super::renewal::{renew_issued_at, retry_after};
@@ -31,6 +32,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// A backend that cannot be used is tried again: its state directory may be mounted later.
 pub(super) const TRY_AGAIN: Duration = Duration::from_secs(10);
+
+/// How many proxies' news are heard in one turn. Thousands come at once when proxies reconnect: one look at the schedule serves
+/// many, but what has landed, what is due and another policy or trust must not wait until all have been heard.
+pub(super) const HEARD_AT_ONCE: usize = 256;
 
 /// What the manager works with.
 #[derive(Debug)]
@@ -54,11 +59,11 @@ pub struct ManagerSettings {
 impl Manager {
     /// Starts the worker.
     pub fn start(settings: ManagerSettings, tasks: &Tasks) -> Self {
-        let (commands, inbox) = mpsc::unbounded_channel();
-        let manager = Self { slots: Slots::default(), commands, next_report: Arc::default() };
+        let manager = Self { slots: Slots::default(), inbox: Arc::default(), next_report: Arc::default() };
         let worker = Worker {
             schedule: Schedule::new(settings.in_flight_limit),
             slots: manager.slots.clone(),
+            inbox: manager.inbox.clone(),
             issuers: HashMap::new(),
             retry_at: None,
             checked: Arc::default(),
@@ -69,7 +74,7 @@ impl Manager {
             flying: HashMap::new(),
             settings,
         };
-        tasks.spawn_essential("certificate manager", worker.run(inbox));
+        tasks.spawn_essential("certificate manager", worker.run());
         manager
     }
 }
@@ -77,6 +82,7 @@ impl Manager {
 pub(super) struct Worker {
     pub(super) schedule: Schedule,
     pub(super) slots: Slots,
+    inbox: Arc<Inbox>,
     /// The enabled backend of each mesh.
     pub(super) issuers: HashMap<Arc<str>, Issuer>,
     /// When to try the backends again that cannot be used.
@@ -104,7 +110,7 @@ pub(super) struct Flight {
 type Landed = Result<(Id, Result<Svid, IssueError>), JoinError>;
 
 impl Worker {
-    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    async fn run(mut self) {
         self.settings.policies.mark_unchanged();
         self.settings.trust.mark_unchanged();
         self.policies_changed();
@@ -122,17 +128,8 @@ impl Worker {
             self.recognised.tell(Instant::now());
             let nap = self.nap();
             tokio::select! {
-                command = inbox.recv() => match command {
-                    Some(command) => {
-                        self.command(command);
-                        // Thousands come at once when proxies reconnect: one look at the schedule serves them all.
-                        while let Ok(command) = inbox.try_recv() {
-                            self.command(command);
-                        }
-                    }
-                    None => return,
-                },
-                Some(landed) = self.running.join_next_with_id() => self.landed(landed),
+                // Whichever it is, all that has landed and a part of the news are heard below: none keeps another waiting.
+                biased;
                 changed = self.settings.policies.changed() => match changed {
                     Ok(()) => self.policies_changed(),
                     Err(_) => return,
@@ -141,7 +138,16 @@ impl Worker {
                     Ok(()) => self.trust_changed(),
                     Err(_) => return,
                 },
+                Some(landed) = self.running.join_next_with_id() => self.landed(landed),
+                () = self.inbox.wait() => {}
                 () = tokio::time::sleep(nap) => {}
+            }
+            // At most as many as there were in flight: new ones begin with the next turn.
+            while let Some(landed) = self.running.try_join_next_with_id() {
+                self.landed(landed);
+            }
+            for (key, note) in self.inbox.take(HEARD_AT_ONCE) {
+                self.hear(&key, note);
             }
         }
     }
@@ -155,26 +161,27 @@ impl Worker {
         (until + Duration::from_millis(1)).min(longest)
     }
 
-    fn command(&mut self, command: Command) {
+    /// What has happened to a proxy. Those who come are first: should others go, the proxy was never alone.
+    fn hear(&mut self, key: &ProxyKey, note: Note) {
         let now = self.settings.clock.now();
-        match command {
-            Command::Wanted(key, reported) => {
-                let report = reported.and_then(|(id, leaf)| Some((id, self.recognise(&key, leaf)?)));
-                self.schedule.wanted(&key, report, now);
-                self.show_held(&key);
-            }
-            Command::Unwanted(key, report) => {
-                self.schedule.unwanted(&key, report, now);
-                self.show_held(&key);
-            }
-            Command::Rotate(keys) => {
-                tracing::info!(proxies = keys.len(), "certificates are renewed because an operator asks for it");
-                for key in &keys {
-                    if !self.flights.contains_key(key) {
-                        self.restart(key, now, now);
-                    }
-                }
-            }
+        for (id, leaf) in note.reports {
+            let report = self.recognise(key, leaf).map(|report| (id, report));
+            self.schedule.wanted(key, report, now);
+        }
+        // Who has gone already was there all the same: what it left behind is to be forgotten in time.
+        let passed = usize::from(note.passed);
+        for _ in 0..note.come + passed {
+            self.schedule.wanted(key, None, now);
+        }
+        for id in note.withdrawn {
+            self.schedule.unwanted(key, Some(id), now);
+        }
+        for _ in 0..note.gone + passed {
+            self.schedule.unwanted(key, None, now);
+        }
+        self.show_held(key);
+        if note.rotate && !self.flights.contains_key(key) {
+            self.restart(key, now, now);
         }
     }
 
@@ -194,7 +201,7 @@ impl Worker {
 
     fn forget(&mut self, key: &ProxyKey) {
         self.abort(key);
-        // A subscriber may have come since: its `Wanted` is in the inbox, and it holds a receiver of this very slot.
+        // A subscriber may have come since: it has a note in the inbox, and holds a receiver of this very slot.
         self.slots.remove_if(key, |_, slot| slot.current.receiver_count() == 0);
     }
 

@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::naming::SecretKind;
+use super::refusal::Refusal;
 
 /// The protocol stage's metrics; clones share their values.
 #[derive(Debug, Clone)]
@@ -22,6 +23,7 @@ pub struct Metrics {
     withheld: Family<ReasonLabel, Counter>,
     refused: Family<RefusalLabel, Counter>,
     stalled: Counter,
+    handshakes_given_up: Counter,
     stale_nonces: Counter,
     large_responses: Counter,
     subscriptions: Gauge,
@@ -76,46 +78,9 @@ impl Withheld {
     }
 }
 
-/// Why a stream is not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Refusal {
-    /// What the server was configured with has not been read yet.
-    NotReady,
-    /// The server, or this connection, is on its way out.
-    ShuttingDown,
-    /// No proof of identity, or none that is accepted.
-    Unproven,
-    /// `limits.streams`.
-    Streams,
-    /// `limits.newStreamsPerSecond`.
-    NewStreams,
-    /// Too many that have not sent a request.
-    SilentStreams,
-    /// `limits.streamsPerProxy`.
-    StreamsPerProxy,
-    /// `limits.streamsPerIdentity`.
-    StreamsPerIdentity,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabel {
     reason: Refusal,
-}
-
-impl EncodeLabelValue for Refusal {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
-        match self {
-            Self::NotReady => "not_ready",
-            Self::ShuttingDown => "shutting_down",
-            Self::Unproven => "unproven",
-            Self::Streams => "streams",
-            Self::NewStreams => "new_streams",
-            Self::SilentStreams => "silent_streams",
-            Self::StreamsPerProxy => "streams_per_proxy",
-            Self::StreamsPerIdentity => "streams_per_identity",
-        }
-        .encode(encoder)
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -171,6 +136,7 @@ impl Metrics {
             withheld: Family::default(),
             refused: Family::default(),
             stalled: Counter::default(),
+            handshakes_given_up: Counter::default(),
             stale_nonces: Counter::default(),
             large_responses: Counter::default(),
             subscriptions: Gauge::default(),
@@ -188,6 +154,11 @@ impl Metrics {
             "stalled_connections",
             "Connections closed because the proxy did not take what it was sent",
             metrics.stalled.clone(),
+        );
+        registry.register(
+            "tls_handshakes_given_up",
+            "TLS handshakes that led nowhere and made way for others",
+            metrics.handshakes_given_up.clone(),
         );
         registry.register(
             "stale_nonces",
@@ -252,6 +223,10 @@ impl Metrics {
 
     pub(crate) fn stalled(&self) {
         self.stalled.inc();
+    }
+
+    pub(crate) fn handshake_given_up(&self) {
+        self.handshakes_given_up.inc();
     }
 
     pub(crate) fn withheld(&self, reason: Withheld) {

@@ -10,15 +10,18 @@ mod bucket;
 mod client;
 #[cfg(test)]
 mod client_testing;
+mod counts;
 mod feed;
 mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod instances;
 pub mod listen;
 pub mod metrics;
 pub mod naming;
 mod open;
 mod redact;
+mod refusal;
 pub mod roster;
 mod secret;
 mod server;

@@ -1,5 +1,6 @@
 //! The opening of a call, before any message of it is read: is the server ready, is there room, and who is there.
 
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header, request::Parts};
@@ -7,8 +8,8 @@ use tonic::Status;
 
 use super::admission::Place;
 use super::listen::Peer;
-use super::metrics::Refusal;
 use super::redact;
+use super::refusal::Refusal;
 use super::shared::Shared;
 use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::identity::Identity;
@@ -42,26 +43,39 @@ pub(super) async fn open(shared: &Shared, parts: &Parts) -> Result<Opened, Statu
     // Without connection information (a test that calls the service directly) there is simply no evidence.
     let peer = parts.extensions.get::<Peer>().cloned();
     let peer = peer.unwrap_or_else(|| Peer { leave: shared.shutdown.clone(), ..Peer::default() });
-    if peer.leave.is_cancelled() {
+    if shared.shutdown.is_cancelled() {
         return Err(shared.admission.refuse(Refusal::ShuttingDown));
+    }
+    if peer.leave.is_cancelled() {
+        return Err(shared.admission.refuse(Refusal::ConnectionEnding));
     }
     let mut place = shared.admission.enter(&peer.silent)?;
     let evidence = evidence(&peer, &parts.headers).inspect_err(|_| shared.metrics.refused(Refusal::Unproven))?;
-    let verified = tokio::time::timeout(VERIFY, shared.authenticate.open(&evidence)).await;
-    let proof = verified
-        .map_err(|_elapsed| {
-            tracing::warn!(%peer, "verifying the proof of identity took too long");
-            Status::unavailable("the proof of identity cannot be verified at the moment")
-        })?
-        .map_err(|error| {
-            tracing::info!(%peer, reason = reason(&error), "refused");
-            shared.metrics.refused(Refusal::Unproven);
-            refusal(&error)
-        })?;
-    if let Some(Proof { method, instance: Some(instance), .. }) = &proof {
-        shared.admission.prove(&mut place, method, instance)?;
-    }
+    let proof = verify(shared, &peer, &evidence).await?;
+    shared.admission.admit(&mut place, proof.as_ref())?;
+    place.let_in(&peer.streams);
+    peer.let_in.cancel();
     Ok(Opened { peer, proof, place })
+}
+
+/// What the evidence proves. Where the answer is known already, or takes no asking, no place among those that wait is needed:
+/// strangers who keep the API server busy do not keep out whoever is known.
+async fn verify(shared: &Shared, peer: &Peer, evidence: &Evidence) -> Result<Option<Proof>, Status> {
+    let mut verified = shared.authenticate.open(evidence);
+    let verified = match futures::poll!(&mut verified) {
+        Poll::Ready(verified) => verified,
+        Poll::Pending => {
+            let _place = shared.admission.verify(&peer.verifying)?;
+            tokio::time::timeout(VERIFY, verified).await.map_err(|_elapsed| {
+                tracing::warn!(%peer, "verifying the proof of identity took too long");
+                shared.admission.refuse(Refusal::Unverifiable)
+            })?
+        }
+    };
+    verified.map_err(|error| {
+        tracing::info!(%peer, reason = reason(&error), "refused");
+        refusal(shared, &error)
+    })
 }
 
 /// What the node of the first request says (item 19).
@@ -87,7 +101,7 @@ pub(super) fn claim(node: Option<&Node>) -> Result<NodeClaim, Status> {
 pub(super) fn complete(shared: &Shared, proof: Option<&Proof>, claim: &NodeClaim) -> Result<Identity, Status> {
     shared.authenticate.complete(proof, claim).map_err(|error| {
         tracing::info!(node = label(&claim.id), reason = reason(&error), "refused");
-        refusal(&error)
+        refusal(shared, &error)
     })
 }
 
@@ -106,15 +120,21 @@ fn reason(error: &IdentifyError) -> String {
     label(&text).to_owned()
 }
 
-/// The peer is told the bare minimum (item 105).
-fn refusal(error: &IdentifyError) -> Status {
+/// Counts it. The peer is told the bare minimum (item 105).
+fn refusal(shared: &Shared, error: &IdentifyError) -> Status {
+    let (refusal, status) = refused(error);
+    shared.metrics.refused(refusal);
+    status
+}
+
+fn refused(error: &IdentifyError) -> (Refusal, Status) {
     match error {
-        IdentifyError::NoEvidence(_) => Status::unauthenticated("no proof of identity"),
-        IdentifyError::Refused { .. } => Status::unauthenticated("the proof of identity is not accepted"),
-        IdentifyError::Forbidden(_) => Status::permission_denied("this identity may not use this server"),
-        IdentifyError::Unavailable { .. } => {
-            Status::unavailable("the proof of identity cannot be verified at the moment")
+        IdentifyError::Refused { .. } => {
+            (Refusal::Unproven, Status::unauthenticated("the proof of identity is not accepted"))
         }
+        IdentifyError::NoEvidence(_) => (Refusal::Unproven, Refusal::Unproven.status()),
+        IdentifyError::Forbidden(_) => (Refusal::Forbidden, Refusal::Forbidden.status()),
+        IdentifyError::Unavailable { .. } => (Refusal::Unverifiable, Refusal::Unverifiable.status()),
     }
 }
 
@@ -204,7 +224,7 @@ mod tests {
             (IdentifyError::Forbidden(secret()), Code::PermissionDenied),
             (IdentifyError::Unavailable { method: "proxyToken", reason: secret() }, Code::Unavailable),
         ] {
-            let status = refusal(&error);
+            let (_, status) = refused(&error);
             assert_eq!(status.code(), code);
             assert!(!status.message().contains("secret"), "{status:?}");
         }

@@ -228,11 +228,18 @@ impl TestServer {
         let mut registry = Registry::default();
         let metrics = Metrics::new(&mut registry);
         let clock = Clock::system();
-        let server =
-            SdsServer::new(settings, source.clone(), authenticate.clone(), metrics, is_ready, clock.clone(), &tasks);
+        let server = SdsServer::new(
+            settings,
+            source.clone(),
+            authenticate.clone(),
+            metrics.clone(),
+            is_ready,
+            clock.clone(),
+            &tasks,
+        );
         let bound = listen::bind(listeners, &clock).await.unwrap();
         let addresses = bound.addresses().to_vec();
-        let serving = listen::serve(bound, server.clone(), tasks.clone(), clock, lifetimes);
+        let serving = listen::serve(bound, server.clone(), tasks.clone(), clock, lifetimes, metrics);
         tasks.spawn_to_end(serving);
         Self { addresses, service: server, source, authenticate, ready, tasks, registry, _deaths: deaths }
     }

@@ -93,6 +93,18 @@ impl LearnedStore {
         })
     }
 
+    /// Forgets what the issuers of a mesh named, for good: the mesh is gone, and one that takes its name may have others.
+    pub fn forget(&mut self, mesh: &str) {
+        self.backends.retain(|(of, _), _| **of != *mesh);
+        let folder = self.folder.join(private_file::name_of(mesh));
+        match std::fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %folder.display(), %error, "the roots learned for a mesh that is gone cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
     /// Writes a backend's file. A disk that is full costs a restart some time, and no proxy anything: it is only logged.
     pub fn keep(&mut self, key: &SourceKey) {
         let path = file(&self.folder, key);
@@ -181,6 +193,23 @@ mod tests {
         store.keep(&key);
         let mut again = LearnedStore::new(folder.path());
         assert_eq!(again.roots(&key), store.roots(&key));
+    }
+
+    #[test]
+    fn a_mesh_that_is_gone_is_forgotten_for_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys: [SourceKey; 2] = [("default".into(), "cm".into()), ("other".into(), "cm".into())];
+        let mut store = LearnedStore::new(folder.path());
+        for key in &keys {
+            store.roots(key).observe(TestCa::root("Root").certificate(), timestamp(100));
+            store.keep(key);
+        }
+        store.forget("default");
+        store.forget("unheard of");
+        for store in [&mut store, &mut LearnedStore::new(folder.path())] {
+            assert!(store.roots(&keys[0]).bundle().is_none());
+            assert!(store.roots(&keys[1]).bundle().is_some());
+        }
     }
 
     #[test]

@@ -55,7 +55,8 @@ pub struct TrustState {
 
 impl TrustState {
     /// The policy is now this. Sources of backends that are no longer listed are dropped: their CA is no longer trusted.
-    pub fn set_policies(&mut self, policies: Arc<PolicySet>) {
+    /// Returns the meshes that are gone: of those nothing is known any more, should one of that name come later.
+    pub fn set_policies(&mut self, policies: Arc<PolicySet>) -> Vec<Arc<str>> {
         let listed = |(mesh, backend): &SourceKey| {
             policies.meshes.get(mesh).is_some_and(|policy| policy.backends.iter().any(|listed| listed.name == *backend))
         };
@@ -66,7 +67,8 @@ impl TrustState {
             }
         }
         self.complete.retain(|mesh, _| policies.meshes.contains_key(mesh));
-        self.policies = policies;
+        let before = std::mem::replace(&mut self.policies, policies);
+        before.meshes.keys().filter(|mesh| !self.policies.meshes.contains_key(*mesh)).cloned().collect()
     }
 
     /// A source says something. Returns its trouble if that is news, and more than having to wait.
@@ -241,6 +243,23 @@ mod tests {
         assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=Old"]);
         state.hear(&key("default", "new"), good(&TestCa::root("New")));
         assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=New"]);
+    }
+
+    #[test]
+    fn a_mesh_that_is_deleted_leaves_nothing_to_one_of_its_name() {
+        let mut state = TrustState::default();
+        state.set_policies(policies(&[("default", &["ca"]), ("other", &["x"])]));
+        state.hear(&key("default", "ca"), good(&TestCa::root("Old")));
+        assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=Old"]);
+        assert_eq!(state.set_policies(policies(&[("other", &["x"])])), ["default".into()]);
+        assert_eq!(trusted(&mut state, "default"), None);
+        assert!(state.set_policies(policies(&[("default", &["ca"])])).contains(&"other".into()));
+        state.hear(&key("default", "ca"), Answer::Bad("not there".into()));
+        assert_eq!(trusted(&mut state, "default"), None);
+        assert!(!state.troubles()[&key("default", "ca")].has_last_good);
+        state.hear(&key("default", "ca"), good(&TestCa::root("New")));
+        let set = state.bundles(timestamp(1_800_000_000));
+        assert_eq!(set.added["default"], [], "it was not served before");
     }
 
     #[test]

@@ -38,10 +38,11 @@ pub struct TrustStore {
     troubles: watch::Receiver<Arc<Troubles>>,
     meshes: MeshBundles,
     domains: TrustDomains,
+    /// No more is in it than there are signings in flight, which wait for what they told to be served, and backends.
     news: mpsc::UnboundedSender<(SourceKey, RootNews)>,
 }
 
-/// Each mesh's bundle, for those who watch one mesh.
+/// Each mesh's bundle, for those who watch one mesh: what is published of it now, and `None` for one that is not there.
 type MeshBundles = Arc<DashMap<Arc<str>, watch::Sender<Option<Arc<Bundle>>>>>;
 
 /// The sources that are in trouble.
@@ -156,8 +157,13 @@ impl Worker {
         }
     }
 
-    /// A backend speaks of its own CA.
+    /// A backend speaks of its own CA. A signing may outlive its mesh: what it says then is not for the next of that name.
     fn hear(&mut self, key: SourceKey, news: RootNews) {
+        let (mesh, backend) = &key;
+        let policy = self.sources.policies.borrow().meshes.get(mesh).cloned();
+        if !policy.is_some_and(|policy| policy.backends.iter().any(|listed| listed.name == *backend)) {
+            return;
+        }
         let answer = match news {
             RootNews::Own(root) => match Bundle::from_certificates([root]) {
                 Ok(bundle) => Answer::Good(Arc::new(bundle)),
@@ -183,7 +189,10 @@ impl Worker {
         if let Some(secrets) = &mut self.sources.cluster_secrets {
             secrets.borrow_and_update();
         }
-        self.state.set_policies(policies.clone());
+        for gone in self.state.set_policies(policies.clone()) {
+            self.learned.forget(&gone);
+            self.to_keep.retain(|(mesh, _)| *mesh != gone);
+        }
         // What is no longer listed, or is another kind of backend now, has said nothing.
         self.told.retain(|(mesh, backend), answer| {
             let listed =
@@ -295,6 +304,15 @@ impl Worker {
                 tracing::info!(%mesh, digest = bundle.digest(), ?cas, "the trust bundle is");
             }
         }
+        // Who watches a mesh that is gone keeps what it was given; whoever asks for a mesh of that name later must not be given
+        // the CAs of this one.
+        self.meshes.retain(|mesh, sender| {
+            let is_there = bundles.meshes.contains_key(mesh);
+            if !is_there {
+                sender.send_if_modified(|current| current.take().is_some());
+            }
+            is_there || sender.receiver_count() > 0
+        });
         self.publish_domains.publish(&bundles);
     }
 }
@@ -306,3 +324,7 @@ fn read_regular(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
     }
     std::fs::read(path)
 }
+
+#[cfg(test)]
+#[path = "store_tests.rs"]
+mod tests;

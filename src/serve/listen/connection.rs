@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -32,8 +33,12 @@ pub struct Peer {
     pub(crate) leave: CancellationToken,
     /// Cancelled when a call was let in on it.
     pub(crate) let_in: CancellationToken,
+    /// Its calls that were let in and have not ended.
+    pub(crate) streams: Arc<watch::Sender<usize>>,
     /// Its streams that have not sent a request.
     pub(crate) silent: Arc<AtomicUsize>,
+    /// Its streams whose proof of identity is being verified.
+    pub(crate) verifying: Arc<AtomicUsize>,
 }
 
 impl fmt::Display for Peer {

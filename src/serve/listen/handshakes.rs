@@ -1,8 +1,9 @@
 //! TLS handshakes beside the accept loop, so many at a time.
 //!
 //! Who takes part in one is not known before its end, so a peer that opens connections and says nothing could take all
-//! places. A handshake that is meant takes milliseconds: when there is no place left, the oldest one gives its own up if it
-//! has had a second; only if all of them are younger is the new connection turned away.
+//! places. A handshake that is meant takes milliseconds: when there is no place left, the oldest one gives its own up as soon
+//! as it has had a second. Until then nothing is accepted: thousands of proxies that come at once wait in the kernel's queue,
+//! and none is turned away, which would cost it up to half a minute.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,13 +12,14 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, Io};
 use crate::runtime::tasks::Tasks;
+use crate::serve::metrics::Metrics;
 
 /// Handshakes at a time on one listener.
 pub(super) const HANDSHAKES: usize = 256;
@@ -30,12 +32,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Handshakes {
     config: watch::Receiver<Arc<ServerConfig>>,
     places: Places,
+    metrics: Metrics,
 }
 
 impl Handshakes {
     /// Handshakes with whatever `config` is when they begin.
-    pub(super) fn new(config: watch::Receiver<Arc<ServerConfig>>) -> Self {
-        Self { config, places: Places::default() }
+    pub(super) fn new(config: watch::Receiver<Arc<ServerConfig>>, metrics: Metrics) -> Self {
+        Self { config, places: Places::default(), metrics }
+    }
+
+    /// Waits until another one can begin. To be called by the one loop that also starts them.
+    pub(super) async fn room(&self) {
+        self.places.room().await;
     }
 
     /// Starts one. It has to be done by `deadline`.
@@ -50,6 +58,7 @@ impl Handshakes {
             tracing::debug!(peer = ?stream.peer_addr(), "too many TLS handshakes; the connection is closed");
             return;
         };
+        let metrics = self.metrics.clone();
         let acceptor = TlsAcceptor::from(self.config.borrow().clone());
         tasks.spawn(async move {
             let peer = stream.peer_addr();
@@ -62,7 +71,10 @@ impl Handshakes {
                 }
                 Some(Ok(Err(error))) => tracing::debug!(?peer, %error, "TLS handshake failed"),
                 Some(Err(_elapsed)) => tracing::debug!(?peer, "TLS handshake took too long"),
-                None => tracing::debug!(?peer, "a TLS handshake that led nowhere made way for another"),
+                None => {
+                    metrics.handshake_given_up();
+                    tracing::debug!(?peer, "a TLS handshake that led nowhere made way for another");
+                }
             }
         });
     }
@@ -75,6 +87,8 @@ struct Places(Arc<Inner>);
 struct Inner {
     /// Oldest first; the numbers ascend.
     taken: Mutex<VecDeque<Taken>>,
+    /// One has been given back.
+    freed: Notify,
     /// Whether it has been told that there are too many; once, until there is room again.
     told: AtomicBool,
 }
@@ -98,6 +112,23 @@ struct Place {
 impl Places {
     fn taken(&self) -> MutexGuard<'_, VecDeque<Taken>> {
         self.0.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until one can be had.
+    async fn room(&self) {
+        loop {
+            let oldest = {
+                let taken = self.taken();
+                taken.front().filter(|_| taken.len() >= HANDSHAKES).map(|oldest| oldest.since)
+            };
+            let Some(until) = oldest.map(|since| since + PATIENCE).filter(|until| *until > Instant::now()) else {
+                return;
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = self.0.freed.notified() => {}
+            }
+        }
     }
 
     fn take(&self, now: Instant) -> Option<Place> {
@@ -127,6 +158,7 @@ impl Drop for Place {
             && let Ok(position) = taken.binary_search_by_key(&self.number, |taken| taken.number)
         {
             taken.remove(position);
+            self.places.0.freed.notify_one();
         }
         if taken.len() < HANDSHAKES / 2 {
             self.places.0.told.store(false, Ordering::Relaxed);
@@ -137,6 +169,32 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn thousands_at_once_wait_for_a_place_and_none_is_turned_away() {
+        let places = Places::default();
+        let start = Instant::now();
+        let mut held: Vec<_> = (0..HANDSHAKES).map(|_| places.take(Instant::now()).unwrap()).collect();
+        // One is done after a moment: its place is had at once.
+        let done = async {
+            tokio::time::sleep(PATIENCE / 4).await;
+            held.pop();
+        };
+        tokio::join!(places.room(), done);
+        assert_eq!(start.elapsed(), PATIENCE / 4);
+        held.push(places.take(Instant::now()).unwrap());
+        // None is done: the oldest are given their time.
+        places.room().await;
+        assert_eq!(start.elapsed(), PATIENCE);
+        for _ in 1..HANDSHAKES {
+            places.room().await;
+            held.push(places.take(Instant::now()).unwrap());
+        }
+        assert_eq!(start.elapsed(), PATIENCE);
+        assert_eq!(held.iter().filter(|place| place.given_up.is_cancelled()).count(), HANDSHAKES - 1);
+        places.room().await;
+        assert_eq!(start.elapsed(), PATIENCE + PATIENCE / 4);
+    }
 
     #[test]
     fn a_handshake_that_leads_nowhere_makes_way() {

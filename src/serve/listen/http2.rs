@@ -7,7 +7,7 @@
 //!
 //! | attack | bound |
 //! |---|---|
-//! | connect and say nothing, or never open a stream that is let in | `HELLO`, [`UNPROVEN`] |
+//! | connect and say nothing, or never open a stream that is let in, or none any more | `HELLO`, [`UNPROVEN`], [`IDLE`] |
 //! | open streams and reset them ("rapid reset") | [`PENDING_RESETS`], else `GOAWAY` (`ENHANCE_YOUR_CALM`) |
 //! | make us reset streams | [`LOCAL_RESETS`], likewise |
 //! | streams at a time | [`CONCURRENT_STREAMS`], else the stream is refused |
@@ -21,7 +21,7 @@
 use std::future::pending;
 use std::time::Duration;
 
-use http::{HeaderMap, Request};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
@@ -66,6 +66,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// who they are. A proxy whose token is not accepted yet comes back with the next attempt.
 pub(super) const UNPROVEN: Duration = Duration::from_secs(60);
 
+/// A connection without a stream for this long is ended, signs of life or not: the proof that let its last one in may be long over.
+/// A proxy that has secrets to ask for has one.
+pub(super) const IDLE: Duration = Duration::from_secs(600);
+
 /// Serves `server` on what is accepted, until shutdown begins. Each connection ends within `lifetimes.drain` of that.
 pub(super) async fn serve(
     mut accepted: mpsc::Receiver<Connection>,
@@ -81,21 +85,12 @@ pub(super) async fn serve(
 /// One connection to its end.
 async fn run(connection: Connection, server: SdsServer, tasks: Tasks, lifetimes: Lifetimes) {
     let peer = connection.peer(tasks.shutdown());
-    let let_in = peer.let_in.clone();
     let leave = peer.leave.clone();
     let service = service_fn({
         let peer = peer.clone();
         move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            let response = server.clone().call(request.map(Body::new));
-            let let_in = peer.let_in.clone();
-            async move {
-                let response = response.await?;
-                if response.status().is_success() && is_let_in(response.headers()) {
-                    let_in.cancel();
-                }
-                Ok::<_, std::convert::Infallible>(response)
-            }
+            server.clone().call(request.map(Body::new))
         }
     });
     let mut served = std::pin::pin!(protocol(tasks).serve_connection(TokioIo::new(connection), service));
@@ -107,15 +102,20 @@ async fn run(connection: Connection, server: SdsServer, tasks: Tasks, lifetimes:
                 None => pending().await,
             }
         };
-        let unproven = async {
-            if tokio::time::timeout(UNPROVEN, let_in.cancelled()).await.is_ok() {
-                pending::<()>().await;
+        let unused = async {
+            if tokio::time::timeout(UNPROVEN, peer.let_in.cancelled()).await.is_err() {
+                return;
             }
+            let mut streams = peer.streams.subscribe();
+            // The sender is the peer's: it is not gone before this is.
+            while streams.wait_for(|count| *count == 0).await.is_ok()
+                && tokio::time::timeout(IDLE, streams.changed()).await.is_ok()
+            {}
         };
         tokio::select! {
             () = leave.cancelled() => {}
             () = aged => tracing::debug!(%peer, "the connection has reached its maximum age"),
-            () = unproven => tracing::debug!(%peer, "nobody was let in on the connection"),
+            () = unused => tracing::debug!(%peer, "nobody was let in on the connection, or for long none has stayed"),
         }
     };
     let ended = tokio::select! {
@@ -151,11 +151,6 @@ fn protocol(tasks: Tasks) -> http2::Builder<OnTasks> {
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     builder
-}
-
-/// A refused call's response has its status in its headers, there being nothing else.
-fn is_let_in(headers: &HeaderMap) -> bool {
-    headers.get("grpc-status").is_none_or(|status| status == "0")
 }
 
 /// Runs hyper's tasks, one for each call, where all tasks are.

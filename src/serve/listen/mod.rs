@@ -23,6 +23,7 @@ pub use tls::{TlsError, TlsFiles};
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 use crate::serve::SdsServer;
+use crate::serve::metrics::Metrics;
 
 /// From accepting a connection to the end of HTTP/2's preface, TLS handshake included.
 const HELLO: Duration = Duration::from_secs(10);
@@ -144,15 +145,22 @@ pub struct Lifetimes {
     pub max_age: Option<Duration>,
 }
 
-/// Serves `server` on what is bound until shutdown begins, and then until all connections have ended, which is within
-/// `lifetimes.drain`. To be spawned with [`Tasks::spawn_to_end`].
-pub async fn serve(bound: Bound, server: SdsServer, tasks: Tasks, clock: Clock, lifetimes: Lifetimes) {
+/// Serves `server` on what is bound until shutdown begins; the connections, each of them a task, end within
+/// `lifetimes.drain` of that. To be spawned with [`Tasks::spawn_to_end`].
+pub async fn serve(
+    bound: Bound,
+    server: SdsServer,
+    tasks: Tasks,
+    clock: Clock,
+    lifetimes: Lifetimes,
+    metrics: Metrics,
+) {
     let (accepted, connections) = mpsc::channel(BACKLOG);
     for listener in bound.listeners {
         let accepted = accepted.clone();
         match listener {
             Listener::Tcp(socket, tls) => {
-                let tls = tls.map(|tls| tls.start(&tasks, clock.clone()));
+                let tls = tls.map(|tls| tls.start(&tasks, clock.clone(), metrics.clone()));
                 tasks.spawn_essential("tcp listener", tcp::accept(socket, tls, tasks.clone(), accepted));
             }
             Listener::Unix(socket, file) => {

@@ -17,6 +17,9 @@ pub(super) async fn accept(
     accepted: mpsc::Sender<Connection>,
 ) {
     while !accepted.is_closed() {
+        if let Some(handshakes) = &tls {
+            handshakes.room().await;
+        }
         let stream = match socket.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {

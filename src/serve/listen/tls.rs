@@ -16,6 +16,7 @@ use crate::model::certificate::Certificate;
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::{Changes, FileWatch};
 use crate::runtime::tasks::Tasks;
+use crate::serve::metrics::Metrics;
 
 /// The files that a listener's TLS is made of, all PEM.
 #[derive(Debug, Clone)]
@@ -89,10 +90,10 @@ impl Tls {
     }
 
     /// Starts watching the files.
-    pub(super) fn start(self, tasks: &Tasks, clock: Clock) -> Handshakes {
+    pub(super) fn start(self, tasks: &Tasks, clock: Clock, metrics: Metrics) -> Handshakes {
         let (publish, config) = watch::channel(self.loaded.config.clone());
         tasks.spawn_essential("tls files", self.keep_current(publish, clock));
-        Handshakes::new(config)
+        Handshakes::new(config, metrics)
     }
 
     async fn keep_current(mut self, publish: watch::Sender<Arc<ServerConfig>>, clock: Clock) {

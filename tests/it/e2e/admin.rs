@@ -192,5 +192,7 @@ async fn items_45_105_and_106_operators_see_everything_but_secrets() {
     let mut health = HealthClient::new(api.0.clone()).watch(HealthCheckRequest::default()).await.expect("it is there");
     let first = health.get_mut().message().await.expect("it answers").expect("it answers");
     assert_eq!(first.status(), ServingStatus::Serving);
-    assert!(server.stop(SHUTDOWN).await.success());
+    let (stopped, last) = tokio::join!(server.stop(SHUTDOWN), health.get_mut().message());
+    assert!(stopped.success());
+    assert_eq!(last.expect("it is told").expect("it is told").status(), ServingStatus::NotServing);
 }

@@ -85,7 +85,6 @@ async fn descriptors_run_out_and_come_back() {
     server.logs("WARN", &["cannot accept a connection"]).await;
     let late = Watcher::start(&server.socket, Caller { node: "web-1", ..WEB }, "default");
     server.assert_running();
-    assert!(late.history().is_empty());
     assert_eq!(watcher.ends(), [""; 0]);
 
     drop(hoard);
