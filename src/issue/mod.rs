@@ -14,6 +14,7 @@ mod entry;
 pub mod issuer;
 pub mod manager;
 pub mod metrics;
+mod queue;
 mod recognise;
 pub mod renewal;
 pub mod resume;

@@ -170,6 +170,7 @@ impl Worker {
             Command::Rotate(keys) => {
                 tracing::info!(proxies = keys.len(), "certificates are renewed because an operator asks for it");
                 for key in &keys {
+                    self.schedule.call_for(key, now);
                     if !self.flights.contains_key(key) {
                         self.restart(key, now, now);
                     }
@@ -195,7 +196,9 @@ impl Worker {
     fn forget(&mut self, key: &ProxyKey) {
         self.abort(key);
         // A subscriber may have come since: its `Wanted` is in the inbox, and it holds a receiver of this very slot.
-        self.slots.remove_if(key, |_, slot| slot.current.receiver_count() == 0);
+        if self.slots.remove_if(key, |_, slot| slot.current.receiver_count() == 0).is_none() {
+            self.remember(key);
+        }
     }
 
     fn sign(&mut self, key: ProxyKey) {
@@ -263,6 +266,7 @@ impl Worker {
 
     fn failed(&mut self, key: &ProxyKey, flight: &Flight, error: &IssueError) {
         let now = self.settings.clock.now();
+        self.call_for_what_is_no_good(key, now);
         let patience = error.patience();
         let next =
             self.schedule.failed(key, now, |failures, left| retry_after(patience, failures, left, fastrand::f64()));
@@ -272,6 +276,7 @@ impl Worker {
         let held_until = self.schedule.held_until(key);
         slot.status = Status { next, error: Some(text), held_until, wants_other_trust: error.wants_other_trust() };
         drop(slot);
+        self.show_held(key);
         let next = next.map(|next| next.to_string());
         // The first is news; the same again and again is not.
         if repeated {

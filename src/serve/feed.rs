@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 
 use super::naming::{SecretKind, SecretRef, TrustStyle};
-use super::source::SecretSource;
+use super::source::{CertificateWatch, SecretSource};
 use super::version::Version;
 use super::wire::encoding::{Encoded, Encoder};
 use crate::model::bundle::Bundle;
@@ -70,8 +70,10 @@ impl Feed {
     ) -> Self {
         let source = match wanted {
             SecretRef::Certificate => {
-                let watch = source.certificate(identity, held);
-                Source::Certificate { changes: WatchStream::new(watch.current), _interest: watch.interest }
+                let CertificateWatch { current, shows_changes_only, interest } = source.certificate(identity, held);
+                let changes =
+                    if shows_changes_only { WatchStream::from_changes(current) } else { WatchStream::new(current) };
+                Source::Certificate { changes, _interest: interest }
             }
             SecretRef::TrustBundle => Source::Bundle { changes: WatchStream::new(source.trust_bundle(&identity.mesh)) },
             SecretRef::AllTrustDomains => Source::Domains(Box::new(Domains {

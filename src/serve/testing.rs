@@ -114,7 +114,11 @@ pub(super) struct FakeSource {
 impl SecretSource for FakeSource {
     fn certificate(&self, _: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch {
         self.held.lock().unwrap().push(held.cloned());
-        CertificateWatch { current: self.certificate.subscribe(), interest: Box::new(self.interest.clone()) }
+        CertificateWatch {
+            current: self.certificate.subscribe(),
+            shows_changes_only: false,
+            interest: Box::new(self.interest.clone()),
+        }
     }
 
     fn trust_bundle(&self, _: &str) -> watch::Receiver<Option<Arc<Bundle>>> {
