@@ -114,9 +114,11 @@ pub(super) struct FakeSource {
 impl SecretSource for FakeSource {
     fn certificate(&self, _: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch {
         self.held.lock().unwrap().push(held.cloned());
+        let is_newer =
+            |held: &HeldLeaf| self.certificate.borrow().as_ref().is_some_and(|svid| held.is_newer_than(svid));
         CertificateWatch {
             current: self.certificate.subscribe(),
-            shows_changes_only: false,
+            shows_changes_only: held.is_some_and(is_newer),
             interest: Box::new(self.interest.clone()),
         }
     }
