@@ -25,7 +25,7 @@ use crate::issue;
 use crate::issue::announce::Announcer;
 use crate::issue::ca::Authorities;
 use crate::issue::ca::cert_manager::{self, CertManager, Timing};
-use crate::issue::manager::Manager;
+use crate::issue::manager::{Manager, Subscription};
 use crate::issue::worker::ManagerSettings;
 use crate::mesh::{ResourceFiles, Settings as ResourceSettings};
 use crate::model::bundle::Bundle;
@@ -261,8 +261,8 @@ struct Secrets {
 
 impl SecretSource for Secrets {
     fn certificate(&self, identity: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch {
-        let subscription = self.manager.subscribe(identity, held);
-        CertificateWatch { current: subscription.current, interest: Box::new(subscription.interest) }
+        let Subscription { current, shows_changes_only, interest } = self.manager.subscribe(identity, held);
+        CertificateWatch { current, shows_changes_only, interest: Box::new(interest) }
     }
 
     fn trust_bundle(&self, mesh: &str) -> watch::Receiver<Option<Arc<Bundle>>> {

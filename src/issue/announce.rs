@@ -3,7 +3,8 @@
 //! A mesh's trust bundle holds the CAs of *all* listed backends, also of those that do not sign. A builtin CA just shows
 //! its root. An issuer that is to name its CA itself (no `conf.caCert`) does so only with an answer to a request: so one
 //! certificate is asked for that nobody gets (`spiffe://<mesh>/envoy-sds/probe`; approvers have to know it), its key thrown
-//! away at once.
+//! away at once. A server that knows the issuer's root from before it was restarted does not ask at once: what proxies are
+//! issued tells it of another as well.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -59,10 +60,12 @@ impl Announcer {
                     let probe = match probes.remove(&key) {
                         Some((same, probe)) if same == *backend => probe,
                         changed => {
+                            // It may name another issuer now, whose root is not the one that is known.
+                            let is_changed = changed.is_some();
                             if let Some((_, old)) = changed {
                                 old.abort();
                             }
-                            running.spawn(self.clone().announce(policy.name.clone(), backend.clone()))
+                            running.spawn(self.clone().announce(policy.name.clone(), backend.clone(), is_changed))
                         }
                     };
                     kept.insert(key, (backend.clone(), probe));
@@ -78,11 +81,14 @@ impl Announcer {
         }
     }
 
-    async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>) {
+    async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>, is_changed: bool) {
         loop {
             match self.authorities.own_root(&mesh, &backend) {
                 Ok(Some(root)) => return self.roots.publish(&mesh, &backend.name, RootNews::Own(root)),
                 Ok(None) if backend.kind.takes_trust_from_issuer() => {
+                    if !is_changed && self.roots.has_learned(&mesh, &backend.name) {
+                        tokio::time::sleep(jittered(ASK_AGAIN)).await;
+                    }
                     return self.probe_for_ever(&mesh, &backend).await;
                 }
                 Ok(None) => return,
@@ -99,7 +105,7 @@ impl Announcer {
                 Ok((root, needed_until)) => {
                     failures = 0;
                     self.roots.publish(mesh, &backend.name, RootNews::Learned { root, needed_until });
-                    ASK_AGAIN.mul_f64(0.9 + 0.2 * fastrand::f64())
+                    jittered(ASK_AGAIN)
                 }
                 Err(error) => {
                     failures += 1;
@@ -134,5 +140,86 @@ impl Announcer {
             tokio::time::sleep(wait).await;
         }
         learnable(&issued, &expected, &made.key, self.clock.now())
+    }
+}
+
+fn jittered(every: Duration) -> Duration {
+    every.mul_f64(0.9 + 0.2 * fastrand::f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use async_trait::async_trait;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain};
+    use crate::model::policy::{BackendKind, CaSource, IssuerRef, MeshPolicy};
+    use crate::testing::certs::timestamp;
+
+    /// An issuer that tells when it is asked, and has nothing to say; a sink that has learned its root, or not.
+    #[derive(Debug, Clone)]
+    struct Issuer {
+        asked: mpsc::UnboundedSender<tokio::time::Instant>,
+        has_learned: bool,
+    }
+
+    #[async_trait]
+    impl CertificateAuthority for Issuer {
+        async fn sign(&self, _: SigningRequest) -> Result<IssuedChain, CaError> {
+            self.asked.send(tokio::time::Instant::now()).unwrap();
+            std::future::pending().await
+        }
+    }
+
+    impl AuthoritySource for Issuer {
+        fn of(&self, _: &str, _: &Backend) -> Result<Arc<dyn CertificateAuthority>, String> {
+            Ok(Arc::new(self.clone()))
+        }
+
+        fn own_root(&self, _: &str, _: &Backend) -> Result<Option<Certificate>, String> {
+            Ok(None)
+        }
+    }
+
+    impl RootSink for Issuer {
+        fn publish(&self, _: &Arc<str>, _: &Arc<str>, _: RootNews) {}
+
+        fn has_learned(&self, _: &Arc<str>, _: &Arc<str>) -> bool {
+            self.has_learned
+        }
+    }
+
+    fn policies(issuer: &str) -> Arc<PolicySet> {
+        let issuer = IssuerRef { name: issuer.into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+        let backend = Arc::new(Backend {
+            name: "cm".into(),
+            leaf_lifetime: None,
+            request_timeout: Duration::from_secs(10),
+            kind: BackendKind::CertManager { issuer, trust: CaSource::Issuer },
+        });
+        let policy = MeshPolicy { name: "default".into(), enabled_backend: "cm".into(), backends: vec![backend] };
+        Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_issuer_whose_root_is_known_is_not_asked_because_the_server_starts() {
+        for has_learned in [false, true] {
+            let (tell, mut asked) = mpsc::unbounded_channel();
+            let issuer = Arc::new(Issuer { asked: tell, has_learned });
+            let clock = Clock::simulated(timestamp(1_800_000_000));
+            let announcer = Announcer { authorities: issuer.clone(), roots: issuer, clock };
+            let (change, heard) = watch::channel(policies("one"));
+            let began = tokio::time::Instant::now();
+            let mut running = JoinSet::new();
+            running.spawn(announcer.run(heard));
+            let after = asked.recv().await.unwrap().duration_since(began);
+            assert_eq!(after >= ASK_AGAIN.mul_f64(0.9), has_learned, "asked after {after:?}");
+            let began = tokio::time::Instant::now();
+            change.send_replace(policies("other"));
+            assert_eq!(asked.recv().await.unwrap(), began, "another issuer, another root");
+        }
     }
 }

@@ -80,7 +80,10 @@ impl Worker {
         match current {
             Some(digest) => digest != wanted,
             // One that has no leaf at all may do better with the new policy than it did.
-            None => self.schedule.held_until(key).is_none() || self.holds_outdated(key, &wanted),
+            None => {
+                let now = self.settings.clock.now();
+                self.schedule.held_until(key).is_none() || self.holds_outdated(key, &wanted, now)
+            }
         }
     }
 
@@ -133,6 +136,20 @@ impl Worker {
         }
         for key in waiting {
             self.restart(&key, now.saturating_add(TRUST_GRACE).unwrap_or(now), now);
+        }
+    }
+
+    /// Goes on with the leaf of a proxy that was about to be forgotten.
+    pub(super) fn remember(&mut self, key: &ProxyKey) {
+        let now = self.settings.clock.now();
+        let Some(slot) = self.slots.get(key) else { return };
+        let until = slot.current.borrow().as_ref().map(|svid| svid.usable_until());
+        let due = slot.status.next.unwrap_or(now);
+        drop(slot);
+        let Some(until) = until else { return };
+        self.schedule.remember(key, due, until, now);
+        if self.is_outdated(key) {
+            self.restart(key, now.saturating_add(TRUST_GRACE).unwrap_or(now), now);
         }
     }
 

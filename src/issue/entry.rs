@@ -1,8 +1,10 @@
 //! One proxy in the schedule: what it has, what it needs, and where it stands. Pure.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::subscribers::Subscribers;
+use super::resume::Held;
+use super::subscribers::{Report, ReportId, Subscribers};
+use crate::model::held::HeldLeaf;
 
 /// See the module.
 #[derive(Debug)]
@@ -17,6 +19,10 @@ pub(super) struct Entry {
     pub(super) backoff: Option<Timestamp>,
     /// Leaves that subscribers hold are replaced then, if they are not due before: somebody wants them replaced.
     pub(super) called_for: Option<Timestamp>,
+    /// When those of another policy are replaced, since the first of them was reported.
+    pub(super) replace_at: Option<Timestamp>,
+    /// When a leaf that was issued here was last given up for a newer one that was issued elsewhere.
+    pub(super) given_up: Option<Timestamp>,
 }
 
 /// The leaf that a proxy has in use.
@@ -77,14 +83,62 @@ impl Entry {
             failures: 0,
             backoff: None,
             called_for: None,
+            replace_at: None,
+            given_up: None,
         }
+    }
+
+    /// One more subscriber; its report does not count if there is a leaf that was issued here.
+    pub(super) fn add(&mut self, report: Option<(ReportId, Report)>) {
+        let report = report.filter(|_| !matches!(self.leaf, Leaf::Issued(_)));
+        let report = report.map(|(id, report)| match report {
+            Report::Good(held) => (id, Report::Good(self.date(held))),
+            unjudged @ Report::Unjudged(_) => (id, unjudged),
+        });
+        self.subscribers.add(report);
+    }
+
+    /// Whether its next attempt follows up a failure.
+    pub(super) fn is_retrying(&self) -> bool {
+        match self.phase {
+            Phase::Waiting(due) => self.backoff == Some(due),
+            Phase::Ready(_) | Phase::Signing(_) => self.backoff.is_some(),
+        }
+    }
+
+    /// Returns until when to wait, if that is what it waits for.
+    pub(super) fn shorten_backoff(&mut self, by: SignedDuration) -> Option<Timestamp> {
+        let waits = matches!(self.phase, Phase::Waiting(_)) && self.is_retrying();
+        self.backoff = self.backoff.and_then(|at| at.saturating_sub(by).ok());
+        self.backoff.filter(|_| waits)
+    }
+
+    /// A leaf of another policy that is reported again and again, because its stream breaks, is not put off again and again.
+    fn date(&mut self, mut held: Held) -> Held {
+        if held.outdated {
+            held.renew_at = held.renew_at.min(*self.replace_at.get_or_insert(held.renew_at));
+        }
+        held
+    }
+
+    /// Judges the reports that could not be judged before; says whether there were any.
+    pub(super) fn judge(&mut self, mut judge: impl FnMut(HeldLeaf) -> Option<Held>) -> bool {
+        let mut subscribers = std::mem::take(&mut self.subscribers);
+        let any = subscribers.judge(|leaf| judge(leaf).map(|held| self.date(held)));
+        self.subscribers = subscribers;
+        any
+    }
+
+    /// The leaves that subscribers hold are to be replaced at `at`, or before if that was said already.
+    pub(super) fn call_for(&mut self, at: Timestamp) {
+        self.called_for = Some(self.called_for.map_or(at, |called_for| called_for.min(at)));
     }
 
     /// Forgets what went wrong and what was to be done about the leaf before.
     pub(super) fn reset(&mut self, leaf: Leaf) {
         self.leaf = leaf;
         self.failures = 0;
-        (self.backoff, self.called_for) = (None, None);
+        (self.backoff, self.called_for, self.replace_at) = (None, None, None);
     }
 
     /// Goes by what the subscribers need, as long as they have not been given a leaf that was issued here. Returns until when

@@ -130,8 +130,9 @@ async fn what_is_reported_before_policy_and_trust_are_known_is_judged_when_they_
     rig.trust.send_replace(Arc::default());
     rig.settle().await;
     let _web = rig.subscribe_with("web", Some(&held));
-    let mut other = rig.subscribe_with("other", Some(&held));
-    let mut gone = rig.subscribe_with("web", Some(&HeldLeaf { anchor: "0000000000000000".into(), ..held.clone() }));
+    let foreign = HeldLeaf { anchor: "0000000000000000".into(), ..held.clone() };
+    let mut other = rig.subscribe_with("other", Some(&foreign));
+    let mut gone = rig.subscribe_with("web", Some(&foreign));
     let _ = gone.current.borrow_and_update();
     drop(gone);
     rig.policies.send_replace(policies);
@@ -139,7 +140,7 @@ async fn what_is_reported_before_policy_and_trust_are_known_is_judged_when_they_
     assert!(rig.nothing_asked());
     assert_eq!(rig.status("web").held_until, None, "not judged yet");
     rig.trust.send_replace(trust);
-    assert_eq!(rig.asked().await, ("other".into(), 5), "what is of another identity is not stood by");
+    assert_eq!(rig.asked().await, ("other".into(), 5), "what peers refuse is not stood by");
     next(&mut other).await;
     assert!(rig.nothing_asked());
     assert_eq!(rig.status("web").held_until, Some(held.not_after));
@@ -236,10 +237,9 @@ async fn items_97_and_104_thousands_come_back_and_only_those_that_need_a_leaf_co
 #[tokio::test(start_paused = true)]
 async fn a_lying_client_is_issued_a_leaf_at_once_where_the_lie_is_not_believed() {
     let other = TestCa::root("Root").certificate().short_digest();
-    let lies: [fn(&mut HeldLeaf); 4] = [
+    let lies: [fn(&mut HeldLeaf); 3] = [
         |leaf| leaf.not_after = timestamp(START + 100 * 365 * DAY),
         |leaf| (leaf.not_before, leaf.not_after) = (timestamp(START + DAY), timestamp(START + 2 * DAY)),
-        |leaf| leaf.policy_digest = "0123456789abcdef".into(),
         |leaf| leaf.not_after = timestamp(START - 1),
     ];
     let foreign = |leaf: &mut HeldLeaf| leaf.anchor = other.as_str().into();
@@ -287,3 +287,6 @@ async fn a_lying_client_that_leaves_leaves_nothing_behind() {
     tokio::time::sleep(Duration::from_secs(601)).await;
     assert!(rig.manager.snapshot().is_empty());
 }
+
+#[path = "held_change_tests.rs"]
+mod change;

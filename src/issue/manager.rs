@@ -58,6 +58,9 @@ pub struct Subscription {
     /// `None` until the first is issued, then always the newest good one. It may stay `None` for long where the subscriber
     /// has reported a leaf that is good.
     pub current: watch::Receiver<Option<Arc<Svid>>>,
+    /// What is in `current` at first is not for this subscriber, which reports that it holds a newer one. It is announced
+    /// again if the server does not stand by that.
+    pub shows_changes_only: bool,
     /// Tells the manager when it is dropped.
     pub interest: Interest,
 }
@@ -81,20 +84,22 @@ impl Manager {
     /// that (see [`super::resume`]) and has no leaf for the proxy in memory, nothing is issued before it is due.
     pub fn subscribe(&self, identity: &Identity, held: Option<&HeldLeaf>) -> Subscription {
         let key = identity.proxy_key();
-        let current = self
-            .slots
-            .entry(key.clone())
-            .or_insert_with(|| Slot { current: watch::channel(None).0, status: Status::default() })
-            .current
-            .subscribe();
+        let slot = self.slots.entry(key.clone());
+        let slot = slot.or_insert_with(|| Slot { current: watch::channel(None).0, status: Status::default() });
+        let current = slot.current.subscribe();
+        // Under the slot's lock: what comes later is a change.
+        let is_newer = |held: &HeldLeaf| current.borrow().as_ref().is_some_and(|svid| held.is_newer_than(svid));
+        let shows_changes_only = held.is_some_and(is_newer);
+        drop(slot);
         let reported = held.map(|leaf| (ReportId(self.next_report.fetch_add(1, Ordering::Relaxed)), leaf.clone()));
         let report = reported.as_ref().map(|(id, _)| *id);
         self.inbox.wanted(&key, reported);
-        Subscription { current, interest: Interest { key, report, inbox: self.inbox.clone() } }
+        Subscription { current, shows_changes_only, interest: Interest { key, report, inbox: self.inbox.clone() } }
     }
 
-    /// Renews the certificates of these proxies now, whenever they are due; those that nobody wants, or that are being
-    /// issued already, are left as they are.
+    /// Renews the certificates of these proxies now, whenever they are due; those that are being issued already are left as
+    /// they are. Those that nobody wants at the moment are renewed when somebody comes who does, as long as they are
+    /// remembered; a proxy that is not known here is passed over.
     pub fn rotate(&self, proxies: Vec<ProxyKey>) {
         for key in proxies {
             self.inbox.rotate(&key);

@@ -16,6 +16,7 @@ pub mod issuer;
 pub mod manager;
 pub mod metrics;
 pub mod overview;
+mod queue;
 mod recognise;
 pub mod renewal;
 pub mod resume;

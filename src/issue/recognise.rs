@@ -14,6 +14,7 @@ use super::subscribers::Report;
 use super::worker::{Worker, subject};
 use crate::model::held::HeldLeaf;
 use crate::model::identity::ProxyKey;
+use crate::model::svid::Svid;
 
 /// Proxies come back by the thousand when a server starts: one line in the log for as many as come within this.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
@@ -57,16 +58,37 @@ impl Recognised {
 impl Worker {
     /// What to go by of a report that has just come; `None` if it is of no use.
     pub(super) fn recognise(&mut self, key: &ProxyKey, leaf: HeldLeaf) -> Option<Report> {
-        // Whose leaf is in memory is given that.
-        if self.slots.get(key).is_some_and(|slot| slot.current.borrow().is_some()) {
-            return None;
+        let in_memory = self.slots.get(key).and_then(|slot| slot.current.borrow().clone());
+        if let Some(in_memory) = in_memory {
+            return self.recognise_newer(key, leaf, &in_memory);
         }
         if !self.schedule.is_open(&key.mesh) {
             return Some(Report::Unjudged(leaf));
         }
         let judged = judge(&self.issuers, &self.anchors, key, leaf, self.settings.clock.now());
-        self.note(key, &judged);
+        self.note(key, judged.as_ref());
         judged.ok().map(Report::Good)
+    }
+
+    /// Whose leaf is in memory is given that, unless it holds a newer one that another replica has issued meanwhile: the
+    /// one in memory may be of a key that somebody wanted out of use.
+    fn recognise_newer(&mut self, key: &ProxyKey, leaf: HeldLeaf, in_memory: &Svid) -> Option<Report> {
+        if !leaf.is_newer_than(in_memory) {
+            return None;
+        }
+        let now = self.settings.clock.now();
+        let judged = judge(&self.issuers, &self.anchors, key, leaf, now).ok().filter(|held| !held.outdated);
+        let given_up = judged.filter(|_| self.schedule.is_open(&key.mesh) && self.schedule.give_up(key, now));
+        if let Some(slot) = self.slots.get(key) {
+            match &given_up {
+                Some(_) => drop(slot.current.send_replace(None)),
+                // It has not been shown to this subscription yet, see `Subscription::shows_changes_only`.
+                None => slot.current.send_modify(|_| {}),
+            }
+        }
+        let held = given_up?;
+        self.note(key, Ok(&held));
+        Some(Report::Good(held))
     }
 
     /// Judges what came while the mesh had no policy or trust. Comes before anything is signed for it.
@@ -74,20 +96,24 @@ impl Worker {
         let (issuers, anchors, mut verdicts) = (&self.issuers, &self.anchors, Vec::new());
         let proxies = self.schedule.judge(mesh, now, |key, leaf| {
             let judged = judge(issuers, anchors, key, leaf, now);
-            verdicts.push((key.clone(), judged.as_ref().err().copied()));
+            verdicts.push((key.clone(), judged.clone()));
             judged.ok()
         });
-        for (key, doubt) in verdicts {
-            self.note(&key, &doubt.map_or(Ok(()), Err));
+        for (key, verdict) in verdicts {
+            self.note(&key, verdict.as_ref());
         }
         for key in &proxies {
             self.show_held(key);
         }
     }
 
-    fn note<T>(&mut self, key: &ProxyKey, judged: &Result<T, Doubt>) {
-        self.recognised.note(judged.is_ok());
+    fn note(&mut self, key: &ProxyKey, judged: Result<&Held, &Doubt>) {
+        self.recognised.note(judged.is_ok_and(|held| !held.outdated));
         match judged {
+            Ok(held) if held.outdated => {
+                let at = held.renew_at;
+                tracing::debug!(proxy = %key, mesh = %key.mesh, %at, "the proxy holds a certificate of another policy; it is replaced when peers had time to come back");
+            }
             Ok(_) => {
                 tracing::debug!(proxy = %key, mesh = %key.mesh, "the proxy holds a good certificate; none is issued until it is due");
                 self.settings.metrics.resumed.get_or_create(&MeshLabels { mesh: key.mesh.to_string() }).inc();
@@ -104,16 +130,30 @@ impl Worker {
         self.schedule.held(key).any(|held| held.usable_until > now && !anchors.have_anchor_of(&held.leaf))
     }
 
-    /// Whether a subscriber of the proxy holds what the policy does not want any more.
-    pub(super) fn holds_outdated(&self, key: &ProxyKey, wanted: &str) -> bool {
-        self.schedule.held(key).any(|held| *held.leaf.policy_digest != *wanted)
+    /// Whether a subscriber of the proxy holds what the policy does not want any more. What was of another policy already
+    /// when it came is replaced when its own time comes.
+    pub(super) fn holds_outdated(&self, key: &ProxyKey, wanted: &str, now: Timestamp) -> bool {
+        let has_time = |held: &Held| held.outdated && held.renew_at > now;
+        self.schedule.held(key).any(|held| *held.leaf.policy_digest != *wanted && !has_time(held))
+    }
+
+    /// Before a signing is counted as failed: what subscribers hold may have become no good while it was in flight.
+    pub(super) fn call_for_what_is_no_good(&mut self, key: &ProxyKey, now: Timestamp) {
+        let wanted = self.issuers.get(&key.mesh).map(|issuer| policy_digest(&issuer.backend, &subject(key)));
+        if self.holds_refused(key, now) || wanted.is_some_and(|wanted| self.holds_outdated(key, &wanted, now)) {
+            self.schedule.call_for(key, now);
+        }
     }
 
     /// Shows operators what the proxy holds.
     pub(super) fn show_held(&self, key: &ProxyKey) {
         let held_until = self.schedule.held_until(key);
         let Some(mut slot) = self.slots.get_mut(key) else { return };
-        if slot.status.error.is_none() && (held_until.is_some() || slot.status.held_until.is_some()) {
+        if held_until.is_some() && !self.schedule.is_retrying(key) {
+            // Whoever needed the leaf that could not be had is gone, and those who are left hold good ones.
+            (slot.status.error, slot.status.wants_other_trust) = (None, false);
+        }
+        if held_until.is_some() || (slot.status.error.is_none() && slot.status.held_until.is_some()) {
             slot.status.next = held_until.and_then(|_| self.schedule.due(key));
         }
         slot.status.held_until = held_until;
@@ -127,8 +167,9 @@ fn judge(
     leaf: HeldLeaf,
     now: Timestamp,
 ) -> Result<Held, Doubt> {
-    let issuer = issuers.get(&key.mesh).ok_or(Doubt::OtherPolicy)?;
-    let anchors = anchors.get(&key.mesh).ok_or(Doubt::UnknownCa)?;
+    let (Some(issuer), Some(anchors)) = (issuers.get(&key.mesh), anchors.get(&key.mesh)) else {
+        return Err(Doubt::UnknownCa);
+    };
     let policy_digest = policy_digest(&issuer.backend, &subject(key));
-    Standard { policy_digest: &policy_digest, lifetime: issuer.backend.leaf_lifetime, anchors }.judge(leaf, now)
+    Standard { policy_digest: &policy_digest, anchors }.judge(leaf, now)
 }

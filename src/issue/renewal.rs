@@ -45,7 +45,7 @@ pub fn renew_issued_at(svid: &Svid, received: Timestamp) -> Timestamp {
 }
 
 /// A digest in hex as a number between 0 and 1, evenly spread.
-fn place(digest: &str) -> f64 {
+pub(super) fn place(digest: &str) -> f64 {
     let digits = digest.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok());
     digits.map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }

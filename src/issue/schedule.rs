@@ -12,6 +12,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::entry::{Entry, Flight, Leaf, Phase, Turn};
+use super::queue::Queue;
 use super::resume::Held;
 use super::subscribers::{Report, ReportId};
 use crate::model::held::HeldLeaf;
@@ -25,9 +26,6 @@ pub const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 /// the mesh from being served. They stay in flight all the same.
 const SLOW_AFTER: SignedDuration = SignedDuration::from_secs(30);
 
-/// How many slow signings there may be for each regular turn; a bound on what is pending at the CA.
-const SLOW_PER_TURN: usize = 16;
-
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -38,28 +36,6 @@ pub enum Step {
     Forget(ProxyKey),
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    open: bool,
-    in_flight: usize,
-    slow: usize,
-    ready: BTreeSet<(Turn, ProxyKey)>,
-}
-
-impl Queue {
-    fn has_turn(&self, limit: usize) -> bool {
-        self.in_flight < limit && self.slow < limit.saturating_mul(SLOW_PER_TURN)
-    }
-
-    fn land(&mut self, flight: Flight) {
-        let count = match flight {
-            Flight::Quick(_) => &mut self.in_flight,
-            Flight::Slow => &mut self.slow,
-        };
-        *count = count.saturating_sub(1);
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Schedule {
@@ -67,12 +43,20 @@ pub struct Schedule {
     queues: HashMap<Arc<str>, Queue>,
     wakes: BTreeSet<(Timestamp, ProxyKey)>,
     in_flight_limit: usize,
+    /// When it was last asked what to do.
+    asked_at: Timestamp,
 }
 
 impl Schedule {
     /// Nobody is wanted yet; every mesh is closed until [`Schedule::open`].
     pub fn new(in_flight_limit: usize) -> Self {
-        Self { entries: HashMap::new(), queues: HashMap::new(), wakes: BTreeSet::new(), in_flight_limit }
+        Self {
+            entries: HashMap::new(),
+            queues: HashMap::new(),
+            wakes: BTreeSet::new(),
+            in_flight_limit,
+            asked_at: Timestamp::MIN,
+        }
     }
 
     /// Somebody wants this proxy's certificate. One who comes with a report that the server stands by needs none until that
@@ -82,7 +66,7 @@ impl Schedule {
             self.wakes.insert((now, key.clone()));
             Entry::new(now)
         });
-        entry.subscribers.add(report.filter(|_| !matches!(entry.leaf, Leaf::Issued(_))));
+        entry.add(report);
         if let Some(at) = entry.forget_at.take() {
             self.wakes.remove(&(at, key.clone()));
             // A renewal that came due while nobody wanted it was put off until now.
@@ -114,9 +98,8 @@ impl Schedule {
         mut judge: impl FnMut(&ProxyKey, HeldLeaf) -> Option<Held>,
     ) -> Vec<ProxyKey> {
         let of_mesh = self.entries.iter_mut().filter(|(key, _)| &*key.mesh == mesh);
-        let judged =
-            of_mesh.filter_map(|(key, entry)| entry.subscribers.judge(|leaf| judge(key, leaf)).then(|| key.clone()));
-        let judged: Vec<ProxyKey> = judged.collect();
+        let judged: Vec<ProxyKey> =
+            of_mesh.filter_map(|(key, entry)| entry.judge(|leaf| judge(key, leaf)).then(|| key.clone())).collect();
         for key in &judged {
             self.settle(key, now);
         }
@@ -136,6 +119,39 @@ impl Schedule {
     pub fn lost(&mut self, key: &ProxyKey, now: Timestamp) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| matches!(entry.leaf, Leaf::Issued(_))) {
             entry.reset(Leaf::None);
+            self.settle(key, now);
+        }
+    }
+
+    /// The proxy has come with a leaf that was issued elsewhere after the one that was issued here: that is not to be given to
+    /// anybody any more, and who is subscribed without reporting one needs another. Refused (`false`) if it was done within
+    /// [`REMEMBERED`], since a client that lies could otherwise have as many issued as it likes.
+    pub fn give_up(&mut self, key: &ProxyKey, now: Timestamp) -> bool {
+        let Some(entry) = self.entries.get_mut(key).filter(|entry| matches!(entry.leaf, Leaf::Issued(_))) else {
+            return false;
+        };
+        if entry.given_up.is_some_and(|at| now.duration_since(at) < REMEMBERED) {
+            return false;
+        }
+        entry.given_up = Some(now);
+        self.lost(key, now);
+        true
+    }
+
+    /// Somebody came at the moment at which the proxy was forgotten, and its leaf is still there: it is remembered anew.
+    pub fn remember(&mut self, key: &ProxyKey, renew_at: Timestamp, usable_until: Timestamp, now: Timestamp) {
+        let mut entry = Entry::new(renew_at);
+        let at = now.saturating_add(REMEMBERED).unwrap_or(Timestamp::MAX);
+        (entry.leaf, entry.forget_at) = (Leaf::Issued(usable_until), Some(at));
+        self.wakes.insert((at, key.clone()));
+        self.entries.insert(key.clone(), entry);
+    }
+
+    /// The leaves that subscribers hold, or will be found to hold, are to be replaced now. (Those that are issued here are
+    /// renewed by [`Schedule::restart`].) Backoff stays.
+    pub fn call_for(&mut self, key: &ProxyKey, now: Timestamp) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|entry| !matches!(entry.leaf, Leaf::Issued(_))) {
+            entry.call_for(now);
             self.settle(key, now);
         }
     }
@@ -169,7 +185,7 @@ impl Schedule {
         entry.backoff = None;
         let target = if entry.leaf == Leaf::None { now } else { at };
         if entry.subscribers.held().next().is_some() {
-            entry.called_for = Some(entry.called_for.map_or(target, |called_for| called_for.min(target)));
+            entry.call_for(target);
         }
         match entry.phase {
             Phase::Signing(flight) => {
@@ -211,6 +227,10 @@ impl Schedule {
 
     /// What is to be done at `now`.
     pub fn steps(&mut self, now: Timestamp) -> Vec<Step> {
+        let set_back = std::mem::replace(&mut self.asked_at, now).duration_since(now);
+        if set_back.is_positive() {
+            self.shorten_backoff(set_back);
+        }
         let mut steps = Vec::new();
         while self.wakes.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.wakes.pop_first() else { break };
@@ -266,10 +286,25 @@ impl Schedule {
         }
     }
 
+    /// Whether its next attempt follows up a failure.
+    pub fn is_retrying(&self, key: &ProxyKey) -> bool {
+        self.entries.get(key).is_some_and(Entry::is_retrying)
+    }
+
     /// Goes by what the subscribers need now.
     fn settle(&mut self, key: &ProxyKey, now: Timestamp) {
         if let Some(due) = self.entries.get_mut(key).and_then(|entry| entry.settle(now)) {
             self.put_off(key, due);
+        }
+    }
+
+    /// Backoff is so long, not until a time of day: when the clock is set back, it ends as much earlier.
+    fn shorten_backoff(&mut self, by: SignedDuration) {
+        let entries = self.entries.iter_mut();
+        let sooner: Vec<_> =
+            entries.filter_map(|(key, entry)| Some((key.clone(), entry.shorten_backoff(by)?))).collect();
+        for (key, due) in sooner {
+            self.put_off(&key, due);
         }
     }
 

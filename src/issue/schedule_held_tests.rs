@@ -14,7 +14,7 @@ fn leaf(until: Timestamp) -> HeldLeaf {
 }
 
 fn good(id: u64, due: i64, until: i64) -> Option<(ReportId, Report)> {
-    let held = Held { leaf: leaf(at(until)), renew_at: at(due), usable_until: at(until) };
+    let held = Held { leaf: leaf(at(until)), renew_at: at(due), usable_until: at(until), outdated: false };
     Some((ReportId(id), Report::Good(held)))
 }
 
@@ -107,7 +107,7 @@ fn reports_wait_for_their_mesh_and_are_judged_before_it_signs() {
     }
     assert_eq!(schedule.steps(at(10)), []);
     let mut judged = schedule.judge("default", at(10), |key, leaf| {
-        (key.instance.name() == "good").then(|| Held { leaf, renew_at: at(60), usable_until: at(90) })
+        (key.instance.name() == "good").then(|| Held { leaf, renew_at: at(60), usable_until: at(90), outdated: false })
     });
     judged.sort();
     assert_eq!(judged, [key("bad"), key("good")]);
@@ -142,8 +142,14 @@ fn a_leaf_that_was_lost_is_not_replaced_for_who_comes_back_with_a_good_one() {
 
 #[derive(Debug, Clone)]
 enum Event {
-    /// Comes with a good leaf that is due so many seconds later, or with none.
+    /// Comes with a leaf that is due so many seconds later, or with none.
     Comes(u8, Option<u16>),
+    /// The same with one that is not judged yet.
+    ComesUnjudged(u8, u16),
+    /// Those that are not judged yet are found to be good, or not.
+    Judge(bool),
+    Rotate(u8),
+    PolicyChanged,
     /// The so-manieth of its subscribers.
     Goes(u8, usize),
     Issued(u8),
@@ -157,6 +163,10 @@ fn event() -> impl Strategy<Value = Event> {
     let who = 0..4_u8;
     prop_oneof![
         4 => (who.clone(), proptest::option::weighted(0.7, 0..300_u16)).prop_map(|(who, due)| Event::Comes(who, due)),
+        2 => (who.clone(), 0..300_u16).prop_map(|(who, due)| Event::ComesUnjudged(who, due)),
+        1 => any::<bool>().prop_map(Event::Judge),
+        1 => who.clone().prop_map(Event::Rotate),
+        1 => Just(Event::PolicyChanged),
         3 => (who.clone(), any::<usize>()).prop_map(|(who, which)| Event::Goes(who, which)),
         2 => who.clone().prop_map(Event::Issued),
         1 => who.clone().prop_map(Event::Failed),
@@ -169,19 +179,34 @@ fn event() -> impl Strategy<Value = Event> {
 /// What is to be expected of one proxy.
 #[derive(Debug, Default)]
 struct Proxy {
-    /// Each one's report, and when its leaf is due; `None` for one that has not reported, or was given a leaf.
-    subscribers: Vec<(Option<ReportId>, Option<i64>)>,
+    subscribers: Vec<Subscriber>,
     has_leaf: bool,
     in_flight: bool,
+    /// When what they hold is to be replaced, due or not.
+    called_for: Option<i64>,
+    /// An operator wants another leaf for it.
+    is_owed: bool,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    report: Option<ReportId>,
+    /// When its leaf is due; `None` for one that has not reported any, or was given one.
+    due: Option<i64>,
+    judged: bool,
 }
 
 impl Proxy {
     fn needs_one(&self) -> bool {
-        !self.has_leaf && self.subscribers.iter().any(|(_, due)| due.is_none())
+        !self.has_leaf && self.subscribers.iter().any(|one| one.due.is_none() || !one.judged)
     }
 
     fn first_due(&self) -> Option<i64> {
-        self.subscribers.iter().filter_map(|(_, due)| *due).min()
+        self.subscribers.iter().filter_map(|one| one.due).chain(self.called_for).min()
+    }
+
+    fn call_for(&mut self, at: i64) {
+        self.called_for = Some(self.called_for.map_or(at, |before| before.min(at)));
     }
 }
 
@@ -216,7 +241,8 @@ impl Model {
     fn issue(&mut self, key: &ProxyKey) {
         let Some(proxy) = self.proxies.get_mut(key).filter(|proxy| proxy.in_flight) else { return };
         (proxy.in_flight, proxy.has_leaf) = (false, true);
-        proxy.subscribers.iter_mut().for_each(|(_, due)| *due = None);
+        (proxy.called_for, proxy.is_owed) = (None, false);
+        proxy.subscribers.iter_mut().for_each(|one| (one.due, one.judged) = (None, true));
         self.schedule.issued(key, at(self.now + 60), at(self.now + 90));
     }
 
@@ -230,22 +256,72 @@ impl Model {
         }
     }
 
+    fn comes(&mut self, who: u8, report: Option<(ReportId, Report)>, due: Option<i64>) {
+        let now = at(self.now);
+        let (key, proxy) = self.proxy(who);
+        let judged = proxy.has_leaf || !matches!(report, Some((_, Report::Unjudged(_))));
+        let due = due.filter(|_| !proxy.has_leaf);
+        proxy.subscribers.push(Subscriber { report: report.as_ref().map(|(id, _)| *id), due, judged });
+        self.schedule.wanted(&key, report, now);
+    }
+
+    fn judge(&mut self, is_good: bool) {
+        self.schedule.judge("default", at(self.now), |_, leaf| {
+            let until = leaf.not_after;
+            let renew_at = at(until.as_second() - at(30).as_second());
+            is_good.then_some(Held { leaf, renew_at, usable_until: until, outdated: false })
+        });
+        for one in self.proxies.values_mut().flat_map(|proxy| &mut proxy.subscribers).filter(|one| !one.judged) {
+            (one.judged, one.due) = (true, one.due.filter(|_| is_good));
+        }
+    }
+
+    /// As the worker does it.
+    fn rotate(&mut self, key: &ProxyKey) {
+        let Some(proxy) = self.proxies.get_mut(key) else { return };
+        proxy.is_owed = true;
+        if !proxy.has_leaf {
+            proxy.call_for(self.now);
+        }
+        let in_flight = proxy.in_flight;
+        self.schedule.call_for(key, at(self.now));
+        if !in_flight {
+            self.restart(key, self.now);
+        }
+    }
+
+    fn restart(&mut self, key: &ProxyKey, at_second: i64) {
+        let Some(proxy) = self.proxies.get_mut(key) else { return };
+        if proxy.subscribers.iter().any(|one| one.judged && one.due.is_some()) {
+            proxy.call_for(if proxy.needs_one() { self.now } else { at_second });
+        }
+        let taken_back = self.schedule.restart(key, at(at_second), at(self.now));
+        assert_eq!(taken_back, std::mem::take(&mut proxy.in_flight), "{proxy:?}");
+    }
+
     fn apply(&mut self, event: Event, number: u64) {
         let now = self.now;
         match event {
             Event::Comes(who, due) => {
                 let due = due.map(|after| now + i64::from(after));
-                let report = due.and_then(|due| good(number, due, due + 30));
-                let (key, proxy) = self.proxy(who);
-                let due = due.filter(|_| !proxy.has_leaf);
-                proxy.subscribers.push((report.as_ref().map(|(id, _)| *id), due));
-                self.schedule.wanted(&key, report, at(now));
+                self.comes(who, due.and_then(|due| good(number, due, due + 30)), due);
+            }
+            Event::ComesUnjudged(who, after) => {
+                let due = now + i64::from(after);
+                self.comes(who, Some((ReportId(number), Report::Unjudged(leaf(at(due + 30))))), Some(due));
+            }
+            Event::Judge(is_good) => self.judge(is_good),
+            Event::Rotate(who) => self.rotate(&key(&who.to_string())),
+            Event::PolicyChanged => {
+                for key in self.proxies.keys().cloned().collect::<Vec<_>>() {
+                    self.restart(&key, now + 5);
+                }
             }
             Event::Goes(who, which) => {
                 let (key, proxy) = self.proxy(who);
                 if !proxy.subscribers.is_empty() {
-                    let (report, _) = proxy.subscribers.remove(which % proxy.subscribers.len());
-                    self.schedule.unwanted(&key, report, at(now));
+                    let gone = proxy.subscribers.remove(which % proxy.subscribers.len());
+                    self.schedule.unwanted(&key, gone.report, at(now));
                 }
             }
             Event::Issued(who) => self.issue(&key(&who.to_string())),
@@ -257,7 +333,9 @@ impl Model {
             }
             Event::Lost(who) => {
                 let (key, proxy) = self.proxy(who);
-                proxy.has_leaf = false;
+                if std::mem::take(&mut proxy.has_leaf) {
+                    (proxy.called_for, proxy.is_owed) = (None, false);
+                }
                 self.schedule.lost(&key, at(now));
             }
             Event::Open(open) => self.schedule.open(&"default".into(), open),
@@ -276,10 +354,15 @@ proptest! {
         for (number, event) in (0..).zip(events) {
             model.apply(event, number);
         }
+        for key in model.proxies.keys().cloned().collect::<Vec<_>>() {
+            model.rotate(&key);
+        }
+        model.judge(true);
         model.schedule.open(&"default".into(), true);
         model.issue_all();
         for (key, proxy) in &model.proxies {
             prop_assert!(!proxy.needs_one(), "{key} needs a leaf: {proxy:?}");
+            prop_assert!(proxy.subscribers.is_empty() || !proxy.is_owed, "{key} was not renewed: {proxy:?}");
         }
         model.now += 300;
         model.issue_all();

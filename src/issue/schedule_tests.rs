@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::issue::queue::SLOW_PER_TURN;
 use crate::model::identity::Instance;
 
 fn at(second: i64) -> Timestamp {
@@ -183,6 +184,22 @@ fn a_change_of_policy_restarts_what_is_in_flight_and_brings_renewals_forward() {
     assert_eq!(restarted, [false, true, false]);
     assert_eq!(schedule.steps(at(10)), [sign("in-backoff"), sign("in-flight")]);
     assert_eq!(schedule.steps(at(15)), [sign("has-leaf")]);
+}
+
+#[test]
+fn backoff_is_not_lengthened_by_a_clock_that_is_set_back() {
+    let mut schedule = opened(8);
+    for name in ["has-leaf", "in-backoff"] {
+        schedule.wanted(&key(name), None, at(10_000));
+    }
+    schedule.steps(at(10_000));
+    schedule.issued(&key("has-leaf"), at(11_000), at(12_000));
+    schedule.failed(&key("in-backoff"), at(10_000), |_, _| Duration::from_secs(5));
+    assert_eq!(schedule.steps(at(10_000 - 3_600)), []);
+    assert_eq!(schedule.steps(at(10_004 - 3_600)), []);
+    assert_eq!(schedule.steps(at(10_005 - 3_600)), [sign("in-backoff")]);
+    schedule.issued(&key("in-backoff"), at(20_000), at(30_000));
+    assert_eq!(schedule.steps(at(11_000)), [sign("has-leaf")], "what is due at a time is due at that time");
 }
 
 #[path = "schedule_held_tests.rs"]

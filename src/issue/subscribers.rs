@@ -152,7 +152,7 @@ mod tests {
             anchor: "anchor".into(),
             content: "content".into(),
         };
-        Held { leaf, renew_at: timestamp(renew_at), usable_until: timestamp(until) }
+        Held { leaf, renew_at: timestamp(renew_at), usable_until: timestamp(until), outdated: false }
     }
 
     fn term(renew_at: i64, until: i64) -> Option<Term> {

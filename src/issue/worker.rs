@@ -180,8 +180,11 @@ impl Worker {
             self.schedule.unwanted(key, None, now);
         }
         self.show_held(key);
-        if note.rotate && !self.flights.contains_key(key) {
-            self.restart(key, now, now);
+        if note.rotate {
+            self.schedule.call_for(key, now);
+            if !self.flights.contains_key(key) {
+                self.restart(key, now, now);
+            }
         }
     }
 
@@ -202,7 +205,9 @@ impl Worker {
     fn forget(&mut self, key: &ProxyKey) {
         self.abort(key);
         // A subscriber may have come since: it has a note in the inbox, and holds a receiver of this very slot.
-        self.slots.remove_if(key, |_, slot| slot.current.receiver_count() == 0);
+        if self.slots.remove_if(key, |_, slot| slot.current.receiver_count() == 0).is_none() {
+            self.remember(key);
+        }
     }
 
     fn sign(&mut self, key: ProxyKey) {
@@ -270,6 +275,7 @@ impl Worker {
 
     fn failed(&mut self, key: &ProxyKey, flight: &Flight, error: &IssueError) {
         let now = self.settings.clock.now();
+        self.call_for_what_is_no_good(key, now);
         let patience = error.patience();
         let next =
             self.schedule.failed(key, now, |failures, left| retry_after(patience, failures, left, fastrand::f64()));
@@ -279,6 +285,7 @@ impl Worker {
         let held_until = self.schedule.held_until(key);
         slot.status = Status { next, error: Some(text), held_until, wants_other_trust: error.wants_other_trust() };
         drop(slot);
+        self.show_held(key);
         let next = next.map(|next| next.to_string());
         // The first is news; the same again and again is not.
         if repeated {

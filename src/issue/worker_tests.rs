@@ -72,6 +72,10 @@ struct NoSink;
 
 impl RootSink for NoSink {
     fn publish(&self, _: &Arc<str>, _: &Arc<str>, _: RootNews) {}
+
+    fn has_learned(&self, _: &Arc<str>, _: &Arc<str>) -> bool {
+        false
+    }
 }
 
 struct Rig {

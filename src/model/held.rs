@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::certificate::Validity;
 use super::svid::Svid;
 
 /// What the version of a certificate that a proxy reports says about the leaf it was sent with (versions are
@@ -15,7 +14,9 @@ use super::svid::Svid;
 pub struct HeldLeaf {
     /// Begin of the leaf's validity.
     pub not_before: Timestamp,
-    /// End of the leaf's validity.
+    /// Until when it is good: the end of the first certificate of its chain that ends, the anchor included
+    /// ([`Svid::usable_until`]). Mostly that is the leaf, but not every CA shortens a leaf to its issuer's end, and who reads
+    /// the report has neither the intermediates nor, maybe, the anchor's end to go by.
     pub not_after: Timestamp,
     /// What it was issued for; compare `issue::issuer::policy_digest`.
     pub policy_digest: Arc<str>,
@@ -25,13 +26,19 @@ pub struct HeldLeaf {
     pub content: Arc<str>,
 }
 
+impl HeldLeaf {
+    /// Whether it was issued after `svid`.
+    pub fn is_newer_than(&self, svid: &Svid) -> bool {
+        self.not_before > svid.validity().not_before
+    }
+}
+
 /// What a proxy reports that was sent `svid`.
 impl From<&Svid> for HeldLeaf {
     fn from(svid: &Svid) -> Self {
-        let Validity { not_before, not_after } = svid.validity();
         Self {
-            not_before,
-            not_after,
+            not_before: svid.validity().not_before,
+            not_after: svid.usable_until(),
             policy_digest: svid.policy_digest.clone(),
             anchor: svid.anchor.short_digest().into(),
             content: svid.content_digest().into(),

@@ -29,4 +29,7 @@ pub enum RootNews {
 pub trait RootSink: fmt::Debug + Send + Sync + 'static {
     /// News of a backend of a mesh; what was said before and is said again changes nothing.
     fn publish(&self, mesh: &Arc<str>, backend: &Arc<str>, news: RootNews);
+
+    /// Whether it knows a root that the backend's issuer named before, maybe to the program that ran before this one.
+    fn has_learned(&self, mesh: &Arc<str>, backend: &Arc<str>) -> bool;
 }

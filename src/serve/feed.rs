@@ -117,7 +117,12 @@ impl Feed {
         let source = match wanted {
             SecretRef::Certificate => {
                 let subscription = own.subscribe(source, identity, held);
-                let changes = WatchStream::new(subscription.current.clone());
+                let current = subscription.current.clone();
+                let changes = if subscription.shows_changes_only {
+                    WatchStream::from_changes(current)
+                } else {
+                    WatchStream::new(current)
+                };
                 Source::Certificate { changes, _subscription: subscription }
             }
             SecretRef::TrustBundle => Source::Bundle { changes: WatchStream::new(source.trust_bundle(&identity.mesh)) },

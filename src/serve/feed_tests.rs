@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::*;
-use crate::serve::testing::{FakeSource, bundle, identity, svid_until};
+use crate::serve::testing::{FakeSource, bundle, identity, svid, svid_until};
 
 /// How often a feed's task was woken.
 #[derive(Default)]
@@ -52,6 +52,28 @@ impl Fed {
 
 fn domains(of: &[(&str, &Arc<Bundle>)]) -> Option<Arc<BundleSet>> {
     BundleSet::new(of.iter().map(|(name, bundle)| ((*name).into(), (*bundle).clone())).collect()).map(Arc::new)
+}
+
+#[test]
+fn items_34_and_89_who_holds_a_newer_leaf_is_not_sent_what_is_there_until_it_is_announced_again() {
+    let source = FakeSource::default();
+    let svid = Arc::new(svid("web"));
+    source.certificate.send_replace(Some(svid.clone()));
+    let open = |seconds_later: i64| {
+        let not_before = svid.validity().not_before + SignedDuration::from_secs(seconds_later);
+        let held = HeldLeaf { not_before, ..HeldLeaf::from(&*svid) };
+        let mut fed = Fed::open(&source, SecretRef::Certificate, TrustStyle::TrustedCa);
+        let mut own = OwnCertificate::default();
+        fed.feed =
+            Feed::open(&source, SecretRef::Certificate, &identity("web"), TrustStyle::TrustedCa, &mut own, Some(&held));
+        fed
+    };
+    let version = Some(Version::of_certificate(&svid));
+    assert_eq!(open(0).change(), version);
+    let mut newer = open(1);
+    assert_eq!(newer.change(), None);
+    source.certificate.send_modify(|_| {});
+    assert_eq!(newer.change(), version);
 }
 
 #[test]

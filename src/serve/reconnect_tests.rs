@@ -68,7 +68,7 @@ async fn item_107_a_version_is_heard_only_where_it_can_be_believed_to_be_of_this
     let reports = || [("default".to_owned(), old.clone()), ("ROOTCA".to_owned(), old.clone())].into();
     let bundle = Version::of_bundle(&bundle).to_string();
     let long = old.replacen('.', &format!(".{}", "0".repeat(300)), 1);
-    assert!(Version::held_leaf(&long).is_some());
+    assert_eq!(Version::held_leaf(&long), None, "nobody writes it like that");
     for (door, first, names) in [
         (0, DiscoveryRequest { version_info: old.clone(), ..request(&["default", "ROOTCA"]) }, 2),
         (0, DiscoveryRequest { version_info: old.clone(), ..request(&["ROOTCA"]) }, 1),

@@ -34,6 +34,8 @@ pub trait SecretSource: fmt::Debug + Send + Sync + 'static {
 pub struct CertificateWatch {
     /// The newest good certificate.
     pub current: watch::Receiver<Option<Arc<Svid>>>,
+    /// What is there at first is not sent, only what comes later: the proxy says that it holds a newer one.
+    pub shows_changes_only: bool,
     /// Dropped with the subscription, which is how the issuer knows that nobody wants it any more.
     pub interest: Box<dyn Any + Send + Sync>,
 }

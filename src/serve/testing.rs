@@ -115,7 +115,13 @@ pub(super) struct FakeSource {
 impl SecretSource for FakeSource {
     fn certificate(&self, _: &Identity, held: Option<&HeldLeaf>) -> CertificateWatch {
         self.held.lock().unwrap().push(held.cloned());
-        CertificateWatch { current: self.certificate.subscribe(), interest: Box::new(self.interest.clone()) }
+        let is_newer =
+            |held: &HeldLeaf| self.certificate.borrow().as_ref().is_some_and(|svid| held.is_newer_than(svid));
+        CertificateWatch {
+            current: self.certificate.subscribe(),
+            shows_changes_only: held.is_some_and(is_newer),
+            interest: Box::new(self.interest.clone()),
+        }
     }
 
     fn trust_bundle(&self, _: &str) -> watch::Receiver<Option<Arc<Bundle>>> {

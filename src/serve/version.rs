@@ -17,17 +17,15 @@ pub struct Version(Arc<str>);
 
 impl Version {
     /// `certificate.<notBefore>.<notAfter>.<policy digest>.<issuing CA digest>.<content digest>`, times in Unix
-    /// seconds. The issuing CA is the one in the trust bundle that the chain leads to. The content digest is over the
+    /// seconds. `notAfter` is when the first certificate of the chain ends, which is not always the leaf
+    /// ([`Svid::usable_until`]): after that nobody accepts it. The issuing CA is the one in the trust bundle that the chain leads to. The content digest is over the
     /// chain, and with it over the public key that belongs to the private one.
     pub fn of_certificate(svid: &Svid) -> Self {
-        let HeldLeaf { not_before, not_after, policy_digest, anchor, content } = HeldLeaf::from(svid);
-        let (from, until) = (not_before.as_second(), not_after.as_second());
-        let text = format!("certificate.{from}.{until}.{policy_digest}.{anchor}.{content}");
-        Self(text.into())
+        Self(certificate(&HeldLeaf::from(svid)).into())
     }
 
-    /// What a certificate's version says about its leaf; `None` for any other text. The other direction of
-    /// [`Version::of_certificate`].
+    /// What a certificate's version says about its leaf; `None` for any other text, also for one that says the same in
+    /// other letters. The other direction of [`Version::of_certificate`].
     pub fn held_leaf(text: &str) -> Option<HeldLeaf> {
         let mut parts = text.split('.');
         if parts.next()? != "certificate" {
@@ -35,7 +33,8 @@ impl Version {
         }
         let mut time = || parts.next()?.parse().ok().and_then(|second| Timestamp::from_second(second).ok());
         let (not_before, not_after) = (time()?, time()?);
-        let mut digest = || parts.next().filter(|part| part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit()));
+        let is_hex = |part: &str| part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let mut digest = || parts.next().filter(|part| part.len() == 16 && is_hex(part));
         let held = HeldLeaf {
             not_before,
             not_after,
@@ -43,7 +42,8 @@ impl Version {
             anchor: digest()?.into(),
             content: digest()?.into(),
         };
-        (parts.next().is_none() && not_before < not_after).then_some(held)
+        // `+1` and `01` are numbers, too.
+        (not_before < not_after && certificate(&held) == text).then_some(held)
     }
 
     /// `bundle.<content digest>`.
@@ -79,6 +79,12 @@ impl Version {
     }
 }
 
+fn certificate(leaf: &HeldLeaf) -> String {
+    let HeldLeaf { not_before, not_after, policy_digest, anchor, content } = leaf;
+    let (from, until) = (not_before.as_second(), not_after.as_second());
+    format!("certificate.{from}.{until}.{policy_digest}.{anchor}.{content}")
+}
+
 #[cfg(any(test, feature = "fuzzing"))]
 impl From<&str> for Version {
     fn from(text: &str) -> Self {
@@ -94,6 +100,8 @@ impl fmt::Display for Version {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::serve::testing::{bundle, svid};
 
@@ -105,7 +113,7 @@ mod tests {
         assert_eq!(parts.len(), 6, "{version}");
         assert_eq!(parts[0], "certificate");
         assert_eq!(parts[1], svid.validity().not_before.as_second().to_string());
-        assert_eq!(parts[2], svid.validity().not_after.as_second().to_string());
+        assert_eq!(parts[2], svid.usable_until().as_second().to_string());
         assert_eq!(parts[3], &*svid.policy_digest);
         assert_eq!(parts[4], &svid.anchor.fingerprint()[..16]);
         assert_eq!(version, Version::of_certificate(&svid.clone()), "item 47: derived from content alone");
@@ -131,9 +139,36 @@ mod tests {
             "certificate.1.2.0123456789abcdef.0123456789abcdef.0123456789abcdef.",
             "certificate.1.99999999999999999999.0123456789abcdef.0123456789abcdef.0123456789abcdef",
             "certificate.1.2.0123456789abcdeg.0123456789abcdef.0123456789abcdef",
+            "certificate.+1.2.0123456789abcdef.0123456789abcdef.0123456789abcdef",
+            "certificate.1.02.0123456789abcdef.0123456789abcdef.0123456789abcdef",
+            "certificate.-0.2.0123456789abcdef.0123456789abcdef.0123456789abcdef",
+            "certificate.1.2.0123456789ABCDEF.0123456789abcdef.0123456789abcdef",
         ];
         for text in nonsense {
             assert_eq!(Version::held_leaf(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_was_written(text in r"certificate\.[+-]?[0-9]{1,3}\.[+-]?[0-9]{1,11}(\.[0-9a-fA]{16}){3}") {
+            if let Some(held) = Version::held_leaf(&text) {
+                prop_assert_eq!(certificate(&held), text);
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_read(from in -1_000_i64..4_000_000_000, lasts in 1_i64..4_000_000_000, digest in "[0-9a-f]{16}") {
+            let time = |second| Timestamp::from_second(second).unwrap();
+            let digest: Arc<str> = digest.into();
+            let held = HeldLeaf {
+                not_before: time(from),
+                not_after: time(from + lasts),
+                policy_digest: digest.clone(),
+                anchor: digest.clone(),
+                content: digest,
+            };
+            prop_assert_eq!(Version::held_leaf(&certificate(&held)), Some(held));
         }
     }
 

@@ -82,6 +82,11 @@ impl LearnedStore {
         Self { folder: state_dir.join("trust"), backends: BTreeMap::new() }
     }
 
+    /// Whether a root of the backend is kept under `state_dir`.
+    pub fn has_kept(state_dir: &Path, key: &SourceKey) -> bool {
+        read(&file(&state_dir.join("trust"), key)).is_ok_and(|roots| !roots.roots.is_empty())
+    }
+
     /// What is known of a backend; read from its file the first time.
     pub fn roots(&mut self, key: &SourceKey) -> &mut LearnedRoots {
         let path = file(&self.folder, key);
@@ -191,6 +196,8 @@ mod tests {
         let mut store = LearnedStore::new(folder.path());
         store.roots(&key).observe(ca.certificate(), timestamp(100));
         store.keep(&key);
+        assert!(LearnedStore::has_kept(folder.path(), &key));
+        assert!(!LearnedStore::has_kept(folder.path(), &("default".into(), "other".into())));
         let mut again = LearnedStore::new(folder.path());
         assert_eq!(again.roots(&key), store.roots(&key));
     }

@@ -40,6 +40,7 @@ pub struct TrustStore {
     domains: TrustDomains,
     /// No more is in it than there are signings in flight, which wait for what they told to be served, and backends.
     news: mpsc::UnboundedSender<(SourceKey, RootNews)>,
+    state_dir: Arc<std::path::Path>,
 }
 
 /// Each mesh's bundle, for those who watch one mesh: what is published of it now, and `None` for one that is not there.
@@ -55,7 +56,8 @@ impl TrustStore {
         let (tell_troubles, troubles) = watch::channel(Arc::default());
         let (news, inbox) = mpsc::unbounded_channel();
         let (domains, publish_domains) = TrustDomains::new(sources.policies.clone());
-        let store = Self { published, troubles, meshes: Arc::default(), domains, news };
+        let state_dir = sources.state_dir.as_path().into();
+        let store = Self { published, troubles, meshes: Arc::default(), domains, news, state_dir };
         let worker = Worker {
             state: TrustState::default(),
             learned: LearnedStore::new(&sources.state_dir),
@@ -103,6 +105,10 @@ impl RootSink for TrustStore {
     fn publish(&self, mesh: &Arc<str>, backend: &Arc<str>, news: RootNews) {
         // The worker is gone only when the program is.
         let _ = self.news.send(((mesh.clone(), backend.clone()), news));
+    }
+
+    fn has_learned(&self, mesh: &Arc<str>, backend: &Arc<str>) -> bool {
+        LearnedStore::has_kept(&self.state_dir, &(mesh.clone(), backend.clone()))
     }
 }
 

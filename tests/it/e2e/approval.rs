@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::cli::run;
 use super::{SHUTDOWN, Scene, strangers_before};
 use crate::support::PATIENCE;
 use crate::support::cluster::{Cluster, ClusterOptions};
@@ -147,8 +148,8 @@ async fn denied_and_orphaned_requests_cost_nobody_anything() {
     scene.both_show("a leaf of the new CA", |leaf| leaf.issuer == "CN=other intermediate").await;
     no_requests_left(&cluster, &place.system).await;
 
-    // Nobody decides, and the server crashes: its requests are nobody's. The next server's Envoys want leaves too, and
-    // theirs are left alone, also by a third one that has none.
+    // Nobody decides, and the server crashes: its requests are nobody's. The next server asks for leaves too, at once where an
+    // operator is impatient, and its requests are left alone, also by a third one that has none.
     approver.set(Verdict::Undecided);
     let mut bystander = place.serve(&trusting_both(5)).await;
     server.set_mesh(&trusting_both(5));
@@ -158,6 +159,12 @@ async fn denied_and_orphaned_requests_cost_nobody_anything() {
     for proxy in scene.proxies() {
         proxy.is_connected(PATIENCE).await;
     }
+    let (admin, dir) = (server.admin.to_string(), server.state_dir());
+    eventually("both are to be renewed", PATIENCE, async || {
+        let rotated = run(&["rotate", "--all", "--admin", &admin], &dir, Duration::from_secs(60)).await;
+        if rotated.stdout == b"renewal queued: 2 proxies\n" { Ok(()) } else { Err(format!("{rotated:?}")) }
+    })
+    .await;
     let wanted = &requests(&cluster, &place.system, 4).await - &orphans;
     eventually("the orphans are swept", Duration::from_secs(90), async || {
         scene.strangers.assert_outside("while orphans are swept");
