@@ -5,6 +5,8 @@ mod data;
 
 use std::borrow::Cow;
 
+use crate::model::text::is_misleading;
+
 /// The most characters that are kept.
 const KEPT: usize = 512;
 
@@ -23,7 +25,8 @@ pub(crate) fn redact(text: &str) -> String {
     let text = without_pem(start(text, READ));
     let text = without_fields(&text);
     let text = without_data(&text);
-    let mut short: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(KEPT).collect();
+    let shown = |c: char| if c.is_control() || is_misleading(c) { ' ' } else { c };
+    let mut short: String = text.chars().map(shown).take(KEPT).collect();
     if text.chars().nth(KEPT).is_some() {
         short.pop();
         short.push('…');

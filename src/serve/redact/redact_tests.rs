@@ -43,6 +43,11 @@ fn item_45_blocks_that_are_cut_off() {
 }
 
 #[test]
+fn nothing_makes_it_look_like_another_text() {
+    assert_eq!(redact("bad\nname\t\u{202e}lamron\u{2066}\u{200b}!"), "bad name  lamron  !");
+}
+
+#[test]
 fn long_texts_are_cut() {
     let long = redact(&"☃ ".repeat(2000));
     assert_eq!(long.chars().count(), 512);
