@@ -1,5 +1,6 @@
 //! Envoy's `ClientStatusDiscoveryService`: what each client was sent and what it said to that, in the terms of Envoy's own
-//! tools. Of the secrets, it shows names and versions, never the content.
+//! tools. Of the secrets, it shows names and versions, never the content. Those tools print what they get, so what would
+//! make a name or node id look like another is escaped in it.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,6 +19,7 @@ use super::proto::envoy::service::status::v3::{ClientConfig, ClientStatusRequest
 use super::proto::envoy::r#type::matcher::v3::NodeMatcher;
 use super::proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use super::proto::v1::SubscriptionState;
+use super::text::escaped;
 use super::view::{self, names, state, timestamp};
 use crate::model::identity::ProxyKey;
 use crate::serve::roster::{NameRecord, Roster, StreamRecord};
@@ -100,7 +102,7 @@ fn responses(streams: Vec<StreamRecord>, matchers: &[NodeMatcher]) -> Result<Vec
             client_size <= CLIENT_SIZE
         });
         secrets.truncate(fitting.count());
-        let node = Node { id: id.to_owned(), cluster: cluster.to_owned(), ..Node::default() };
+        let node = Node { id: escaped(id), cluster: escaped(cluster), ..Node::default() };
         let client = ClientConfig { node: Some(node), generic_xds_configs: secrets };
         size += client.encoded_len();
         if size > RESPONSE_SIZE {
@@ -154,7 +156,7 @@ fn secret(name: &str, record: &NameRecord) -> GenericXdsConfig {
     let used = record.acked.as_ref().or(unanswered);
     GenericXdsConfig {
         type_url: SECRET_TYPE.to_owned(),
-        name: name.to_owned(),
+        name: escaped(name),
         version_info: match (&record.held, used) {
             (Some(held), _) => held.to_string(),
             (None, Some((version, _))) => version.to_string(),

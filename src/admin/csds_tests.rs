@@ -75,6 +75,15 @@ fn a_client_is_a_node_id_of_one_proxy() {
     assert_eq!(responses(Vec::new(), &[]).unwrap(), [ClientStatusResponse::default()]);
 }
 
+#[test]
+fn no_name_looks_like_another() {
+    let record = lives()[4].1.clone();
+    let streams = vec![stream("default", "web\u{202e}0-", &[("def\u{200b}ault", record)])];
+    let client = responses(streams, &[]).unwrap().remove(0).config.remove(0);
+    assert_eq!(client.node.unwrap().id, "web\\u{202e}0-");
+    assert_eq!(client.generic_xds_configs[0].name, "def\\u{200b}ault");
+}
+
 fn by(pattern: MatchPattern, ignore_case: bool) -> NodeMatcher {
     let node_id = Some(StringMatcher { ignore_case, match_pattern: Some(pattern) });
     NodeMatcher { node_id, node_metadatas: Vec::new() }

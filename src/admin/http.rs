@@ -80,5 +80,18 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 fn text(content_type: &'static str, body: String) -> Response {
-    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+    let headers = [(header::CONTENT_TYPE, content_type), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    (headers, body).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_browser_takes_a_page_for_something_else() {
+        let page = text("text/plain; charset=utf-8", "<script>".to_owned());
+        assert_eq!(page.headers()[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert_eq!(page.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    }
 }

@@ -1,5 +1,7 @@
 //! Text of a proxy's choice (names, node ids, reasons) on somebody's terminal.
 
+use crate::model::text::is_misleading;
+
 /// The text without anything that a terminal takes for a command, or that makes it look like another text.
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
@@ -11,8 +13,7 @@ pub fn escaped(text: &str) -> String {
 
 /// Control characters, and those that are invisible or turn the direction of writing.
 pub fn is_unsafe(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    c.is_control() || is_misleading(c)
 }
 
 #[cfg(test)]

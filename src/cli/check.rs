@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Failure, ServerFlags, counted, output};
-use crate::app::naming;
 use crate::config::{Config, Kubernetes};
 use crate::mesh::{ResourceFiles, Resources, Settings};
 use crate::model::bundle::Bundle;
@@ -46,7 +45,6 @@ impl Check {
         problems.extend(compiled.problems);
         problems.extend(ca_files(&compiled.resources, &clock));
         problems.extend(tls_files(&config));
-        problems.extend(naming::names(&config.naming).err().unwrap_or_default());
         if config.kubernetes == Kubernetes::Off && config.identify.service_account_token.is_some() {
             let at = Location { field: Some("identify.serviceAccountToken".to_owned()), ..Location::default() };
             let what = "needs Kubernetes, which is turned off".to_owned();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
+use crate::app::naming;
 use crate::config::{Config, Endpoint, HostPort, Overrides, Surroundings};
 use crate::model::diagnostic::Problem;
 use crate::observe::logging;
@@ -91,12 +92,16 @@ impl ServerFlags {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn load(&self) -> Result<Config, Vec<Problem>> {
-        Config::load(self.config.as_deref(), self.overrides(), &Surroundings::of_process())
+        let (config, problems) = self.inspect();
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// The same for `check`; see [`Config::inspect`].
+    /// The same for `check`; see [`Config::inspect`]. Names that mean two things are among the problems.
     pub fn inspect(&self) -> (Config, Vec<Problem>) {
-        Config::inspect(self.config.as_deref(), self.overrides(), &Surroundings::of_process())
+        let (config, mut problems) =
+            Config::inspect(self.config.as_deref(), self.overrides(), &Surroundings::of_process());
+        problems.extend(naming::names(&config.naming).err().unwrap_or_default());
+        (config, problems)
     }
 
     fn overrides(&self) -> Overrides {

@@ -94,3 +94,15 @@ fn check_reports_configuration_and_resources_at_once() {
     assert_eq!(check(&["--config", &config]), None);
     assert_eq!(check(&[]), None);
 }
+
+#[test]
+fn serve_tells_everything_that_is_wrong_with_its_configuration_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("server.yaml");
+    std::fs::write(&config, "zones: a\nnaming: {certificates: [ROOTCA]}").unwrap();
+    let arguments = ["envoy-sds", "serve", "--state-dir", "/tmp/state", "--config", config.to_str().unwrap()];
+    let Command::Serve(serve) = Cli::try_parse_from(arguments).unwrap().command else { panic!("another command") };
+    let Err(Failure::Configuration(problems)) = serve.run() else { panic!("it is served") };
+    let [field, name] = problems.as_slice() else { panic!("{problems:?}") };
+    assert!(field.what.contains("zones") && name.what.contains("ROOTCA"), "{problems:?}");
+}

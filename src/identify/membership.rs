@@ -24,7 +24,7 @@ pub fn identity(proof: &Proof, node: &NodeClaim, policies: &PolicySet) -> Result
     let spiffe_id = default_spiffe_id(&mesh, &proof.workload)?;
     let instance = match &proof.instance {
         Some(instance) => Instance::Proven(instance.as_str().into()),
-        None => Instance::Node(bounded(&node.id)),
+        None => Instance::Node(bounded(name_in(&mesh, &node.id))),
     };
     Ok(Identity {
         mesh,
@@ -76,6 +76,13 @@ fn default_spiffe_id(mesh: &str, workload: &Workload) -> Result<SpiffeId, Identi
         _ => return Err(IdentifyError::Forbidden("the proof names no workload".to_owned())),
     };
     SpiffeId::from_segments(domain, &segments).map_err(|error| forbidden(&format!("{:?}", segments.join("/")), &error))
+}
+
+/// What `node.id` calls the proxy: `web-0` and `<mesh>.web-0` are two ways to say the same, so it is one proxy, by the name
+/// that operators look for. Another prefix is part of the name, as names may have dots.
+fn name_in<'a>(mesh: &str, id: &'a str) -> &'a str {
+    let name = id.strip_prefix(mesh).and_then(|rest| rest.strip_prefix('.'));
+    name.filter(|name| !name.is_empty()).unwrap_or(id)
 }
 
 /// `id` if it is reasonable, else its beginning and a hash of all of it, so that different ones stay different.
@@ -170,7 +177,21 @@ pub(super) mod tests {
             identity(&proof, &node(id), &policies(&["default"])).unwrap().instance
         };
         assert_eq!(of(Some("shop/web-0/uid"), "other"), Instance::Proven("shop/web-0/uid".into()));
-        assert_eq!(of(None, "web-0"), Instance::Node("web-0".into()));
+        for (id, name) in [
+            ("web-0", "web-0"),
+            ("default.web-0", "web-0"),
+            ("default.web.v1", "web.v1"),
+            ("other.web-0", "other.web-0"),
+            ("default-web.0", "default-web.0"),
+            ("default.", "default."),
+        ] {
+            assert_eq!(of(None, id), Instance::Node(name.into()));
+        }
+        assert_eq!(
+            of(Some("default.web"), "web-0"),
+            Instance::Proven("default.web".into()),
+            "proven, and not to be read"
+        );
         let (long, longer) = (of(None, &"x".repeat(257)), of(None, &"x".repeat(258)));
         assert_ne!(long, longer);
         assert!(long.name().chars().count() <= NODE_ID_CHARS);

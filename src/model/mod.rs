@@ -12,3 +12,4 @@ pub mod policy;
 pub mod roots;
 pub mod secrets;
 pub mod svid;
+pub mod text;

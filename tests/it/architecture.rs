@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("runtime", &[]),
-    ("observe", &[]),
+    ("observe", &["model"]),
     ("document", &["model"]),
     ("config", &["document", "model"]),
     ("mesh", &["document", "model", "runtime"]),
