@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::places::ConnectionPlace;
 use crate::identify::UnixPeer;
 
 /// What a connection proves about its peer. It is in the extensions of every call.
@@ -62,6 +63,7 @@ pub struct Connection {
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     /// `None` once the peer has spoken.
     silence: Option<Silence>,
+    _place: Option<ConnectionPlace>,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,12 @@ impl Connection {
         let end = CancellationToken::new();
         let ended = Box::pin(end.clone().cancelled_owned());
         let limit = Box::pin(tokio::time::sleep_until(deadline));
-        Self { io, end, ended, silence: Some(Silence { missing: PREFACE, limit }) }
+        Self { io, end, ended, silence: Some(Silence { missing: PREFACE, limit }), _place: None }
+    }
+
+    /// The connection with the place that it has.
+    pub(super) fn at(self, place: Option<ConnectionPlace>) -> Self {
+        Self { _place: place, ..self }
     }
 
     /// An error once it has been ended from within. HTTP/2 always reads or writes, so one of these is always waiting.

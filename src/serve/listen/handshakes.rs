@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, Io};
+use super::places::ConnectionPlace;
 use crate::runtime::tasks::Tasks;
 use crate::serve::metrics::Metrics;
 
@@ -50,6 +51,7 @@ impl Handshakes {
     pub(super) fn start(
         &self,
         stream: TcpStream,
+        connection: Option<ConnectionPlace>,
         deadline: Instant,
         tasks: &Tasks,
         accepted: mpsc::Sender<Connection>,
@@ -67,7 +69,7 @@ impl Handshakes {
                 Some(Ok(Ok(stream))) => {
                     drop(place);
                     // An error means that the server is gone.
-                    drop(accepted.send(Connection::new(Io::Tls(Box::new(stream)), deadline)).await);
+                    drop(accepted.send(Connection::new(Io::Tls(Box::new(stream)), deadline).at(connection)).await);
                 }
                 Some(Ok(Err(error))) => tracing::debug!(?peer, %error, "TLS handshake failed"),
                 Some(Err(_elapsed)) => tracing::debug!(?peer, "TLS handshake took too long"),

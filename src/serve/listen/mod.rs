@@ -4,6 +4,7 @@
 mod connection;
 mod handshakes;
 mod http2;
+mod places;
 #[cfg(test)]
 mod raw_http2;
 mod tcp;
@@ -20,7 +21,9 @@ use tokio::sync::mpsc;
 pub use connection::{Connection, Peer};
 pub use tls::{TlsError, TlsFiles};
 
+use self::places::ConnectionPlaces;
 use crate::runtime::clock::Clock;
+use crate::runtime::descriptors;
 use crate::runtime::tasks::Tasks;
 use crate::serve::SdsServer;
 use crate::serve::metrics::Metrics;
@@ -156,15 +159,17 @@ pub async fn serve(
     metrics: Metrics,
 ) {
     let (accepted, connections) = mpsc::channel(BACKLOG);
+    let places = ConnectionPlaces::new(descriptors::for_connections());
     for listener in bound.listeners {
         let accepted = accepted.clone();
         match listener {
             Listener::Tcp(socket, tls) => {
                 let tls = tls.map(|tls| tls.start(&tasks, clock.clone(), metrics.clone()));
-                tasks.spawn_essential("tcp listener", tcp::accept(socket, tls, tasks.clone(), accepted));
+                tasks
+                    .spawn_essential("tcp listener", tcp::accept(socket, tls, tasks.clone(), places.clone(), accepted));
             }
             Listener::Unix(socket, file) => {
-                tasks.spawn_essential("unix listener", unix::accept(socket, file, accepted));
+                tasks.spawn_essential("unix listener", unix::accept(socket, file, places.clone(), accepted));
             }
         }
     }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, Io};
 use super::handshakes::Handshakes;
+use super::places::ConnectionPlaces;
 use super::{HELLO, accept_failed};
 use crate::runtime::tasks::Tasks;
 
@@ -14,12 +15,14 @@ pub(super) async fn accept(
     socket: TcpListener,
     tls: Option<Handshakes>,
     tasks: Tasks,
+    places: ConnectionPlaces,
     accepted: mpsc::Sender<Connection>,
 ) {
     while !accepted.is_closed() {
         if let Some(handshakes) = &tls {
             handshakes.room().await;
         }
+        let place = places.take().await;
         let stream = match socket.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -33,9 +36,9 @@ pub(super) async fn accept(
         }
         let deadline = Instant::now() + HELLO;
         match &tls {
-            Some(handshakes) => handshakes.start(stream, deadline, &tasks, accepted.clone()),
+            Some(handshakes) => handshakes.start(stream, place, deadline, &tasks, accepted.clone()),
             // An error means that the server is gone, which the loop notices.
-            None => drop(accepted.send(Connection::new(Io::Plain(stream), deadline)).await),
+            None => drop(accepted.send(Connection::new(Io::Plain(stream), deadline).at(place)).await),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Io};
+use super::places::ConnectionPlaces;
 use super::{HELLO, accept_failed};
 
 /// Removed when dropped, if it is still this server's.
@@ -83,11 +84,20 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 /// Accepts connections for as long as somebody takes them.
-pub(super) async fn accept(socket: UnixListener, _file: SocketFile, accepted: mpsc::Sender<Connection>) {
+pub(super) async fn accept(
+    socket: UnixListener,
+    _file: SocketFile,
+    places: ConnectionPlaces,
+    accepted: mpsc::Sender<Connection>,
+) {
     while !accepted.is_closed() {
+        let place = places.take().await;
         match socket.accept().await {
             // An error means that the server is gone, which the loop notices.
-            Ok((stream, _)) => drop(accepted.send(Connection::new(Io::Unix(stream), Instant::now() + HELLO)).await),
+            Ok((stream, _)) => {
+                let connection = Connection::new(Io::Unix(stream), Instant::now() + HELLO).at(place);
+                drop(accepted.send(connection).await);
+            }
             Err(error) => accept_failed(&error).await,
         }
     }
