@@ -18,11 +18,12 @@ pub(super) fn start(readiness: &Readiness, trust: &TrustStore, tasks: &Tasks) {
                 .iter()
                 .map(|((mesh, backend), trouble)| format!("mesh {mesh}, backend {backend}: {}", trouble.reason))
                 .collect();
-            // The old blocker goes first: it would take the new one of the same name away with it.
-            drop(blocker.take());
-            if none {
-                let reason = if reasons.is_empty() { "no mesh has mTLS on".to_owned() } else { reasons.join("; ") };
-                blocker = Some(readiness.block(NAME, format!("no mesh has a trust bundle: {reason}")));
+            let reason = if reasons.is_empty() { "no mesh has mTLS on".to_owned() } else { reasons.join("; ") };
+            let reason = format!("no mesh has a trust bundle: {reason}");
+            match &blocker {
+                Some(blocker) if none => blocker.restate(reason),
+                None if none => blocker = Some(readiness.block(NAME, reason)),
+                _ => blocker = None,
             }
             let changed = tokio::select! {
                 changed = bundles.changed() => changed,

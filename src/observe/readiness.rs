@@ -50,14 +50,24 @@ impl Readiness {
     }
 
     fn tell(&self) {
-        let ready = self.reasons_mut().is_empty();
-        self.0.ready.send_if_modified(|told| std::mem::replace(told, ready) != ready);
+        // What is told last has to be what is true last, so both are one step.
+        self.0.ready.send_if_modified(|told| {
+            let ready = self.reasons_mut().is_empty();
+            std::mem::replace(told, ready) != ready
+        });
     }
 }
 
 impl Default for Readiness {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Blocker {
+    /// It is for another reason now; in between, nobody sees it ready.
+    pub fn restate(&self, reason: impl Into<String>) {
+        self.readiness.reasons_mut().insert(self.name, reason.into());
     }
 }
 

@@ -28,6 +28,8 @@ use crate::model::identity::{Identity, Instance, ProxyKey};
 /// request with the headers, so it has none to speak of; whoever opens streams and says nothing is cut off here, long before
 /// the total is used up.
 pub(super) const SILENT: usize = 512;
+/// … but no more than a quarter of the server's streams, where that is not less than this.
+const SILENT_AT_LEAST: usize = 64;
 
 /// Streams of one connection whose proof is being verified, if that takes more than a look: the verdict on a token is
 /// remembered.
@@ -109,7 +111,9 @@ impl Admission {
     /// One place among the silent streams of its connection, of which `silent` is the count, before anything is known of the
     /// peer.
     pub(crate) fn enter(&self, silent: &Arc<AtomicUsize>) -> Result<Place, Status> {
-        let silent = One::take(silent, SILENT).ok_or_else(|| self.refuse(Refusal::SilentStreams))?;
+        // Where there is no proof to count by, one connection must not be enough to take all.
+        let most = (self.limits.streams / 4).clamp(SILENT_AT_LEAST, SILENT);
+        let silent = One::take(silent, most).ok_or_else(|| self.refuse(Refusal::SilentStreams))?;
         Ok(Place { total: None, silent: Some(silent), silent_key: None, of_connection: None })
     }
 

@@ -108,6 +108,7 @@ impl Listing {
     pub(crate) fn means(&self, name: &str, kind: Option<SecretKind>) {
         if let Some(record) = locked(&self.record).names.get_mut(name) {
             record.kind = kind;
+            record.held = None;
         }
     }
 

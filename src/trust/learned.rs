@@ -98,13 +98,13 @@ impl LearnedStore {
         })
     }
 
-    /// Forgets what the issuers of a mesh named, for good: the mesh is gone, and one that takes its name may have others.
-    pub fn forget(&mut self, mesh: &str) {
-        self.backends.retain(|(of, _), _| **of != *mesh);
-        let folder = self.folder.join(private_file::name_of(mesh));
-        match std::fs::remove_dir_all(&folder) {
+    /// Forgets what a backend's issuer named, for good: the backend is gone, and one that takes its name may have another.
+    pub fn forget(&mut self, key: &SourceKey) {
+        self.backends.remove(key);
+        let path = file(&self.folder, key);
+        match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(folder = %folder.display(), %error, "the roots learned for a mesh that is gone cannot be removed");
+                tracing::warn!(file = %path.display(), %error, "the roots learned for a backend that is gone cannot be removed");
             }
             _ => {}
         }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_that_is_gone_is_forgotten_for_good() {
+    fn a_backend_that_is_gone_is_forgotten_for_good() {
         let folder = tempfile::tempdir().unwrap();
         let keys: [SourceKey; 2] = [("default".into(), "cm".into()), ("other".into(), "cm".into())];
         let mut store = LearnedStore::new(folder.path());
@@ -211,8 +211,8 @@ mod tests {
             store.roots(key).observe(TestCa::root("Root").certificate(), timestamp(100));
             store.keep(key);
         }
-        store.forget("default");
-        store.forget("unheard of");
+        store.forget(&keys[0]);
+        store.forget(&("unheard of".into(), "cm".into()));
         for store in [&mut store, &mut LearnedStore::new(folder.path())] {
             assert!(store.roots(&keys[0]).bundle().is_none());
             assert!(store.roots(&keys[1]).bundle().is_some());

@@ -55,11 +55,12 @@ pub struct TrustState {
 
 impl TrustState {
     /// The policy is now this. Sources of backends that are no longer listed are dropped: their CA is no longer trusted.
-    /// Returns the meshes that are gone: of those nothing is known any more, should one of that name come later.
-    pub fn set_policies(&mut self, policies: Arc<PolicySet>) -> Vec<Arc<str>> {
+    /// Returns those that are gone: of them nothing is known any more, should one of that name come later.
+    pub fn set_policies(&mut self, policies: Arc<PolicySet>) -> Vec<SourceKey> {
         let listed = |(mesh, backend): &SourceKey| {
             policies.meshes.get(mesh).is_some_and(|policy| policy.backends.iter().any(|listed| listed.name == *backend))
         };
+        let gone: Vec<SourceKey> = self.sources.keys().filter(|key| !listed(key)).cloned().collect();
         self.sources.retain(|key, _| listed(key));
         for (mesh, policy) in &policies.meshes {
             for backend in &policy.backends {
@@ -67,8 +68,8 @@ impl TrustState {
             }
         }
         self.complete.retain(|mesh, _| policies.meshes.contains_key(mesh));
-        let before = std::mem::replace(&mut self.policies, policies);
-        before.meshes.keys().filter(|mesh| !self.policies.meshes.contains_key(*mesh)).cloned().collect()
+        self.policies = policies;
+        gone
     }
 
     /// A source says something. Returns its trouble if that is news, and more than having to wait.
@@ -251,9 +252,9 @@ mod tests {
         state.set_policies(policies(&[("default", &["ca"]), ("other", &["x"])]));
         state.hear(&key("default", "ca"), good(&TestCa::root("Old")));
         assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=Old"]);
-        assert_eq!(state.set_policies(policies(&[("other", &["x"])])), ["default".into()]);
+        assert_eq!(state.set_policies(policies(&[("other", &["x"])])), [key("default", "ca")]);
         assert_eq!(trusted(&mut state, "default"), None);
-        assert!(state.set_policies(policies(&[("default", &["ca"])])).contains(&"other".into()));
+        assert!(state.set_policies(policies(&[("default", &["ca"])])).contains(&key("other", "x")));
         state.hear(&key("default", "ca"), Answer::Bad("not there".into()));
         assert_eq!(trusted(&mut state, "default"), None);
         assert!(!state.troubles()[&key("default", "ca")].has_last_good);

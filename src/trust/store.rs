@@ -197,7 +197,7 @@ impl Worker {
         }
         for gone in self.state.set_policies(policies.clone()) {
             self.learned.forget(&gone);
-            self.to_keep.retain(|(mesh, _)| *mesh != gone);
+            self.to_keep.remove(&gone);
         }
         // What is no longer listed, or is another kind of backend now, has said nothing.
         self.told.retain(|(mesh, backend), answer| {

@@ -14,7 +14,7 @@
 //! | endless or large headers, `CONTINUATION`s | [`HEADERS`]; h2 counts frames too |
 //! | `PING`s, `SETTINGS` | h2 keeps one answer, and reads on when that is written |
 //! | empty or tiny `DATA` | h2 counts the empty ones, and has a budget for tiny ones that nobody has taken yet; then `GOAWAY` |
-//! | requests as fast as they fit | `session` takes turns; the window is refilled as they are taken |
+//! | requests as fast as they fit | `session` reads so many a second of a stream, and its window closes |
 //! | windows that do not open | `blocked` ends the connection |
 //! | no answer to our own `PING` | [`KEEPALIVE_TIMEOUT`] |
 

@@ -43,10 +43,12 @@ const REST: Duration = Duration::from_secs(30);
 const TURN: usize = 16;
 
 /// So many requests are read at once, and so many a second after that (item 63). A client acknowledges each secret that it
-/// is sent, and an Envoy on ADS has a request for each secret that it learns of; both are far below. What a client sends
+/// is sent, and an Envoy on ADS has a request for each secret that it learns of; so where many names are allowed, it is more
+/// (`REQUESTS_PER_NAME`). What a client sends
 /// beyond that stays with HTTP/2, whose window then closes.
 const REQUESTS: u32 = 256;
 const REQUESTS_PER_SECOND: u32 = 50;
+const REQUESTS_PER_NAME: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -89,13 +91,15 @@ impl<V: Variant> Session<V> {
         let peer = opened.peer;
         let protocol = V::protocol(door);
         let span = tracing::info_span!("stream", %peer, protocol = protocol.as_str(), node = field::Empty, identity = field::Empty);
+        let for_names = shared.limits.names.saturating_mul(REQUESTS_PER_NAME);
+        let requests = u32::try_from(for_names).unwrap_or(u32::MAX).max(REQUESTS);
         let inner = Inner {
             door,
             inbound: Inbound::new(body),
             phase: Phase::Opening(opened.proof.map(Box::new)),
             peer: peer.to_string().into(),
             timer: Some(Timer::for_first_request()),
-            requests: Bucket::of_size(REQUESTS, REQUESTS_PER_SECOND, Instant::now()),
+            requests: Bucket::of_size(requests, REQUESTS_PER_SECOND, Instant::now()),
             throttled: None,
             rest: None,
             leave: Some(Box::pin(peer.leave.cancelled_owned())),
