@@ -6,6 +6,8 @@ pub(crate) mod delta;
 mod nonces;
 pub(crate) mod sotw;
 mod subscriptions;
+#[cfg(test)]
+mod testing;
 mod types;
 
 use std::collections::HashSet;

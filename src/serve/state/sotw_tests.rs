@@ -2,13 +2,11 @@
 
 use tonic::Code;
 
+use super::super::testing::{AT, certificate, pair, pushes};
 use super::super::{Limits, Push};
 use super::*;
 use crate::serve::naming::SecretKind;
 use crate::serve::wire::SECRET_TYPE;
-
-/// Where it does not matter when.
-const AT: Duration = Duration::ZERO;
 
 fn request(names: &[&str]) -> DiscoveryRequest {
     DiscoveryRequest {
@@ -49,18 +47,6 @@ fn with(names: &[&str]) -> State {
     state.request(&request(names), AT).unwrap();
     names.iter().for_each(|name| certificate(&mut state, name, "1"));
     state
-}
-
-fn certificate(state: &mut State, name: &str, version: &str) {
-    state.available(name, SecretKind::Certificate, version.into());
-}
-
-fn pushes(state: &mut State) -> Vec<(String, String)> {
-    std::iter::from_fn(|| state.next_push(AT)).map(|push| (push.name.to_string(), push.version.to_string())).collect()
-}
-
-fn pair(name: &str, version: &str) -> (String, String) {
-    (name.to_owned(), version.to_owned())
 }
 
 #[test]
