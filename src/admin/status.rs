@@ -44,7 +44,7 @@ fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
     for policy in admin.policies.borrow().meshes.values() {
         writeln!(page, "\nmesh {}", policy.name)?;
         for backend in &policy.backends {
-            let role = if backend.name == policy.enabled_backend { "signs" } else { "is trusted" };
+            let role = if Some(&backend.name) == policy.enabled_backend.as_ref() { "signs" } else { "is trusted" };
             writeln!(page, "  backend {} ({}) {role}", backend.name, backend.kind.label())?;
         }
         match trust.borrow().meshes.get(&policy.name) {

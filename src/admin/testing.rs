@@ -24,6 +24,7 @@ pub(super) fn identity(mesh: &str, name: &str) -> Identity {
     Identity {
         mesh: mesh.into(),
         spiffe_id: format!("spiffe://{mesh}/web").parse().unwrap(),
+        identity_policy: None,
         instance: Instance::Proven(name.into()),
         workload: Workload { name: Some("web".into()), ..Workload::default() },
         method: "proxyToken",

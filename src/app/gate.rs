@@ -54,10 +54,10 @@ mod tests {
             name: "ca-1".into(),
             leaf_lifetime: None,
             request_timeout: Duration::from_secs(10),
+            trust_domain: "default".into(),
             kind: BackendKind::CertManager { issuer, trust: CaSource::Secret("mesh-ca".into()) },
         };
-        let mesh =
-            MeshPolicy { name: "default".into(), enabled_backend: "ca-1".into(), backends: vec![Arc::new(backend)] };
+        let mesh = MeshPolicy::classic("default".into(), "ca-1".into(), vec![Arc::new(backend)]);
         PolicySet { meshes: [("default".into(), Arc::new(mesh))].into() }
     }
 

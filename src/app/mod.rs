@@ -3,8 +3,11 @@
 mod cluster_secrets;
 mod convert;
 mod gate;
+mod identify;
+mod known_secrets;
 pub mod naming;
 mod resource_metrics;
+mod resources;
 mod trust_readiness;
 
 use std::net::SocketAddr;
@@ -16,18 +19,15 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 
+use self::resources::Resources;
 use crate::admin::{self, Admin};
 use crate::config::Config;
-use crate::identify::Identify;
-use crate::identify::chain::Identifiers;
-use crate::identify::service_account::{ApiServer, ServiceAccountTokens};
 use crate::issue;
 use crate::issue::announce::Announcer;
 use crate::issue::ca::Authorities;
 use crate::issue::ca::cert_manager::{self, CertManager, Timing};
 use crate::issue::manager::{Manager, Subscription};
 use crate::issue::worker::ManagerSettings;
-use crate::mesh::{ResourceFiles, Settings as ResourceSettings};
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
@@ -128,10 +128,10 @@ impl App {
             .clone()
             .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
         let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
+        let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
         let sources = Sources {
             policies: resources.policies.clone(),
-            file_secrets: resources.secrets.clone(),
-            cluster_secrets,
+            secrets: secrets.clone(),
             state_dir: config.state_dir.clone(),
         };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
@@ -153,13 +153,15 @@ impl App {
         let manager = Manager::start(settings, &tasks);
         manager.register(&mut registry, clock.clone());
 
-        let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
-        if let (Some(method), Some(client)) = (&config.identify.service_account_token, kubernetes) {
-            let reviewer = Arc::new(ApiServer::new(client));
-            let audiences = method.audiences.clone();
-            methods.push(Arc::new(ServiceAccountTokens::new(reviewer, audiences, clock.clone(), &tasks)));
-        }
-        let identifiers = Identifiers::new(methods, config.identify.insecure_node_id, resources.policies.clone());
+        let surroundings = identify::Surroundings {
+            config: &config,
+            kubernetes,
+            policies: resources.policies.clone(),
+            secrets: secrets.clone(),
+            clock: clock.clone(),
+            tasks: &tasks,
+        };
+        let identifiers = identify::start(surroundings)?;
 
         let listeners = bound.addresses().to_vec();
         let limits = convert::stream_limits(&config.limits);
@@ -269,67 +271,13 @@ impl SecretSource for Secrets {
         self.trust.of(mesh)
     }
 
-    fn trust_domains(&self) -> watch::Receiver<Option<Arc<BundleSet>>> {
+    fn trust_domains(&self, _mesh: &str) -> watch::Receiver<Option<Arc<BundleSet>>> {
         self.trust.domains().watch()
     }
 
-    fn has_trust_domain(&self, trust_domain: &str) -> bool {
+    fn has_trust_domain(&self, _mesh: &str, trust_domain: &str) -> bool {
         self.trust.domains().contains(trust_domain)
     }
-}
-
-/// The mesh resources, loaded and watched.
-struct Resources {
-    policies: watch::Receiver<Arc<crate::model::policy::PolicySet>>,
-    secrets: watch::Receiver<Arc<crate::model::secrets::MeshSecrets>>,
-    problems: watch::Receiver<Arc<Vec<Problem>>>,
-}
-
-impl Resources {
-    fn start(config: &Config, has_cluster: bool, clock: &Clock, tasks: &Tasks) -> Result<Self, StartError> {
-        let settings = ResourceSettings {
-            paths: config.resources.clone(),
-            kubernetes_available: has_cluster,
-            system_namespace: config.system_namespace.clone(),
-        };
-        let mut files = ResourceFiles::new(settings, clock.clone());
-        let compiled = files.load();
-        // One team's mistake must not keep a server from coming back for the others.
-        if !compiled.problems.is_empty() && compiled.resources.policies.meshes.is_empty() {
-            return Err(StartError::Configuration(compiled.problems));
-        }
-        for problem in &compiled.problems {
-            tracing::warn!("{problem}; it is not served until this is mended");
-        }
-        for notice in &compiled.notices {
-            tracing::info!("{notice}");
-        }
-        let (publish_policies, policies) = watch::channel(Arc::new(compiled.resources.policies.clone()));
-        let (publish_secrets, secrets) = watch::channel(Arc::new(compiled.resources.secrets.clone()));
-        let (publish_problems, problems) = watch::channel(Arc::new(compiled.problems));
-        let (publish, mut loaded) = watch::channel(Arc::new(compiled.resources));
-        loaded.mark_unchanged();
-        tasks.spawn_essential("resource files", files.run(publish, publish_problems));
-        tasks.spawn_essential("resource split", async move {
-            while loaded.changed().await.is_ok() {
-                let resources = loaded.borrow_and_update().clone();
-                // Secrets first: a policy that refers to a new one finds it.
-                send_if_changed(&publish_secrets, &resources.secrets);
-                send_if_changed(&publish_policies, &resources.policies);
-            }
-        });
-        Ok(Self { policies, secrets, problems })
-    }
-}
-
-fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value: &T) {
-    publish.send_if_modified(|current| {
-        let changed = **current != *value;
-        if changed {
-            *current = Arc::new(value.clone());
-        }
-        changed
-    });
 }
 
 fn wrong(field: &str, what: String, hint: Option<&str>) -> StartError {

@@ -39,6 +39,7 @@ impl Check {
             paths: config.resources.clone(),
             kubernetes_available: config.kubernetes != Kubernetes::Off,
             system_namespace: config.system_namespace.clone(),
+            zone: config.zone.clone(),
         };
         let compiled = ResourceFiles::new(settings, clock.clone()).load();
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));
@@ -93,6 +94,8 @@ fn summary(config: &Config, resources: &Resources) -> String {
         let signer = mesh.enabled().map_or(String::new(), |backend| match &backend.kind {
             BackendKind::Builtin(_) => "builtin CA".to_owned(),
             BackendKind::CertManager { issuer, .. } => format!("cert-manager {} {}", issuer.kind, issuer.name),
+            BackendKind::Provided(_) => "provided CA".to_owned(),
+            BackendKind::NotInProgram(name) => format!("{name} (not in the program yet)"),
         });
         format!("{}: {signer}", mesh.name)
     };

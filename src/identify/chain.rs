@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 
 use super::{Authenticate, Evidence, Identify, IdentifyError, NodeClaim, Proof, membership, node_id};
 use crate::model::identity::{Identity, Workload};
@@ -68,10 +70,12 @@ impl Authenticate for Identifiers {
         }
     }
 
-    fn changes(&self) -> watch::Receiver<Arc<PolicySet>> {
-        let mut changes = self.policies.clone();
-        changes.mark_unchanged();
-        changes
+    fn changes(&self, proof: Option<&Proof>) -> BoxStream<'static, ()> {
+        let policies = WatchStream::from_changes(self.policies.clone()).map(drop);
+        match proof {
+            Some(proof) => stream::select(policies, proof.standing.changes()).boxed(),
+            None => policies.boxed(),
+        }
     }
 }
 
@@ -90,6 +94,7 @@ fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
         workload: Workload { pod: first.workload.pod.or(second.workload.pod), ..first.workload },
         // The stream ends when either proof does.
         until: [first.until, second.until].into_iter().flatten().min(),
+        standing: first.standing.and(second.standing),
         ..first
     })
 }
@@ -128,7 +133,7 @@ mod tests {
 
     fn proof(method: &'static str, mesh: Option<&str>, name: &str) -> Proof {
         let workload = Workload { name: Some(name.into()), ..Workload::default() };
-        Proof { method, mesh: mesh.map(str::to_owned), instance: None, workload, until: None }
+        Proof { method, mesh: mesh.map(str::to_owned), workload, ..Proof::default() }
     }
 
     fn chain(outcomes: Vec<(&'static str, Outcome)>, insecure: bool) -> Identifiers {

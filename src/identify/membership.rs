@@ -29,6 +29,7 @@ pub fn identity(proof: &Proof, node: &NodeClaim, policies: &PolicySet) -> Result
     Ok(Identity {
         mesh,
         spiffe_id,
+        identity_policy: None,
         instance,
         workload: proof.workload.clone(),
         method: proof.method,
@@ -106,7 +107,7 @@ pub(super) mod tests {
     use crate::model::policy::MeshPolicy;
 
     pub(crate) fn policies(meshes: &[&str]) -> PolicySet {
-        let policy = |name: &str| MeshPolicy { name: name.into(), enabled_backend: "".into(), backends: Vec::new() };
+        let policy = |name: &str| MeshPolicy::classic(name.into(), "".into(), Vec::new());
         let meshes = meshes.iter().map(|name| (Arc::from(*name), Arc::new(policy(name)))).collect();
         PolicySet { meshes }
     }
@@ -120,7 +121,7 @@ pub(super) mod tests {
     }
 
     fn proof(mesh: Option<&str>, workload: Workload) -> Proof {
-        Proof { method: "test", mesh: mesh.map(str::to_owned), instance: None, workload, until: None }
+        Proof { method: "test", mesh: mesh.map(str::to_owned), workload, ..Proof::default() }
     }
 
     fn node(id: &str) -> NodeClaim {

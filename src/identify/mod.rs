@@ -4,19 +4,20 @@ pub mod chain;
 pub mod membership;
 pub mod node_id;
 pub mod service_account;
+pub mod standing;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::model::identity::{Identity, Workload};
-use crate::model::policy::PolicySet;
+use self::standing::Standing;
+use crate::model::identity::{Identity, Labels, Workload};
 
 /// What the transport and the call's metadata prove. The xDS `node` is not in it: that is text of the peer's choice.
 #[derive(Debug, Clone, Default)]
@@ -77,18 +78,24 @@ pub struct NodeClaim {
 }
 
 /// What one method has proven about a peer, before it is known which mesh's policy applies to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proof {
     /// The method, as configured: `serviceAccountToken`, `insecureNodeId`, …
     pub method: &'static str,
     /// The mesh, where the proof names it.
     pub mesh: Option<String>,
+    /// The trust domain, where the proof names that instead: the mesh is the one that has it.
+    pub trust_domain: Option<Arc<str>>,
     /// The instance, where the proof names it: a pod's `<namespace>/<name>/<uid>`, a token's name.
     pub instance: Option<String>,
     /// The workload.
     pub workload: Workload,
+    /// The workload's labels, where the proof has them in it: a token's claims, a rule of the configuration.
+    pub labels: Labels,
     /// When the proof ends.
     pub until: Option<Timestamp>,
+    /// What else may end it, and what the server knows of the workload by itself.
+    pub standing: Standing,
 }
 
 /// One way to prove an identity; one file each.
@@ -149,7 +156,6 @@ pub trait Authenticate: fmt::Debug + Send + Sync + 'static {
     /// [`IdentifyError`].
     fn complete(&self, proof: Option<&Proof>, node: &NodeClaim) -> Result<Identity, IdentifyError>;
 
-    /// Changes whenever [`Authenticate::complete`] may have another answer to the same question; the present value has
-    /// been seen.
-    fn changes(&self) -> watch::Receiver<Arc<PolicySet>>;
+    /// An item whenever [`Authenticate::complete`] may have another answer for this proof, from the moment of the call on.
+    fn changes(&self, proof: Option<&Proof>) -> BoxStream<'static, ()>;
 }

@@ -14,7 +14,7 @@ pub fn believe(node: &NodeClaim, policies: &PolicySet) -> Proof {
     let (mesh, name) = split.map_or((None, node.id.as_str()), |(mesh, name)| (Some(mesh.to_owned()), name));
     let workload = if node.cluster.is_empty() { name } else { &node.cluster };
     let workload = Workload { name: Some(workload.into()), ..Workload::default() };
-    Proof { method: METHOD, mesh, instance: None, workload, until: None }
+    Proof { method: METHOD, mesh, workload, ..Proof::default() }
 }
 
 #[cfg(test)]

@@ -303,7 +303,6 @@ impl Judge {
         let pod = pod(user)?;
         Ok(Proof {
             method: METHOD,
-            mesh: None,
             instance: pod.as_ref().map(|pod| format!("{namespace}/{}/{}", pod.name, pod.uid)),
             workload: Workload {
                 namespace: Some(namespace.into()),
@@ -311,7 +310,7 @@ impl Judge {
                 pod,
                 name: None,
             },
-            until: None,
+            ..Proof::default()
         })
     }
 }

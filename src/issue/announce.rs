@@ -198,9 +198,10 @@ mod tests {
             name: "cm".into(),
             leaf_lifetime: None,
             request_timeout: Duration::from_secs(10),
+            trust_domain: "default".into(),
             kind: BackendKind::CertManager { issuer, trust: CaSource::Issuer },
         });
-        let policy = MeshPolicy { name: "default".into(), enabled_backend: "cm".into(), backends: vec![backend] };
+        let policy = MeshPolicy::classic("default".into(), "cm".into(), vec![backend]);
         Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]) })
     }
 

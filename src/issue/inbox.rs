@@ -140,6 +140,7 @@ mod tests {
         ProxyKey {
             mesh: "default".into(),
             spiffe_id: format!("spiffe://default/{name}").into(),
+            identity_policy: None,
             instance: Instance::Proven(name.into()),
         }
     }

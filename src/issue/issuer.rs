@@ -222,7 +222,7 @@ pub(super) fn learnable(
 /// See [`Issuer::policy_digest`].
 pub fn policy_digest(backend: &Backend, subject: &Subject) -> Arc<str> {
     let issuer = match &backend.kind {
-        BackendKind::Builtin(_) => String::new(),
+        BackendKind::Builtin(_) | BackendKind::Provided(_) | BackendKind::NotInProgram(_) => String::new(),
         BackendKind::CertManager { issuer, .. } => format!("{}/{}/{}", issuer.group, issuer.kind, issuer.name),
     };
     let lifetime = backend.leaf_lifetime.map_or(0, |lifetime| lifetime.as_millis()).to_string();

@@ -59,6 +59,7 @@ mod tests {
             let key = ProxyKey {
                 mesh: if number % 2 == 0 { "even" } else { "odd" }.into(),
                 spiffe_id: "spiffe://mesh/web".into(),
+                identity_policy: None,
                 instance: Instance::Proven(format!("web-{number:02}").into()),
             };
             let error = (number < 50).then(|| "the CA is away".to_owned());

@@ -16,6 +16,7 @@ fn key_in(mesh: &str, name: &str) -> ProxyKey {
     ProxyKey {
         mesh: mesh.into(),
         spiffe_id: format!("spiffe://{mesh}/{name}").into(),
+        identity_policy: None,
         instance: Instance::Proven(name.into()),
     }
 }

@@ -95,15 +95,17 @@ fn policy(lifetime: u64) -> Arc<PolicySet> {
         name: "ca".into(),
         leaf_lifetime: Some(Duration::from_secs(lifetime)),
         request_timeout: Duration::from_secs(10),
+        trust_domain: "default".into(),
         kind: BackendKind::Builtin(BuiltinSettings::default()),
     });
-    let policy = MeshPolicy { name: "default".into(), enabled_backend: "ca".into(), backends: vec![backend] };
+    let policy = MeshPolicy::classic("default".into(), "ca".into(), vec![backend]);
     Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]) })
 }
 
 fn trusting(cas: &[&TestCa]) -> Arc<TrustSet> {
     let bundle = Bundle::from_certificates(cas.iter().map(|ca| ca.certificate().clone())).unwrap();
     Arc::new(TrustSet {
+        domains: BTreeMap::new(),
         meshes: BTreeMap::from([("default".into(), Arc::new(bundle))]),
         known: [("default".into(), "ca".into())].into(),
         added: BTreeMap::new(),
@@ -176,6 +178,7 @@ impl Rig {
             &Identity {
                 mesh: "default".into(),
                 spiffe_id: format!("spiffe://default/{name}").parse().unwrap(),
+                identity_policy: None,
                 instance: Instance::Proven(name.into()),
                 workload: Workload::default(),
                 method: "test",

@@ -45,7 +45,12 @@ const TYPES: [(&str, Type); 7] = [
 ];
 
 /// Decodes one backend; the Secrets that it names are added to `references`.
-pub(super) fn decode(field: &Field<'_>, context: &Context, references: &mut Vec<Reference>) -> Option<Backend> {
+pub(super) fn decode(
+    field: &Field<'_>,
+    mesh: &str,
+    context: &Context,
+    references: &mut Vec<Reference>,
+) -> Option<Backend> {
     let fields = field.map()?;
     let name = fields.required("name").and_then(|field| field.name());
     let type_field = fields.required("type");
@@ -79,6 +84,7 @@ pub(super) fn decode(field: &Field<'_>, context: &Context, references: &mut Vec<
         name: name?.into(),
         leaf_lifetime: common.leaf_lifetime,
         request_timeout: common.request_timeout.unwrap_or(DEFAULT_REQUEST_TIMEOUT),
+        trust_domain: mesh.into(),
         kind: kind?,
     })
 }

@@ -27,6 +27,8 @@ pub struct Settings {
     pub kubernetes_available: bool,
     /// See [`Context::system_namespace`].
     pub system_namespace: String,
+    /// See [`Context::zone`].
+    pub zone: String,
 }
 
 /// The configured resource files. [`ResourceFiles::load`] at start, then [`ResourceFiles::run`].
@@ -62,6 +64,7 @@ impl ResourceFiles {
         let context = Context {
             kubernetes_available: self.settings.kubernetes_available,
             system_namespace: self.settings.system_namespace.clone(),
+            zone: self.settings.zone.clone(),
             now: self.clock.now(),
         };
         compile(&read(&self.settings.paths), &context, &mut self.known)
@@ -210,7 +213,12 @@ mod tests {
 
     fn settings(paths: &[&Path]) -> Settings {
         let paths = paths.iter().map(|path| path.to_path_buf()).collect();
-        Settings { paths, kubernetes_available: false, system_namespace: "kong-mesh-system".to_owned() }
+        Settings {
+            paths,
+            kubernetes_available: false,
+            system_namespace: "kong-mesh-system".to_owned(),
+            zone: String::new(),
+        }
     }
 
     fn write(folder: &Path, file: &str, text: &str, mesh: &str) {

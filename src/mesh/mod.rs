@@ -27,8 +27,10 @@ use crate::model::secrets::MeshSecrets;
 pub struct Context {
     /// Whether there is a cluster for cert-manager backends and for Secrets that are in no file.
     pub kubernetes_available: bool,
-    /// Where mesh Secrets have to be (S1-3).
+    /// Where mesh Secrets and `MeshIdentity` resources have to be (S1-3, S4-6).
     pub system_namespace: String,
+    /// The zone that this server is in; may be empty.
+    pub zone: String,
     /// The time; an expired CA is a problem.
     pub now: Timestamp,
 }
@@ -46,16 +48,14 @@ impl Resources {
     /// What is served if no resources are configured at all: the mesh `default` with a builtin CA.
     pub fn embedded_default() -> Self {
         let (mesh, backend): (Arc<str>, Arc<str>) = ("default".into(), "builtin".into());
-        let policy = MeshPolicy {
-            name: mesh.clone(),
-            enabled_backend: backend.clone(),
-            backends: vec![Arc::new(Backend {
-                name: backend,
-                leaf_lifetime: None,
-                request_timeout: backend::DEFAULT_REQUEST_TIMEOUT,
-                kind: BackendKind::Builtin(BuiltinSettings::default()),
-            })],
+        let builtin = Backend {
+            name: backend.clone(),
+            leaf_lifetime: None,
+            request_timeout: backend::DEFAULT_REQUEST_TIMEOUT,
+            trust_domain: mesh.clone(),
+            kind: BackendKind::Builtin(BuiltinSettings::default()),
         };
+        let policy = MeshPolicy::classic(mesh.clone(), backend, vec![Arc::new(builtin)]);
         let policies = PolicySet { meshes: BTreeMap::from([(mesh, Arc::new(policy))]) };
         Self { policies, secrets: MeshSecrets::default() }
     }

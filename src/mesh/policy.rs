@@ -44,7 +44,7 @@ pub(super) fn decode(
 
     let mut references = Vec::new();
     let backends: Vec<_> =
-        listed.iter().filter_map(|item| backend::decode(item, context, &mut references)).map(Arc::new).collect();
+        listed.iter().filter_map(|item| backend::decode(item, name, context, &mut references)).map(Arc::new).collect();
     let names = names(&listed);
     let enabled_name = enabled.as_ref().and_then(Field::text).filter(|name| !name.is_empty());
     let (Some(enabled), Some(enabled_name)) = (enabled, enabled_name) else {
@@ -55,7 +55,7 @@ pub(super) fn decode(
         let hint = if names.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
         enabled.problem_with_hint(format!("{} is not the name of one of the backends", quoted(enabled_name)), hint);
     }
-    let policy = MeshPolicy { name: name.into(), enabled_backend: enabled_name.into(), backends };
+    let policy = MeshPolicy::classic(name.into(), enabled_name.into(), backends);
     let policy = Some(Arc::new(policy)).filter(|_| report.count() == before)?;
     Some(MeshDefinition { policy: Some(policy), references })
 }

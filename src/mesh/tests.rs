@@ -21,7 +21,12 @@ fn certificate(ca: bool, until: i32) -> String {
 }
 
 fn compile_text(text: &str, kubernetes_available: bool) -> Compiled {
-    let context = Context { kubernetes_available, system_namespace: "kong-mesh-system".to_owned(), now: now() };
+    let context = Context {
+        kubernetes_available,
+        system_namespace: "kong-mesh-system".to_owned(),
+        zone: String::new(),
+        now: now(),
+    };
     let documents = Ok(document::parse(text).unwrap());
     let source = Source { path: Arc::new("m.yaml".into()), documents };
     compile(&[source], &context, &mut KnownGood::default())
@@ -303,7 +308,8 @@ fn mtls_off_is_told_and_is_no_error() {
 
 #[test]
 fn duplicates_name_both_places() {
-    let context = Context { kubernetes_available: true, system_namespace: String::new(), now: now() };
+    let context =
+        Context { kubernetes_available: true, system_namespace: String::new(), zone: String::new(), now: now() };
     let source =
         |file: &str, text: &str| Source { path: Arc::new(file.into()), documents: Ok(document::parse(text).unwrap()) };
     let text = mesh("{name: b, type: builtin}");
@@ -354,7 +360,7 @@ proptest::proptest! {
     #[test]
     fn arbitrary_meshes_never_panic(text in "((type|name|mtls|spec|backends|conf|caCert|enabledBackend|kind|metadata): |Mesh|Secret|default|\n|\n  |\n- |\\{|\\}|,|1){0,40}") {
         if let Ok(documents) = document::parse(&text) {
-            let context = Context { kubernetes_available: false, system_namespace: String::new(), now: now() };
+            let context = Context { kubernetes_available: false, system_namespace: String::new(), zone: String::new(), now: now() };
             let source = Source { path: Arc::new("m.yaml".into()), documents: Ok(documents) };
             compile(&[source], &context, &mut KnownGood::default());
         }

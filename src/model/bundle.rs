@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::bundle_set::BundleSet;
 use super::certificate::{Certificate, CertificateError, full_digest};
 
 /// The most CA certificates that a bundle may have; more is a mistake, or someone else's root store.
@@ -130,6 +131,16 @@ impl Bundle {
     }
 }
 
+impl TrustSet {
+    /// The CAs that peers accept SPIFFE IDs of `trust_domain` under which proxies of `mesh` have: what a leaf has to lead to.
+    pub fn of(&self, mesh: &str, trust_domain: &str) -> Option<&Arc<Bundle>> {
+        match self.domains.get(mesh) {
+            Some(domains) => domains.get(trust_domain),
+            None => self.meshes.get(mesh).filter(|_| mesh == trust_domain),
+        }
+    }
+}
+
 /// See [`Bundle::from_pem`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParsedBundle {
@@ -150,6 +161,9 @@ impl fmt::Debug for Bundle {
 pub struct TrustSet {
     /// By mesh name; a mesh is absent until each of its sources has given its CA at least once.
     pub meshes: BTreeMap<Arc<str>, Arc<Bundle>>,
+    /// By mesh name: the trust domains that its proxies may know, and the CAs of each. Those of the mesh's own add up to its
+    /// bundle in `meshes`.
+    pub domains: BTreeMap<Arc<str>, Arc<BundleSet>>,
     /// The backends `(mesh, backend)` whose CA is known; only these can have their leaves checked.
     pub known: BTreeSet<(Arc<str>, Arc<str>)>,
     /// CAs that came into a bundle that was already being served, by mesh, and when: peers may not have them yet.

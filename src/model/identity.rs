@@ -1,5 +1,6 @@
 //! Who a proxy is, and what proved it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +9,9 @@ use spiffe::SpiffeId;
 
 /// The longest that a SPIFFE ID may be, in bytes (SPIFFE-ID §2.3).
 pub const MAX_SPIFFE_ID: usize = 2048;
+
+/// A workload's labels, as policy reads them: proven, or read by the server; never what the proxy says of itself.
+pub type Labels = BTreeMap<Arc<str>, Arc<str>>;
 
 /// A proxy's proven identity: the result of authentication, and the only thing that authorization looks at.
 ///
@@ -18,6 +22,9 @@ pub struct Identity {
     pub mesh: Arc<str>,
     /// The SPIFFE ID that its leaf certificate carries.
     pub spiffe_id: SpiffeId,
+    /// Name of the identity policy (`MeshIdentity`) that gave it the SPIFFE ID, and whose provider signs; `None` for the
+    /// default one, which the mesh's enabled backend signs.
+    pub identity_policy: Option<Arc<str>>,
     /// Which of the proxies that share the SPIFFE ID it is.
     pub instance: Instance,
     /// What the proof says about the workload; for templates, labels and operators.
@@ -34,6 +41,7 @@ impl Identity {
         ProxyKey {
             mesh: self.mesh.clone(),
             spiffe_id: self.spiffe_id.to_string().into(),
+            identity_policy: self.identity_policy.clone(),
             instance: self.instance.clone(),
         }
     }
@@ -87,6 +95,8 @@ pub struct ProxyKey {
     pub mesh: Arc<str>,
     /// The SPIFFE ID, in text.
     pub spiffe_id: Arc<str>,
+    /// The identity policy that decides who signs; see [`Identity::identity_policy`].
+    pub identity_policy: Option<Arc<str>>,
     /// Which of the proxies that share it.
     pub instance: Instance,
 }

@@ -12,4 +12,5 @@ pub mod policy;
 pub mod roots;
 pub mod secrets;
 pub mod svid;
+pub mod template;
 pub mod text;

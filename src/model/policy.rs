@@ -1,11 +1,14 @@
 //! What the operator wants: meshes, their CA backends, and whom to trust. Compiled from resources, so always valid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::bundle::Bundle;
+use super::identity::Labels;
+use super::secrets::SecretBytes;
+use super::template::PathTemplate;
 
 /// Every mesh that the server serves, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -15,30 +18,127 @@ pub struct PolicySet {
 }
 
 impl PolicySet {
-    /// Whether a backend names a mesh Secret as its CA.
+    /// Whether a backend names a mesh Secret as its CA, or as its key.
     pub fn names_secrets(&self) -> bool {
-        let backends = self.meshes.values().flat_map(|mesh| &mesh.backends);
-        let trusts = backends.map(|backend| &backend.kind);
-        trusts.into_iter().any(|kind| matches!(kind, BackendKind::CertManager { trust: CaSource::Secret(_), .. }))
+        self.meshes.values().flat_map(|mesh| &mesh.backends).any(|backend| backend.kind.names_secrets())
     }
 }
 
-/// One mesh's mTLS policy.
+/// One mesh's policy: who gets which identity, who signs it, whom to trust.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeshPolicy {
     /// The mesh's name, which is also its default trust domain.
     pub name: Arc<str>,
-    /// Name of the backend that signs; one of `backends` (the constructor in `mesh` guarantees it).
-    pub enabled_backend: Arc<str>,
-    /// All listed backends: each one's CA is trusted. Never empty, names are unique.
+    /// Name of the backend that signs for proxies that no identity policy selects; one of `backends` (the constructor in
+    /// `mesh` guarantees it). `None` if `Mesh.mtls` is off: then only those who are selected have an identity.
+    pub enabled_backend: Option<Arc<str>>,
+    /// All CA backends, those of identity policies included: each one's CA is trusted. Never empty, names are unique.
     pub backends: Vec<Arc<Backend>>,
+    /// Its `MeshIdentity` resources, by name.
+    pub identities: Vec<Arc<IdentityPolicy>>,
+    /// Its `MeshTrust` resources, by name.
+    pub trusts: Vec<Arc<TrustAnchors>>,
 }
 
 impl MeshPolicy {
-    /// The backend that signs.
-    pub fn enabled(&self) -> Option<&Arc<Backend>> {
-        self.backends.iter().find(|backend| backend.name == self.enabled_backend)
+    /// A mesh of classic `Mesh.mtls` alone.
+    pub fn classic(name: Arc<str>, enabled_backend: Arc<str>, backends: Vec<Arc<Backend>>) -> Self {
+        Self { name, enabled_backend: Some(enabled_backend), backends, identities: Vec::new(), trusts: Vec::new() }
     }
+
+    /// The backend that signs for proxies that no identity policy selects.
+    pub fn enabled(&self) -> Option<&Arc<Backend>> {
+        self.backend(self.enabled_backend.as_ref()?)
+    }
+
+    /// A backend by its name.
+    pub fn backend(&self, name: &str) -> Option<&Arc<Backend>> {
+        self.backends.iter().find(|backend| *backend.name == *name)
+    }
+
+    /// The backend that signs for a proxy: that of the identity policy of this name, or the enabled one.
+    pub fn signer(&self, identity_policy: Option<&str>) -> Option<&Arc<Backend>> {
+        match identity_policy {
+            None => self.enabled(),
+            Some(name) => {
+                let identity = self.identities.iter().find(|identity| *identity.name == *name)?;
+                self.backend(&identity.backend)
+            }
+        }
+    }
+
+    /// The identity policy for a proxy with these labels: of those that select it the one with the most labels, then the
+    /// first by name, as Kuma has it (S4-6).
+    pub fn identity_for(&self, labels: &Labels) -> Option<&Arc<IdentityPolicy>> {
+        let selecting = self.identities.iter().filter(|identity| identity.selector.selects(labels));
+        selecting.min_by_key(|identity| (std::cmp::Reverse(identity.selector.len()), identity.name.clone()))
+    }
+
+    /// The trust domains of its own proxies, by their bare names: its own name and those of its identity policies. No other
+    /// mesh has one of them (the constructor in `mesh` guarantees it).
+    pub fn own_trust_domains(&self) -> BTreeSet<Arc<str>> {
+        let of_identities = self.identities.iter().map(|identity| identity.trust_domain.clone());
+        std::iter::once(self.name.clone()).chain(of_identities).collect()
+    }
+}
+
+/// A `MeshIdentity`: which SPIFFE ID proxies have that it selects, and who signs it (S4-6).
+#[derive(Debug, Clone, PartialEq)]
+pub struct IdentityPolicy {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `spec.selector`.
+    pub selector: Selector,
+    /// `spec.spiffeID.trustDomain`, rendered; the mesh's name unless given.
+    pub trust_domain: Arc<str>,
+    /// `spec.spiffeID.path`; without it, the path of the default SPIFFE ID.
+    pub path: Option<PathTemplate>,
+    /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`).
+    pub backend: Arc<str>,
+}
+
+/// Whom a `MeshIdentity` selects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// `selector: {}`, or none: nobody. Its CA is trusted, so trust can be distributed before anything is issued.
+    Nobody,
+    /// `selector.dataplane.matchLabels`: proxies that have all of these; all proxies, if there are none.
+    Labels(Labels),
+}
+
+impl Selector {
+    /// Whether a proxy with these labels is selected.
+    pub fn selects(&self, labels: &Labels) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Labels(wanted) => wanted.iter().all(|(key, value)| labels.get(key) == Some(value)),
+        }
+    }
+
+    /// How many labels it asks for.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Nobody => 0,
+            Self::Labels(wanted) => wanted.len(),
+        }
+    }
+
+    /// Whether it asks for no label at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// A `MeshTrust`: CAs to be trusted for a trust domain (S4-10).
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrustAnchors {
+    /// `metadata.name`.
+    pub name: Arc<str>,
+    /// `spec.trustDomain`, the bare name. One of the mesh's own: its proxies trust these CAs as well, for everything that
+    /// they trust the mesh's own for. Another: only who asks for that domain, or for all of them, is told.
+    pub trust_domain: Arc<str>,
+    /// `spec.caBundles`, all together.
+    pub bundle: Arc<Bundle>,
 }
 
 /// A CA backend of a mesh.
@@ -51,6 +151,8 @@ pub struct Backend {
     /// Bound on each call to the CA's API, and after how long a pending request is called slow:
     /// `dpCert.requestTimeout`.
     pub request_timeout: Duration,
+    /// The trust domain of the SPIFFE IDs that it signs, by its bare name: the mesh's, unless it is an identity policy's.
+    pub trust_domain: Arc<str>,
     /// Which CA it is.
     pub kind: BackendKind,
 }
@@ -67,6 +169,35 @@ pub enum BackendKind {
         /// Whom to trust.
         trust: CaSource,
     },
+    /// A CA whose certificate and key the user has given to this server (`provided`, and `Bundled` with `ca`).
+    Provided(ProvidedCa),
+    /// A type that is known and was validated, but cannot be used because it is not in the program: the word that the
+    /// resource has for it (`vault`, `acmpca`, …). Neither does it sign nor is its CA known.
+    NotInProgram(&'static str),
+}
+
+/// Where a provided CA's certificate and key are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvidedCa {
+    /// PEM: the CA certificate; may be followed by those that lead to its root.
+    pub certificate: DataSource,
+    /// PEM: its private key.
+    pub private_key: DataSource,
+    /// Whether the CA certificate may be self-signed; `MeshIdentity` asks for `insecureAllowSelfSigned` (S4-6).
+    pub allow_self_signed: bool,
+}
+
+/// Kuma's data source: where some bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataSource {
+    /// In the resource itself.
+    Inline(SecretBytes),
+    /// A file, watched.
+    File(PathBuf),
+    /// A mesh Secret, by name; from a resource file or the cluster, watched.
+    Secret(Arc<str>),
+    /// An environment variable of the server, by name.
+    EnvVar(Arc<str>),
 }
 
 impl BackendKind {
@@ -75,12 +206,27 @@ impl BackendKind {
         match self {
             Self::Builtin(_) => "builtin",
             Self::CertManager { .. } => "certmanager",
+            Self::Provided(_) => "provided",
+            Self::NotInProgram(name) => name,
         }
     }
 
-    /// Whether the CA to trust is what the issuer says of itself.
+    /// Whether the CA to trust is what came with the certificates that it signed: what an issuer says of itself, or a
+    /// provided CA, which may be replaced where it lies. Roots that were trusted before stay for as long as leaves under
+    /// them may be in use.
     pub fn takes_trust_from_issuer(&self) -> bool {
-        matches!(self, Self::CertManager { trust: CaSource::Issuer, .. })
+        matches!(self, Self::CertManager { trust: CaSource::Issuer, .. } | Self::Provided(_))
+    }
+
+    /// Whether it needs a mesh Secret.
+    pub fn names_secrets(&self) -> bool {
+        match self {
+            Self::CertManager { trust, .. } => matches!(trust, CaSource::Secret(_)),
+            Self::Provided(ca) => {
+                [&ca.certificate, &ca.private_key].into_iter().any(|source| matches!(source, DataSource::Secret(_)))
+            }
+            Self::Builtin(_) | Self::NotInProgram(_) => false,
+        }
     }
 }
 

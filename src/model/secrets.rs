@@ -50,3 +50,53 @@ impl FromIterator<((Arc<str>, Arc<str>), SecretBytes)> for MeshSecrets {
         Self(secrets.into_iter().collect())
     }
 }
+
+/// The mesh Secrets of all sources: those of resource files come before those of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownSecrets {
+    /// From resource files.
+    pub files: Arc<MeshSecrets>,
+    /// From the cluster.
+    pub cluster: ClusterSecrets,
+}
+
+/// The mesh Secrets of the cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum ClusterSecrets {
+    /// There is no cluster.
+    #[default]
+    NoCluster,
+    /// They have not been listed yet.
+    Pending,
+    /// These.
+    Listed(Arc<MeshSecrets>),
+}
+
+/// What is known of a mesh Secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretLookup {
+    /// Its content.
+    Found(SecretBytes),
+    /// It may be among those of the cluster, which are not listed yet.
+    Pending,
+    /// There is none, neither in a resource file nor in the cluster.
+    Absent,
+    /// It is in no resource file, and there is no cluster.
+    NotInFiles,
+}
+
+impl KnownSecrets {
+    /// Looks Secret `name` of `mesh` up.
+    pub fn find(&self, mesh: &str, name: &str) -> SecretLookup {
+        if let Some(found) = self.files.get(mesh, name) {
+            return SecretLookup::Found(found.clone());
+        }
+        match &self.cluster {
+            ClusterSecrets::NoCluster => SecretLookup::NotInFiles,
+            ClusterSecrets::Pending => SecretLookup::Pending,
+            ClusterSecrets::Listed(secrets) => {
+                secrets.get(mesh, name).cloned().map_or(SecretLookup::Absent, SecretLookup::Found)
+            }
+        }
+    }
+}

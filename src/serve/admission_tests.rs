@@ -16,10 +16,9 @@ fn admission(limits: StreamLimits) -> Admission {
 fn proof(instance: Option<&str>, service_account: &str) -> Proof {
     Proof {
         method: "test",
-        mesh: None,
         instance: instance.map(str::to_owned),
         workload: Workload { service_account: Some(service_account.into()), ..Workload::default() },
-        until: None,
+        ..Proof::default()
     }
 }
 

@@ -1,12 +1,13 @@
 //! The client of a call, once its first request has said who it is: that, what it was made of, and what names mean for it.
 //! The same for streams and for `FetchSecrets`.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::Stream;
-use tokio_stream::wrappers::WatchStream;
+use futures::stream::BoxStream;
 use tonic::Status;
 
 use super::admission::ProxyPlace;
@@ -20,10 +21,8 @@ use super::wire::Node;
 use crate::identify::{NodeClaim, Proof};
 use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
-use crate::model::policy::PolicySet;
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Client {
     pub(super) identity: Arc<Identity>,
     /// All that is kept of the node (items 8, 20 and 21).
@@ -31,9 +30,15 @@ pub(super) struct Client {
     /// What the identity was made of, for when policies change.
     proof: Option<Box<Proof>>,
     /// Changes of what decides about the identity.
-    policies: WatchStream<Arc<PolicySet>>,
+    changes: BoxStream<'static, ()>,
     certificate: OwnCertificate,
     place: ProxyPlace,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("identity", &self.identity).field("claim", &self.claim).finish_non_exhaustive()
+    }
 }
 
 /// What a name means for a client.
@@ -60,7 +65,7 @@ impl Client {
     pub(super) fn new(shared: &Shared, proof: Option<Box<Proof>>, node: Option<&Node>) -> Result<Self, Status> {
         let claim = open::claim(node)?;
         // Before the identity is made, so that no change is missed.
-        let policies = WatchStream::from_changes(shared.authenticate.changes());
+        let changes = shared.authenticate.changes(proof.as_deref());
         let identity = open::complete(shared, proof.as_deref(), &claim)?;
         if identity.proven_until.is_some_and(|until| until <= shared.clock.now()) {
             tracing::info!(node = label(&claim.id), "refused: the proof of identity has ended meanwhile");
@@ -68,13 +73,13 @@ impl Client {
         }
         let place = shared.admission.enter_as(&identity)?;
         let certificate = OwnCertificate::default();
-        Ok(Self { identity: Arc::new(identity), claim, proof, policies, certificate, place })
+        Ok(Self { identity: Arc::new(identity), claim, proof, changes, certificate, place })
     }
 
-    /// Item 26: why the client is no longer who it was when the call began, if policies have changed that.
+    /// Item 26: why the client is no longer who it was when the call began, if that has changed.
     pub(super) fn poll_identity(&mut self, shared: &Shared, cx: &mut Context<'_>) -> Option<Status> {
         let mut changed = false;
-        while let Poll::Ready(Some(_)) = Pin::new(&mut self.policies).poll_next(cx) {
+        while let Poll::Ready(Some(_)) = Pin::new(&mut self.changes).poll_next(cx) {
             changed = true;
         }
         if !changed {

@@ -127,14 +127,14 @@ impl Feed {
             }
             SecretRef::TrustBundle => Source::Bundle { changes: WatchStream::new(source.trust_bundle(&identity.mesh)) },
             SecretRef::AllTrustDomains => Source::Domains(Box::new(Domains {
-                changes: WatchStream::new(source.trust_domains()),
+                changes: WatchStream::new(source.trust_domains(&identity.mesh)),
                 wanted: Wanted::AllWith(identity.spiffe_id.trust_domain_name().into()),
                 style,
                 unknown: false,
             })),
             SecretRef::TrustDomain(name) => Source::Domains(Box::new(Domains {
-                changes: WatchStream::new(source.trust_domains()),
-                unknown: !source.has_trust_domain(&name),
+                changes: WatchStream::new(source.trust_domains(&identity.mesh)),
+                unknown: !source.has_trust_domain(&identity.mesh, &name),
                 wanted: Wanted::Only(name, None),
                 style,
             })),

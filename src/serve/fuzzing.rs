@@ -130,6 +130,7 @@ fn identity() -> Identity {
     Identity {
         mesh: "default".into(),
         spiffe_id: "spiffe://default/web".parse().unwrap_or_else(|_error| unreachable!("it is one")),
+        identity_policy: None,
         instance: Instance::Proven("web".into()),
         workload: Workload { name: Some("web".into()), ..Workload::default() },
         method: "fuzzing",

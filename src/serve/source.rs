@@ -23,11 +23,12 @@ pub trait SecretSource: fmt::Debug + Send + Sync + 'static {
     /// The trust bundle of a mesh: `None` until it is known.
     fn trust_bundle(&self, mesh: &str) -> watch::Receiver<Option<Arc<Bundle>>>;
 
-    /// The trust bundles of all trust domains: `None` while there is none. It changes only when one of the bundles does.
-    fn trust_domains(&self) -> watch::Receiver<Option<Arc<BundleSet>>>;
+    /// The trust bundles of all trust domains that proxies of `mesh` may know: `None` while there is none. It changes only
+    /// when one of the bundles does.
+    fn trust_domains(&self, mesh: &str) -> watch::Receiver<Option<Arc<BundleSet>>>;
 
-    /// Whether there is such a trust domain now, be its bundle known already or pending.
-    fn has_trust_domain(&self, trust_domain: &str) -> bool;
+    /// Whether there is such a trust domain for proxies of `mesh` now, be its bundle known already or pending.
+    fn has_trust_domain(&self, mesh: &str, trust_domain: &str) -> bool;
 }
 
 /// A subscription to one proxy's certificate; it is renewed for as long as somebody holds one of these.

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
 
 use super::listen::{self, Endpoint, Lifetimes, ListenerSettings};
 use super::metrics::Metrics;
@@ -91,6 +94,7 @@ pub(super) fn identity(name: &str) -> Identity {
     Identity {
         mesh: "default".into(),
         spiffe_id: format!("spiffe://default/{name}").parse().unwrap(),
+        identity_policy: None,
         instance: Instance::Proven(name.into()),
         workload: Workload { name: Some(name.into()), ..Workload::default() },
         method: "test",
@@ -128,11 +132,11 @@ impl SecretSource for FakeSource {
         self.bundle.subscribe()
     }
 
-    fn trust_domains(&self) -> watch::Receiver<Option<Arc<BundleSet>>> {
+    fn trust_domains(&self, _mesh: &str) -> watch::Receiver<Option<Arc<BundleSet>>> {
         self.domains.subscribe()
     }
 
-    fn has_trust_domain(&self, trust_domain: &str) -> bool {
+    fn has_trust_domain(&self, _mesh: &str, trust_domain: &str) -> bool {
         self.pending_domains.lock().unwrap().contains(trust_domain)
             || self.domains.borrow().as_ref().is_some_and(|all| all.get(trust_domain).is_some())
     }
@@ -174,10 +178,10 @@ impl Authenticate for FakeAuthenticate {
         };
         Ok(Some(Proof {
             method: "test",
-            mesh: None,
             until: self.until.lock().unwrap().get(&name).copied(),
             workload: Workload { name: Some(name.as_str().into()), ..Workload::default() },
             instance: Some(name),
+            ..Proof::default()
         }))
     }
 
@@ -194,8 +198,8 @@ impl Authenticate for FakeAuthenticate {
         Ok(Identity { proven_until: proof.until, mesh: mesh.into(), ..identity(name) })
     }
 
-    fn changes(&self) -> watch::Receiver<Arc<PolicySet>> {
-        self.policies.subscribe()
+    fn changes(&self, _proof: Option<&Proof>) -> BoxStream<'static, ()> {
+        WatchStream::from_changes(self.policies.subscribe()).map(drop).boxed()
     }
 }
 

@@ -67,7 +67,7 @@ mod tests {
 
     fn policies(meshes: &[&str]) -> Arc<PolicySet> {
         let policy = |name: &&str| {
-            let policy = MeshPolicy { name: (*name).into(), enabled_backend: "ca".into(), backends: Vec::new() };
+            let policy = MeshPolicy::classic((*name).into(), "ca".into(), Vec::new());
             ((*name).into(), Arc::new(policy))
         };
         Arc::new(PolicySet { meshes: meshes.iter().map(policy).collect() })

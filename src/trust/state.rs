@@ -158,13 +158,14 @@ mod tests {
                 name: (*name).into(),
                 leaf_lifetime: None,
                 request_timeout: Duration::from_secs(10),
+                trust_domain: "default".into(),
                 kind: BackendKind::Builtin(BuiltinSettings::default()),
             })
         };
         let mesh = |(name, backends): &(&str, &[&str])| {
             let name: Arc<str> = (*name).into();
             let backends: Vec<_> = backends.iter().map(backend).collect();
-            let policy = MeshPolicy { name: name.clone(), enabled_backend: backends[0].name.clone(), backends };
+            let policy = MeshPolicy::classic(name.clone(), backends[0].name.clone(), backends);
             (name, Arc::new(policy))
         };
         Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect() })

@@ -13,7 +13,7 @@ use super::state::{Answer, SourceKey, Trouble, TrustState};
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::policy::{BackendKind, CaSource, PolicySet};
 use crate::model::roots::{RootNews, RootSink};
-use crate::model::secrets::MeshSecrets;
+use crate::model::secrets::{KnownSecrets, SecretLookup};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::FileWatch;
 use crate::runtime::tasks::Tasks;
@@ -23,10 +23,8 @@ use crate::runtime::tasks::Tasks;
 pub struct Sources {
     /// The meshes, as they are wanted now.
     pub policies: watch::Receiver<Arc<PolicySet>>,
-    /// Mesh Secrets from resource files; they come before those of the cluster.
-    pub file_secrets: watch::Receiver<Arc<MeshSecrets>>,
-    /// Mesh Secrets of the cluster: `None` while they have not been listed; no receiver without a cluster.
-    pub cluster_secrets: Option<watch::Receiver<Option<Arc<MeshSecrets>>>>,
+    /// Mesh Secrets.
+    pub secrets: watch::Receiver<Arc<KnownSecrets>>,
     /// Where roots that issuers named are kept.
     pub state_dir: PathBuf,
 }
@@ -133,16 +131,9 @@ impl Worker {
         let mut changes = self.files.changes();
         loop {
             self.look();
-            let cluster_changed = async {
-                match &mut self.sources.cluster_secrets {
-                    Some(secrets) => secrets.changed().await.is_ok(),
-                    None => std::future::pending().await,
-                }
-            };
             let go_on = tokio::select! {
                 changed = self.sources.policies.changed() => changed.is_ok(),
-                changed = self.sources.file_secrets.changed() => changed.is_ok(),
-                go_on = cluster_changed => go_on,
+                changed = self.sources.secrets.changed() => changed.is_ok(),
                 // Also once a minute, which is when roots that nobody needs any more are dropped.
                 () = changes.next() => true,
                 told = news.recv() => match told {
@@ -191,10 +182,7 @@ impl Worker {
     /// Asks every source, and publishes what has changed.
     fn look(&mut self) {
         let policies = self.sources.policies.borrow_and_update().clone();
-        self.sources.file_secrets.borrow_and_update();
-        if let Some(secrets) = &mut self.sources.cluster_secrets {
-            secrets.borrow_and_update();
-        }
+        self.sources.secrets.borrow_and_update();
         for gone in self.state.set_policies(policies.clone()) {
             self.learned.forget(&gone);
             self.to_keep.remove(&gone);
@@ -212,10 +200,15 @@ impl Worker {
                 let key = (mesh.clone(), backend.name.clone());
                 let answer = match &backend.kind {
                     BackendKind::Builtin(_) => self.own(&key),
-                    BackendKind::CertManager { trust: CaSource::Issuer, .. } => self.named_by_issuer(&key),
+                    BackendKind::CertManager { trust: CaSource::Issuer, .. } | BackendKind::Provided(_) => {
+                        self.named_by_issuer(&key)
+                    }
                     BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Answer::Good(bundle.clone()),
                     BackendKind::CertManager { trust: CaSource::File(path), .. } => self.file(path),
                     BackendKind::CertManager { trust: CaSource::Secret(name), .. } => self.secret(mesh, name),
+                    BackendKind::NotInProgram(name) => {
+                        Answer::Bad(format!("the CA of a backend of type {name} is not known to this program"))
+                    }
                 };
                 if let Some(Trouble { reason, has_last_good }) = self.state.hear(&key, answer) {
                     tracing::warn!(%mesh, backend = %backend.name, reason, keeps_last_good = has_last_good, "a trust source cannot be used");
@@ -259,21 +252,14 @@ impl Worker {
 
     fn secret(&self, mesh: &Arc<str>, name: &Arc<str>) -> Answer {
         let source = format!("mesh Secret {name:?}");
-        if let Some(value) = self.sources.file_secrets.borrow().get(mesh, name) {
-            return self.parse(value.expose(), &source);
-        }
-        match &self.sources.cluster_secrets {
-            None => Answer::Bad(format!("{source} is in no resource file of mesh {mesh:?}")),
-            Some(secrets) => match &*secrets.borrow() {
-                None => Answer::Awaited("the mesh Secrets of the cluster are not listed yet"),
-                Some(secrets) => match secrets.get(mesh, name) {
-                    Some(value) => self.parse(value.expose(), &source),
-                    None => Answer::Bad(format!(
-                        "{source} is neither in a resource file nor in the cluster: it has to be of type \
-                         system.kuma.io/secret, in the system namespace, with label kuma.io/mesh: {mesh}"
-                    )),
-                },
-            },
+        match self.sources.secrets.borrow().find(mesh, name) {
+            SecretLookup::Found(value) => self.parse(value.expose(), &source),
+            SecretLookup::Pending => Answer::Awaited("the mesh Secrets of the cluster are not listed yet"),
+            SecretLookup::NotInFiles => Answer::Bad(format!("{source} is in no resource file of mesh {mesh:?}")),
+            SecretLookup::Absent => Answer::Bad(format!(
+                "{source} is neither in a resource file nor in the cluster: it has to be of type \
+                 system.kuma.io/secret, in the system namespace, with label kuma.io/mesh: {mesh}"
+            )),
         }
     }
 

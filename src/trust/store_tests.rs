@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::*;
 use crate::model::policy::{Backend, IssuerRef, MeshPolicy};
-use crate::model::secrets::SecretBytes;
+use crate::model::secrets::{MeshSecrets, SecretBytes};
 use crate::testing::certs::{TestCa, timestamp};
 
 struct Rig {
     store: TrustStore,
     policies: watch::Sender<Arc<PolicySet>>,
-    secrets: watch::Sender<Arc<MeshSecrets>>,
+    secrets: watch::Sender<Arc<KnownSecrets>>,
     state_dir: tempfile::TempDir,
     _tasks: Tasks,
 }
@@ -23,17 +23,22 @@ fn policies(meshes: &[(&str, CaSource)]) -> Arc<PolicySet> {
             name: "ca".into(),
             leaf_lifetime: None,
             request_timeout: Duration::from_secs(10),
+            trust_domain: (*name).into(),
             kind: BackendKind::CertManager { issuer, trust: trust.clone() },
         };
         let name: Arc<str> = (*name).into();
         let backends = vec![Arc::new(backend)];
-        (name.clone(), Arc::new(MeshPolicy { name, enabled_backend: "ca".into(), backends }))
+        (name.clone(), Arc::new(MeshPolicy::classic(name, "ca".into(), backends)))
     };
     Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect() })
 }
 
 fn secret(mesh: &str, name: &str, ca: &TestCa) -> ((Arc<str>, Arc<str>), SecretBytes) {
     ((mesh.into(), name.into()), SecretBytes::new(ca.certificate().pem().into_bytes()))
+}
+
+fn in_files(secrets: MeshSecrets) -> Arc<KnownSecrets> {
+    Arc::new(KnownSecrets { files: Arc::new(secrets), ..KnownSecrets::default() })
 }
 
 fn from_secret(name: &str) -> CaSource {
@@ -43,15 +48,10 @@ fn from_secret(name: &str) -> CaSource {
 impl Rig {
     fn start(meshes: Arc<PolicySet>, secrets: MeshSecrets) -> Self {
         let (policies, policies_rx) = watch::channel(meshes);
-        let (secrets, file_secrets) = watch::channel(Arc::new(secrets));
+        let (secrets, secrets_rx) = watch::channel(in_files(secrets));
         let state_dir = tempfile::tempdir().unwrap();
         let (tasks, _) = Tasks::new();
-        let sources = Sources {
-            policies: policies_rx,
-            file_secrets,
-            cluster_secrets: None,
-            state_dir: state_dir.path().to_owned(),
-        };
+        let sources = Sources { policies: policies_rx, secrets: secrets_rx, state_dir: state_dir.path().to_owned() };
         let store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
         Self { store, policies, secrets, state_dir, _tasks: tasks }
     }
@@ -100,7 +100,7 @@ async fn a_mesh_that_takes_the_name_of_another_is_never_given_its_cas() {
     assert!(!rig.store.all().borrow().meshes.contains_key("default"));
 
     let secrets = secrets.into_iter().chain([secret("default", "new", &new)]);
-    rig.secrets.send_replace(Arc::new(secrets.collect()));
+    rig.secrets.send_replace(in_files(secrets.collect()));
     rig.settle().await;
     assert_eq!((cas(&stays), cas(&rig.store.of("default"))), (vec!["CN=New".to_owned()], vec!["CN=New".to_owned()]));
     assert_eq!(rig.domains(), ["default", "other"]);

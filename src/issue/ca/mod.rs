@@ -143,6 +143,8 @@ impl AuthoritySource for Authorities {
                 Some(cert_manager) => Ok(Arc::new(cert_manager.authority(issuer.clone()))),
                 None => Err("a certmanager backend needs Kubernetes, and this server has no cluster".to_owned()),
             },
+            BackendKind::Provided(_) => Err(not_in_program("provided")),
+            BackendKind::NotInProgram(name) => Err(not_in_program(name)),
         }
     }
 
@@ -150,6 +152,12 @@ impl AuthoritySource for Authorities {
         match &backend.kind {
             BackendKind::Builtin(_) => Ok(Some(self.builtin(mesh, backend)?.root().clone())),
             BackendKind::CertManager { .. } => Ok(None),
+            BackendKind::Provided(_) => Err(not_in_program("provided")),
+            BackendKind::NotInProgram(name) => Err(not_in_program(name)),
         }
     }
+}
+
+fn not_in_program(name: &str) -> String {
+    format!("backends of type {name} are not in the program yet; use certmanager, builtin or provided")
 }

@@ -12,6 +12,7 @@ const PROFILES: [Profile; 5] = [Spire, Istio, Kuma, Osm, EnvoyGateway];
 fn pod() -> Identity {
     Identity {
         spiffe_id: "spiffe://default/ns/shop/sa/web".parse().unwrap(),
+        identity_policy: None,
         workload: Workload {
             namespace: Some("shop".into()),
             service_account: Some("web".into()),
@@ -173,6 +174,7 @@ fn item_65_the_kind_does_not_depend_on_who_asks() {
     let elsewhere = Identity {
         mesh: "other".into(),
         spiffe_id: "spiffe://other/ns/other/sa/other".parse().unwrap(),
+        identity_policy: None,
         workload: Workload { namespace: Some("other".into()), name: Some("web".into()), ..Workload::default() },
         ..identity("web")
     };

@@ -1,0 +1,41 @@
+//! The configured proofs of identity, in the order in which they are asked: one line each.
+
+use std::sync::Arc;
+
+use kube::Client;
+use tokio::sync::watch;
+
+use super::StartError;
+use crate::config::Config;
+use crate::identify::Identify;
+use crate::identify::chain::Identifiers;
+use crate::identify::service_account::{ApiServer, ServiceAccountTokens};
+use crate::model::policy::PolicySet;
+use crate::model::secrets::KnownSecrets;
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+
+/// What the methods need, each of them some of it.
+pub(super) struct Surroundings<'a> {
+    pub(super) config: &'a Config,
+    pub(super) kubernetes: Option<Client>,
+    pub(super) policies: watch::Receiver<Arc<PolicySet>>,
+    pub(super) secrets: watch::Receiver<Arc<KnownSecrets>>,
+    pub(super) clock: Clock,
+    pub(super) tasks: &'a Tasks,
+}
+
+/// Makes them.
+///
+/// # Errors
+/// What is wrong with the configuration or with the files that it names.
+pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Identifiers, StartError> {
+    let Surroundings { config, kubernetes, policies, secrets: _, clock, tasks } = surroundings;
+    let identify = &config.identify;
+    let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
+    if let (Some(method), Some(client)) = (&identify.service_account_token, kubernetes) {
+        let reviewer = Arc::new(ApiServer::new(client));
+        methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock, tasks)));
+    }
+    Ok(Identifiers::new(methods, identify.insecure_node_id, policies))
+}
