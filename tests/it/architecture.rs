@@ -36,6 +36,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         &[
             "runtime/cluster",
             "app/cluster_secrets",
+            "app/identify",
             "issue/ca/cert_manager",
             "identify/service_account",
             "trust/source/mesh_secret",
