@@ -33,6 +33,7 @@ pub(super) fn decode(
     let Some(mtls) = mtls else { return off(name_field, "no mtls") };
     let report = mtls.report();
     let before = report.count();
+    // The mesh's name is the trust domain of its SPIFFE IDs.
     check_trust_domain(name, name_field);
 
     let fields = mtls.map()?;
@@ -73,8 +74,8 @@ fn names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
     names
 }
 
-/// The mesh's name is the trust domain of its SPIFFE IDs.
-fn check_trust_domain(name: &str, field: &Field<'_>) {
+/// Whether `name` can be a trust domain; reports it if not.
+pub(super) fn check_trust_domain(name: &str, field: &Field<'_>) -> bool {
     let usable = TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
     if !usable {
         field.problem_with_hint(
@@ -82,4 +83,5 @@ fn check_trust_domain(name: &str, field: &Field<'_>) {
             "lower-case letters, digits, -, _ and ., at most 255",
         );
     }
+    usable
 }
