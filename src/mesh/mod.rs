@@ -69,3 +69,6 @@ impl Resources {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod identity_tests;
