@@ -8,8 +8,10 @@ use super::{Failure, ServerFlags, counted, output};
 use crate::config::{Config, Kubernetes};
 use crate::mesh::{ResourceFiles, Resources, Settings};
 use crate::model::bundle::Bundle;
+use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::diagnostic::{Location, Problem};
-use crate::model::policy::{Backend, BackendKind, CaSource, MeshPolicy};
+use crate::model::policy::{Backend, BackendKind, CaSource, DataSource, MeshPolicy, ProvidedCa};
+use crate::model::secrets::SecretBytes;
 use crate::runtime::clock::Clock;
 
 /// Check configuration and resources: report all errors at once, with file, line and field
@@ -72,32 +74,83 @@ fn tls_files(config: &Config) -> Vec<Problem> {
 
 /// CA files are watched by the server and so are no part of the resources; but a missing one should be known beforehand.
 fn ca_files(resources: &Resources, clock: &Clock) -> Vec<Problem> {
-    let check = |mesh: &MeshPolicy, backend: &Backend| {
-        let BackendKind::CertManager { trust: CaSource::File(path), .. } = &backend.kind else { return None };
-        let what = match std::fs::read(path) {
-            Ok(pem) => Bundle::from_pem(&pem, clock.now()).err()?.to_string(),
-            Err(error) => format!("cannot be read: {error}"),
-        };
-        let at = Location {
-            resource: Some(format!("Mesh {}", mesh.name)),
-            field: Some(format!("caCert.file of backend {}", backend.name)),
-            ..Location::default()
-        };
-        Some(Problem { at, what: format!("{}: {what}", path.display()), hint: None })
+    let now = clock.now();
+    let check = |backend: &Backend| match &backend.kind {
+        BackendKind::CertManager { trust: CaSource::File(path), .. } => {
+            let what = match std::fs::read(path) {
+                Ok(pem) => Bundle::from_pem(&pem, now).err().map(|error| error.to_string()),
+                Err(error) => Some(format!("cannot be read: {error}")),
+            };
+            what.map(|what| vec![("caCert.file", format!("{}: {what}", path.display()), None)]).unwrap_or_default()
+        }
+        BackendKind::Provided(ca) => provided(ca, now),
+        _ => Vec::new(),
     };
-    let meshes = resources.policies.meshes.values();
-    meshes.flat_map(|mesh| mesh.backends.iter().filter_map(move |backend| check(mesh, backend))).collect()
+    let mut problems = Vec::new();
+    for mesh in resources.policies.meshes.values() {
+        for backend in &mesh.backends {
+            problems.extend(check(backend).into_iter().map(|(field, what, hint)| {
+                let at = Location {
+                    resource: Some(format!("Mesh {}", mesh.name)),
+                    field: Some(format!("{field} of backend {}", backend.name)),
+                    ..Location::default()
+                };
+                Problem { at, what, hint }
+            }));
+        }
+    }
+    problems
+}
+
+/// What is wrong with the files of a provided CA: the field, what, and a hint.
+fn provided(ca: &ProvidedCa, now: jiff::Timestamp) -> Vec<(&'static str, String, Option<String>)> {
+    let mut problems = Vec::new();
+    // What is inline was checked with the resource. Secrets and variables are the server's.
+    let mut read = |field, source: &DataSource| match source {
+        DataSource::Inline(content) => Some((String::new(), content.clone())),
+        DataSource::File(path) => match std::fs::read(path) {
+            Ok(content) => Some((format!("{}: ", path.display()), SecretBytes::new(content))),
+            Err(error) => {
+                problems.push((field, format!("{}: cannot be read: {error}", path.display()), None));
+                None
+            }
+        },
+        DataSource::Secret(_) | DataSource::EnvVar(_) => None,
+    };
+    let (certificate, key) = (read("certificate", &ca.certificate), read("key", &ca.private_key));
+    let mut tell = |field, file: &str, error: CaPairError| {
+        problems.push((field, format!("{file}{error}"), error.hint().map(str::to_owned)));
+    };
+    let chain = certificate.and_then(|(file, content)| {
+        let chain = CaChain::from_pem(content.expose(), ca.allow_self_signed, now);
+        chain.map_err(|error| tell("certificate", &file, error)).ok()
+    });
+    if let Some((file, content)) = key {
+        let checked = CaKey::from_pem(content.expose())
+            .and_then(|key| chain.map_or(Ok(()), |chain| key.check_belongs_to(&chain)));
+        if let Err(error) = checked {
+            tell("key", &file, error);
+        }
+    }
+    problems
 }
 
 fn summary(config: &Config, resources: &Resources) -> String {
+    let signer = |backend: &Backend| match &backend.kind {
+        BackendKind::Builtin(_) => "builtin CA".to_owned(),
+        BackendKind::CertManager { issuer, .. } => format!("cert-manager {} {}", issuer.kind, issuer.name),
+        BackendKind::Provided(_) => "provided CA".to_owned(),
+        BackendKind::NotInProgram(name) => format!("{name} (not in the program yet)"),
+    };
     let mesh = |mesh: &MeshPolicy| {
-        let signer = mesh.enabled().map_or(String::new(), |backend| match &backend.kind {
-            BackendKind::Builtin(_) => "builtin CA".to_owned(),
-            BackendKind::CertManager { issuer, .. } => format!("cert-manager {} {}", issuer.kind, issuer.name),
-            BackendKind::Provided(_) => "provided CA".to_owned(),
-            BackendKind::NotInProgram(name) => format!("{name} (not in the program yet)"),
+        let enabled = mesh.enabled().map(|backend| signer(backend));
+        let identities = mesh.identities.iter().filter_map(|identity| {
+            let backend = mesh.backend(&identity.backend)?;
+            Some(format!("MeshIdentity {} by {}", identity.name, signer(backend)))
         });
-        format!("{}: {signer}", mesh.name)
+        let trusts = mesh.trusts.iter().map(|trust| format!("MeshTrust {} of {}", trust.name, trust.trust_domain));
+        let parts: Vec<_> = enabled.into_iter().chain(identities).chain(trusts).collect();
+        format!("{}: {}", mesh.name, parts.join(", "))
     };
     let meshes: Vec<_> = resources.policies.meshes.values().map(|policy| mesh(policy)).collect();
     let names = if meshes.is_empty() { String::new() } else { format!(" ({})", meshes.join(", ")) };

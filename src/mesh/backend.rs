@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Context, ca_cert};
+use super::{Context, ca_cert, not_in_program, provided};
 use crate::document::{Field, Fields};
 use crate::model::diagnostic::Location;
-use crate::model::policy::{Backend, BackendKind, BuiltinSettings, CaSource, IssuerRef};
+use crate::model::policy::{Backend, BackendKind, BuiltinSettings, CaSource, DataSource, IssuerRef};
 
 /// Bound on calls to a CA unless `dpCert.requestTimeout` says otherwise; Kuma's default too.
 pub(super) const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Below, renewal would have no time to retry; above, it is no certificate for a workload any more.
-const LEAF_LIFETIME: std::ops::RangeInclusive<Duration> = SECOND.saturating_mul(5)..=YEAR.saturating_mul(10);
+pub(super) const LEAF_LIFETIME: std::ops::RangeInclusive<Duration> = SECOND.saturating_mul(5)..=YEAR.saturating_mul(10);
 const ROOT_LIFETIME: std::ops::RangeInclusive<Duration> = SECOND.saturating_mul(5)..=YEAR.saturating_mul(100);
 const REQUEST_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=SECOND.saturating_mul(3600);
 
@@ -24,24 +24,43 @@ const REQUEST_TIMEOUT: std::ops::RangeInclusive<Duration> = Duration::from_milli
 pub(super) struct Reference {
     pub(super) name: Arc<str>,
     pub(super) at: Location,
+    pub(super) meant: Use,
 }
+
+/// What a Secret is there for, so what has to be in it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Use {
+    /// CA certificates to trust.
+    Bundle,
+    /// The certificate of a CA that signs.
+    CaCertificate { allow_self_signed: bool },
+    /// The key of a CA that signs, and where its certificate is.
+    CaKey { certificate: DataSource },
+    /// What only a CA that is not in the program knows.
+    Other,
+}
+
+/// What the names of the backends of identity policies begin with; others' do not.
+pub(super) const OF_IDENTITY: &str = "MeshIdentity/";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Type {
     Builtin,
     CertManager,
+    Provided,
     /// Known from the documents, but the program has nothing to do it with.
-    NotYet(&'static str),
+    Vault,
+    Acm,
 }
 
 const TYPES: [(&str, Type); 7] = [
     ("builtin", Type::Builtin),
     ("certmanager", Type::CertManager),
     ("cert-manager", Type::CertManager),
-    ("provided", Type::NotYet("provided")),
-    ("vault", Type::NotYet("vault")),
-    ("acmpca", Type::NotYet("acmpca")),
-    ("acm", Type::NotYet("acm")),
+    ("provided", Type::Provided),
+    ("vault", Type::Vault),
+    ("acmpca", Type::Acm),
+    ("acm", Type::Acm),
 ];
 
 /// Decodes one backend; the Secrets that it names are added to `references`.
@@ -52,7 +71,11 @@ pub(super) fn decode(
     references: &mut Vec<Reference>,
 ) -> Option<Backend> {
     let fields = field.map()?;
-    let name = fields.required("name").and_then(|field| field.name());
+    let name_field = fields.required("name");
+    let name = name_field.as_ref().and_then(Field::name);
+    if let Some(field) = name_field.filter(|_| name.is_some_and(|name| name.starts_with(OF_IDENTITY))) {
+        field.problem(format!("names that begin with {OF_IDENTITY} are those of MeshIdentity resources"));
+    }
     let type_field = fields.required("type");
     let kind = type_field.as_ref().and_then(|field| field.one_of(&TYPES));
     let common = Common::decode(&fields);
@@ -61,23 +84,12 @@ pub(super) fn decode(
     let kind = match kind {
         Type::Builtin => decode_builtin(&fields, common.leaf_lifetime),
         Type::CertManager => {
-            if !context.kubernetes_available {
-                type_field.problem_with_hint(
-                    "needs a Kubernetes cluster with cert-manager, and this server has none",
-                    "run it in a cluster or give it a kubeconfig, and do not turn `kubernetes` off; or use the type \
-                     builtin",
-                );
-            }
+            needs_cluster(&type_field, context);
             decode_cert_manager(&fields, context, references)
         }
-        Type::NotYet(name) => {
-            // Only what all backends share was looked at: the rest is this type's own, and nothing here knows it.
-            type_field.problem_with_hint(
-                format!("{name} is a known type of backend, but not in the program yet: this mesh is not served"),
-                "use certmanager or builtin, or leave this Mesh out",
-            );
-            return None;
-        }
+        Type::Provided => provided::decode_classic(&fields, common.leaf_lifetime, context, references),
+        Type::Vault => not_in_program::vault(&type_field, &fields, context, references),
+        Type::Acm => not_in_program::acm(&type_field, &fields, context, references),
     };
     fields.refuse_others();
     Some(Backend {
@@ -87,6 +99,16 @@ pub(super) fn decode(
         trust_domain: mesh.into(),
         kind: kind?,
     })
+}
+
+/// cert-manager is in a cluster.
+pub(super) fn needs_cluster(type_field: &Field<'_>, context: &Context) {
+    if !context.kubernetes_available {
+        type_field.problem_with_hint(
+            "needs a Kubernetes cluster with cert-manager, and this server has none",
+            "run it in a cluster or give it a kubeconfig, and do not turn `kubernetes` off; or use the type builtin",
+        );
+    }
 }
 
 /// What backends of all types have.
@@ -137,6 +159,8 @@ fn decode_builtin(fields: &Fields<'_>, leaf_lifetime: Option<Duration>) -> Optio
     Some(BackendKind::Builtin(settings))
 }
 
+const NAMED_ISSUER: [&str; 3] = ["issuerName", "issuerKind", "issuerGroup"];
+
 /// `conf.{issuerRef, caCert}` (S0-10, S1-1) or `certManager.{issuerName, issuerKind}` (S4-4), whichever the type says;
 /// both at once if they agree.
 fn decode_cert_manager(fields: &Fields<'_>, context: &Context, references: &mut Vec<Reference>) -> Option<BackendKind> {
@@ -144,15 +168,15 @@ fn decode_cert_manager(fields: &Fields<'_>, context: &Context, references: &mut 
     let conf = fields.optional("conf");
     let conf_parts = conf.as_ref().and_then(|field| {
         field.strict_map(|fields| {
-            let issuer = fields.optional("issuerRef").map(|field| decode_issuer_ref(&field));
+            let issuer = fields.optional("issuerRef").map(|field| decode_issuer_ref(&field, context));
             (issuer, fields.optional("caCert").map(|field| ca_cert::decode(&field, context, references)))
         })
     });
     let block = fields.optional("certManager");
     let block_parts = block.as_ref().and_then(|field| {
         field.strict_map(|fields| {
-            let named = ["issuerName", "issuerKind", "issuerGroup"].iter().any(|key| field.node().get(key).is_some());
-            let issuer = decode_issuer(fields, ["issuerName", "issuerKind", "issuerGroup"], named);
+            let named = NAMED_ISSUER.iter().any(|key| field.node().get(key).is_some());
+            let issuer = decode_issuer(fields, NAMED_ISSUER, named);
             let issuer = named.then_some(issuer);
             (issuer, fields.optional("caCert").map(|field| ca_cert::decode(&field, context, references)))
         })
@@ -162,8 +186,31 @@ fn decode_cert_manager(fields: &Fields<'_>, context: &Context, references: &mut 
 
     let issuer = agree(backend, conf_issuer, block_issuer, "conf.issuerRef and certManager");
     let trust = agree(backend, conf_ca, block_ca, "conf.caCert and certManager.caCert");
+    cert_manager(backend, issuer, trust)
+}
+
+/// The same in the `certManager` of a `MeshIdentity`: both spellings of the issuer are in one map.
+pub(super) fn decode_cert_manager_block(
+    fields: &Fields<'_>,
+    context: &Context,
+    references: &mut Vec<Reference>,
+) -> Option<BackendKind> {
+    let block = fields.as_field();
+    let by_reference = fields.optional("issuerRef").map(|field| decode_issuer_ref(&field, context));
+    let named = NAMED_ISSUER.iter().any(|key| block.node().get(key).is_some());
+    let by_name = decode_issuer(fields, NAMED_ISSUER, named);
+    let issuer = agree(block, by_reference, named.then_some(by_name), "issuerRef and issuerName");
+    let trust = fields.optional("caCert").map(|field| ca_cert::decode(&field, context, references));
+    cert_manager(block, issuer, trust)
+}
+
+fn cert_manager(
+    at: &Field<'_>,
+    issuer: Option<Option<IssuerRef>>,
+    trust: Option<Option<CaSource>>,
+) -> Option<BackendKind> {
     let Some(issuer) = issuer else {
-        backend.problem_with_hint(
+        at.problem_with_hint(
             "names no issuer",
             "conf.issuerRef.name, or certManager.issuerName: a cert-manager Issuer in the system namespace, or a \
              ClusterIssuer",
@@ -190,8 +237,21 @@ fn agree<T: PartialEq>(
     }
 }
 
-fn decode_issuer_ref(field: &Field<'_>) -> Option<IssuerRef> {
-    field.strict_map(|fields| decode_issuer(fields, ["name", "kind", "group"], true)).flatten()
+/// cert-manager's own form. It has no namespace in it: an Issuer is looked up where the requests are made.
+fn decode_issuer_ref(field: &Field<'_>, context: &Context) -> Option<IssuerRef> {
+    field
+        .strict_map(|fields| {
+            if let Some(namespace) = fields.optional("namespace")
+                && namespace.text().is_some_and(|found| found != context.system_namespace)
+            {
+                namespace.problem_with_hint(
+                    format!("an Issuer is looked up in the system namespace, {}", context.system_namespace),
+                    "make the Issuer there, or use a ClusterIssuer, which is in no namespace",
+                );
+            }
+            decode_issuer(fields, ["name", "kind", "group"], true)
+        })
+        .flatten()
 }
 
 /// Only the name is required; kind and group are cert-manager's defaults (S0-10).

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::backend::Reference;
+use super::backend::{Reference, Use};
+use super::claims::{self, IdentityKey};
+use super::identity::IdentityDefinition;
 use super::last_good::{LastGood, Seen};
 use super::policy::MeshDefinition;
 use super::resource::{self, Decoded, Definition, Key, Outcome};
 use super::{Context, Resources};
 use crate::document::{Node, Value, quoted};
 use crate::model::bundle::Bundle;
+use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::diagnostic::{Location, Problem};
-use crate::model::policy::PolicySet;
+use crate::model::policy::{DataSource, MeshPolicy, PolicySet, TrustAnchors};
 use crate::model::secrets::{MeshSecrets, SecretBytes};
 
 /// A file of resources, as far as it could be read.
@@ -40,6 +43,8 @@ pub struct Compiled {
 pub struct KnownGood {
     meshes: LastGood<Arc<str>, MeshDefinition>,
     secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
+    identities: LastGood<IdentityKey, IdentityDefinition>,
+    trusts: LastGood<(Arc<str>, Arc<str>), Arc<TrustAnchors>>,
 }
 
 /// What a [`Source`] holds; see [`Seen`] for `complete`.
@@ -79,17 +84,18 @@ pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> 
             };
             Some(((mesh.clone(), name.clone()), content))
         }
-        (Key::Mesh(_), _) => None,
+        _ => None,
     }));
     let secrets: MeshSecrets = known.secrets.iter().map(|(key, content)| (key.clone(), content.clone())).collect();
 
     for found in files.iter_mut().flat_map(|file| &mut file.found) {
-        let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
-        let broken: Vec<Problem> = definition
-            .references
-            .iter()
-            .filter_map(|reference| check_reference(mesh, reference, &secrets, context))
-            .collect();
+        let (mesh, references) = match (&found.key, &found.definition) {
+            (Key::Mesh(mesh), Some(Definition::Mesh(definition))) => (mesh, &definition.references),
+            (Key::Identity { mesh, .. }, Some(Definition::Identity(definition))) => (mesh, &definition.references),
+            _ => continue,
+        };
+        let broken: Vec<Problem> =
+            references.iter().filter_map(|reference| check_reference(mesh, reference, &secrets, context)).collect();
         if !broken.is_empty() {
             found.definition = None;
             problems.extend(broken);
@@ -98,14 +104,104 @@ pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> 
     known.meshes.update(&pick(&files, |found| match (&found.key, &found.definition) {
         (Key::Mesh(name), Some(Definition::Mesh(definition))) => Some((name.clone(), Some(definition.clone()))),
         (Key::Mesh(name), _) => Some((name.clone(), None)),
-        (Key::Secret { .. }, _) => None,
+        _ => None,
     }));
-    let policies = known.meshes.iter().filter_map(|(name, mesh)| Some((name.clone(), mesh.policy.clone()?)));
-    let policies = PolicySet { meshes: policies.collect() };
+    known.trusts.update(&pick(&files, |found| match (&found.key, &found.definition) {
+        (Key::Trust { mesh, name }, definition) => {
+            let anchors = match definition {
+                Some(Definition::Trust(anchors)) => Some(anchors.clone()),
+                _ => None,
+            };
+            Some(((mesh.clone(), name.clone()), anchors))
+        }
+        _ => None,
+    }));
+    let (identities, refused) = update_identities(&mut files, known, context);
+    problems.extend(refused);
+    let (policies, unused) = assemble(known, identities);
+    for (mesh, name) in unused {
+        let at = Location { resource: Some(format!("MeshTrust {mesh}/{name}")), ..Location::default() };
+        let what = "has no effect: its mesh has neither mTLS nor a MeshIdentity".to_owned();
+        notices.push(Problem { at, what, hint: None });
+    }
 
     problems.sort();
     notices.sort();
     Compiled { resources: Resources { policies, secrets }, problems, notices }
+}
+
+/// Takes in the identity policies that may be in force beside each other, and gives those that are.
+fn update_identities(
+    files: &mut [File],
+    known: &mut KnownGood,
+    context: &Context,
+) -> (BTreeMap<IdentityKey, IdentityDefinition>, Vec<Problem>) {
+    let collected = |identities: &LastGood<IdentityKey, IdentityDefinition>| -> BTreeMap<_, _> {
+        identities.iter().map(|(key, definition)| (key.clone(), definition.clone())).collect()
+    };
+    let before = collected(&known.identities);
+    let enabled = |mesh: &MeshDefinition| mesh.policy.as_ref().is_some_and(|policy| policy.enabled_backend.is_some());
+    let meshes = known.meshes.iter().map(|(name, mesh)| (name.clone(), enabled(mesh))).collect();
+    let (mut dropped, mut problems) = (Vec::new(), Vec::new());
+    loop {
+        let mut next = known.identities.clone();
+        next.update(&pick(files, |found| match (&found.key, &found.definition) {
+            (Key::Identity { mesh, name }, definition) => {
+                let definition = match definition {
+                    Some(Definition::Identity(definition)) => Some(definition.clone()),
+                    _ => None,
+                };
+                Some(((mesh.clone(), name.clone()), definition))
+            }
+            _ => None,
+        }));
+        let mut identities = collected(&next);
+        identities.retain(|key, _| !dropped.contains(key));
+        let Some((key, problem)) = claims::first_conflict(&identities, &before, &meshes, &context.zone) else {
+            known.identities = next;
+            return (identities, problems);
+        };
+        problems.push(problem);
+        let is_it =
+            |found: &&mut Found| matches!(&found.key, Key::Identity { mesh, name } if (mesh, name) == (&key.0, &key.1));
+        let mut found = files.iter_mut().flat_map(|file| &mut file.found).filter(is_it);
+        let replaced = found.find(|found| found.definition.is_some());
+        match replaced {
+            // Its last good version may still do.
+            Some(found) => found.definition = None,
+            None => dropped.push(key),
+        }
+    }
+}
+
+/// What is in force of all kinds, mesh by mesh; and the trusts of meshes that there are none of.
+fn assemble(
+    known: &KnownGood,
+    identities: BTreeMap<IdentityKey, IdentityDefinition>,
+) -> (PolicySet, Vec<(Arc<str>, Arc<str>)>) {
+    let classic = known.meshes.iter().filter_map(|(name, mesh)| Some((name.clone(), mesh.policy.as_deref()?.clone())));
+    let mut meshes: BTreeMap<Arc<str>, MeshPolicy> = classic.collect();
+    for ((mesh, _), definition) in identities {
+        let policy = meshes.entry(mesh.clone()).or_insert_with(|| MeshPolicy {
+            name: mesh,
+            enabled_backend: None,
+            backends: Vec::new(),
+            identities: Vec::new(),
+            trusts: Vec::new(),
+            skip_validation: false,
+        });
+        policy.backends.push(definition.backend);
+        policy.identities.push(definition.policy);
+    }
+    let mut unused = Vec::new();
+    for ((mesh, name), anchors) in known.trusts.iter() {
+        match meshes.get_mut(mesh) {
+            Some(policy) => policy.trusts.push(anchors.clone()),
+            None => unused.push((mesh.clone(), name.clone())),
+        }
+    }
+    let meshes = meshes.into_iter().map(|(name, policy)| (name, Arc::new(policy))).collect();
+    (PolicySet { meshes }, unused)
 }
 
 fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
@@ -122,7 +218,6 @@ fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
         told.problems.extend(problems);
         told.notices.extend(notices);
         match outcome {
-            Outcome::Ignored => {}
             Outcome::Unidentified => file.complete = false,
             Outcome::Known { key, at, definition } => file.found.push(Found { key, at, definition }),
         }
@@ -172,19 +267,43 @@ fn pick<K, V>(files: &[File], pick: impl Fn(&Found) -> Option<(K, Option<V>)>) -
     files.iter().map(of_file).collect()
 }
 
-/// A Secret with CA certificates must hold some. One that is in no file may be in the cluster, if there is one.
+/// A Secret must hold what it is named for. One that is in no file may be in the cluster, if there is one.
 fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, context: &Context) -> Option<Problem> {
-    let Reference { name, at } = reference;
-    let (what, hint) = match secrets.get(mesh, name) {
-        Some(content) => {
-            let error = Bundle::from_pem(content.expose(), context.now).err()?;
-            (format!("the Secret {} is no trust bundle: {error}", quoted(name)), None)
+    let Reference { name, at, meant } = reference;
+    let problem = |what: String, hint: Option<String>| Some(Problem { at: at.clone(), what, hint });
+    let Some(content) = secrets.get(mesh, name) else {
+        if context.kubernetes_available {
+            return None;
         }
-        None if context.kubernetes_available => return None,
-        None => {
-            let hint = "add it to the resource files".to_owned();
-            (format!("there is no mesh Secret {}", quoted(name)), Some(hint))
-        }
+        return problem(
+            format!("there is no mesh Secret {}", quoted(name)),
+            Some("add it to the resource files".to_owned()),
+        );
     };
-    Some(Problem { at: at.clone(), what, hint })
+    let bad_pair =
+        |error: CaPairError| problem(format!("the Secret {}: {error}", quoted(name)), error.hint().map(str::to_owned));
+    match meant {
+        Use::Other => None,
+        Use::Bundle => {
+            let error = Bundle::from_pem(content.expose(), context.now).err()?;
+            problem(format!("the Secret {} is no trust bundle: {error}", quoted(name)), None)
+        }
+        Use::CaCertificate { allow_self_signed } => {
+            bad_pair(CaChain::from_pem(content.expose(), *allow_self_signed, context.now).err()?)
+        }
+        Use::CaKey { certificate } => {
+            let key = match CaKey::from_pem(content.expose()) {
+                Ok(key) => key,
+                Err(error) => return bad_pair(error),
+            };
+            let pem = match certificate {
+                DataSource::Inline(pem) => pem,
+                DataSource::Secret(name) => secrets.get(mesh, name)?,
+                DataSource::File(_) | DataSource::EnvVar(_) => return None,
+            };
+            // What is wrong with the certificate itself is told where that is named.
+            let chain = CaChain::from_pem(pem.expose(), true, context.now).ok()?;
+            bad_pair(key.check_belongs_to(&chain).err()?)
+        }
+    }
 }

@@ -17,7 +17,7 @@ pub struct Seen<K, V> {
 }
 
 /// The newest good value of every resource, and the file it was last seen in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LastGood<K, V> {
     kept: BTreeMap<K, (Arc<PathBuf>, V)>,
 }

@@ -3,12 +3,18 @@
 
 mod backend;
 mod ca_cert;
+mod claims;
 mod compile;
+mod data_source;
 mod files;
+mod identity;
 mod last_good;
+mod not_in_program;
 mod policy;
+mod provided;
 mod resource;
 mod secret;
+mod trust;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,3 +69,6 @@ impl Resources {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod identity_tests;

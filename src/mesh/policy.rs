@@ -33,13 +33,13 @@ pub(super) fn decode(
     let Some(mtls) = mtls else { return off(name_field, "no mtls") };
     let report = mtls.report();
     let before = report.count();
+    // The mesh's name is the trust domain of its SPIFFE IDs.
     check_trust_domain(name, name_field);
 
     let fields = mtls.map()?;
     let enabled = fields.optional("enabledBackend");
     let listed = fields.optional("backends").and_then(|field| field.list()).unwrap_or_default();
-    // Kuma's switch for its test certificate (S0-15); this server makes none.
-    let _ = fields.optional("skipValidation").and_then(|field| field.boolean());
+    let skip_validation = fields.optional("skipValidation").and_then(|field| field.boolean()).unwrap_or(false);
     fields.refuse_others();
 
     let mut references = Vec::new();
@@ -55,7 +55,7 @@ pub(super) fn decode(
         let hint = if names.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
         enabled.problem_with_hint(format!("{} is not the name of one of the backends", quoted(enabled_name)), hint);
     }
-    let policy = MeshPolicy::classic(name.into(), enabled_name.into(), backends);
+    let policy = MeshPolicy { skip_validation, ..MeshPolicy::classic(name.into(), enabled_name.into(), backends) };
     let policy = Some(Arc::new(policy)).filter(|_| report.count() == before)?;
     Some(MeshDefinition { policy: Some(policy), references })
 }
@@ -74,8 +74,8 @@ fn names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
     names
 }
 
-/// The mesh's name is the trust domain of its SPIFFE IDs.
-fn check_trust_domain(name: &str, field: &Field<'_>) {
+/// Whether `name` can be a trust domain; reports it if not.
+pub(super) fn check_trust_domain(name: &str, field: &Field<'_>) -> bool {
     let usable = TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
     if !usable {
         field.problem_with_hint(
@@ -83,4 +83,5 @@ fn check_trust_domain(name: &str, field: &Field<'_>) {
             "lower-case letters, digits, -, _ and ., at most 255",
         );
     }
+    usable
 }

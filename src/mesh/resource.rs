@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Context;
+use super::identity::{self, IdentityDefinition};
 use super::policy::{self, MeshDefinition};
-use super::secret;
+use super::{secret, trust};
 use crate::document::{Field, Fields, Node, Report, quoted};
 use crate::model::diagnostic::{Location, Problem};
+use crate::model::policy::TrustAnchors;
 use crate::model::secrets::SecretBytes;
 
 /// The API group and version of Kuma's resources.
@@ -21,6 +23,8 @@ const DEFAULT_MESH: &str = "default";
 pub(super) enum Key {
     Mesh(Arc<str>),
     Secret { mesh: Arc<str>, name: Arc<str> },
+    Identity { mesh: Arc<str>, name: Arc<str> },
+    Trust { mesh: Arc<str>, name: Arc<str> },
 }
 
 /// What a good resource says.
@@ -28,13 +32,13 @@ pub(super) enum Key {
 pub(super) enum Definition {
     Mesh(MeshDefinition),
     Secret(SecretBytes),
+    Identity(IdentityDefinition),
+    Trust(Arc<TrustAnchors>),
 }
 
 /// What a document turned out to be.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Nothing that this program acts upon, and nothing wrong.
-    Ignored,
     /// Something broken that cannot be told apart from other resources: it might be any of those that its file had.
     Unidentified,
     /// A resource; without a definition if it is broken.
@@ -115,7 +119,8 @@ fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> 
     let (kind, name_field, name, metadata) = (kind?, name_field?, name?, metadata?);
     let labels = metadata.optional("labels").and_then(|labels| labels.map());
     let mesh = labels.and_then(|labels| labels.optional("kuma.io/mesh")).and_then(|mesh| mesh.name());
-    let Some(key) = announce(fields, kind, name, mesh.unwrap_or(DEFAULT_MESH)) else { return Some(Outcome::Ignored) };
+    let mesh = mesh.unwrap_or(DEFAULT_MESH);
+    let key = announce(fields, kind, name, mesh);
 
     let report = name_field.report();
     let before = report.count();
@@ -125,11 +130,27 @@ fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> 
     {
         field.problem(format!("a {} has the apiVersion {expected}", kind.name()));
     }
-    let definition = if kind == Kind::Secret {
-        secret::decode_kubernetes(fields, &metadata, context).map(Definition::Secret)
-    } else {
-        let mtls = fields.optional("spec").and_then(|field| field.map()).and_then(|spec| spec.optional("mtls"));
-        policy::decode(name, &name_field, mtls.as_ref(), context).map(Definition::Mesh)
+    let spec = || fields.optional("spec").and_then(|field| field.map());
+    let definition = match kind {
+        Kind::Secret => secret::decode_kubernetes(fields, &metadata, context).map(Definition::Secret),
+        Kind::Mesh => {
+            let mtls = spec().and_then(|spec| spec.optional("mtls"));
+            policy::decode(name, &name_field, mtls.as_ref(), context).map(Definition::Mesh)
+        }
+        Kind::MeshIdentity | Kind::MeshTrust => {
+            if let Some(field) = metadata.optional("namespace")
+                && field.text().is_some_and(|found| found != context.system_namespace)
+            {
+                let (kind, namespace) = (kind.name(), &context.system_namespace);
+                field.problem(format!("a {kind} is in the system namespace, {namespace} (S4-6)"));
+            }
+            let spec = fields.required("spec").and_then(|field| field.map());
+            spec.and_then(|spec| {
+                let definition = decode_spec(kind, (name, &name_field), mesh, &spec, context);
+                spec.refuse_others();
+                definition
+            })
+        }
     };
     let definition = definition.filter(|_| report.count() == before);
     Some(Outcome::Known { key, at: name_field.location(), definition })
@@ -141,42 +162,65 @@ fn decode_universal(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
     let name = name_field.as_ref().and_then(Field::name);
     let (kind, name_field, name) = (kind?, name_field?, name?);
     let mesh = fields.optional("mesh").map_or(Some(DEFAULT_MESH), |field| field.name())?;
-    let Some(key) = announce(fields, kind, name, mesh) else { return Some(Outcome::Ignored) };
+    let key = announce(fields, kind, name, mesh);
 
     let report = name_field.report();
     let before = report.count();
-    let definition = if kind == Kind::Secret {
-        secret::decode_universal(fields).map(Definition::Secret)
-    } else {
-        let inside = fields.optional("spec").and_then(|field| field.map()).and_then(|spec| spec.optional("mtls"));
-        let outside = fields.optional("mtls");
-        if let (Some(_), Some(inside)) = (&outside, &inside) {
-            inside.problem("there is an mtls outside of spec as well; one of them has to go");
+    let definition = match kind {
+        Kind::Secret => secret::decode_universal(fields).map(Definition::Secret),
+        Kind::Mesh => {
+            let inside = fields.optional("spec").and_then(|field| field.map()).and_then(|spec| spec.optional("mtls"));
+            let outside = fields.optional("mtls");
+            if let (Some(_), Some(inside)) = (&outside, &inside) {
+                inside.problem("there is an mtls outside of spec as well; one of them has to go");
+            }
+            policy::decode(name, &name_field, outside.or(inside).as_ref(), context).map(Definition::Mesh)
         }
-        policy::decode(name, &name_field, outside.or(inside).as_ref(), context).map(Definition::Mesh)
+        Kind::MeshIdentity | Kind::MeshTrust => match fields.optional("spec") {
+            None => decode_spec(kind, (name, &name_field), mesh, fields, context),
+            Some(spec) => spec.map().and_then(|spec| {
+                let definition = decode_spec(kind, (name, &name_field), mesh, &spec, context);
+                spec.refuse_others();
+                definition
+            }),
+        },
     };
     let definition = definition.filter(|_| report.count() == before);
     Some(Outcome::Known { key, at: name_field.location(), definition })
 }
 
-/// From here on, problems are about this resource. `None` for the kinds that are known but not acted upon.
-fn announce(fields: &Fields<'_>, kind: Kind, name: &str, mesh: &str) -> Option<Key> {
-    let at = fields.as_field();
+/// The fields of a `MeshIdentity` or `MeshTrust`, wherever its form has them.
+fn decode_spec(
+    kind: Kind,
+    (name, name_field): (&str, &Field<'_>),
+    mesh: &str,
+    spec: &Fields<'_>,
+    context: &Context,
+) -> Option<Definition> {
+    // The mesh need not have a Mesh resource, so nobody else looks at its name.
+    if !policy::check_trust_domain(mesh, spec.as_field()) {
+        return None;
+    }
+    match kind {
+        Kind::MeshIdentity => identity::decode(name, name_field, mesh, spec, context).map(Definition::Identity),
+        _ => trust::decode(name, spec, context).map(Arc::new).map(Definition::Trust),
+    }
+}
+
+/// From here on, problems are about this resource.
+fn announce(fields: &Fields<'_>, kind: Kind, name: &str, mesh: &str) -> Key {
+    let report = fields.as_field().report();
     // Not validated yet, and on its way into a log.
     let shown = |name: &str| name.chars().take(80).flat_map(char::escape_debug).collect::<String>();
+    if kind == Kind::Mesh {
+        report.about(format!("Mesh {}", shown(name)));
+        return Key::Mesh(name.into());
+    }
+    report.about(format!("{} {}/{}", kind.name(), shown(mesh), shown(name)));
+    let (mesh, name) = (mesh.into(), name.into());
     match kind {
-        Kind::Mesh => {
-            at.report().about(format!("Mesh {}", shown(name)));
-            Some(Key::Mesh(name.into()))
-        }
-        Kind::Secret => {
-            at.report().about(format!("Secret {}/{}", shown(mesh), shown(name)));
-            Some(Key::Secret { mesh: mesh.into(), name: name.into() })
-        }
-        Kind::MeshIdentity | Kind::MeshTrust => {
-            at.report().about(format!("{} {}", kind.name(), shown(name)));
-            at.notice(format!("{} is not in the program yet: ignored", kind.name()));
-            None
-        }
+        Kind::MeshIdentity => Key::Identity { mesh, name },
+        Kind::MeshTrust => Key::Trust { mesh, name },
+        Kind::Secret | Kind::Mesh => Key::Secret { mesh, name },
     }
 }

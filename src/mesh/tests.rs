@@ -5,12 +5,12 @@ use super::*;
 use crate::document;
 use crate::model::policy::{CaSource, IssuerRef};
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
 
 /// A certificate as PEM: a CA or not, valid until the given year.
-fn certificate(ca: bool, until: i32) -> String {
+pub(super) fn certificate(ca: bool, until: i32) -> String {
     let mut params = rcgen::CertificateParams::default();
     if ca {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -20,7 +20,7 @@ fn certificate(ca: bool, until: i32) -> String {
     params.self_signed(&key).unwrap().pem()
 }
 
-fn compile_text(text: &str, kubernetes_available: bool) -> Compiled {
+pub(super) fn compile_text(text: &str, kubernetes_available: bool) -> Compiled {
     let context = Context {
         kubernetes_available,
         system_namespace: "kong-mesh-system".to_owned(),
@@ -32,17 +32,17 @@ fn compile_text(text: &str, kubernetes_available: bool) -> Compiled {
     compile(&[source], &context, &mut KnownGood::default())
 }
 
-fn texts(problems: &[crate::model::diagnostic::Problem]) -> Vec<String> {
+pub(super) fn texts(problems: &[crate::model::diagnostic::Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
 /// The problems of a text, with a cluster at hand.
-fn check(text: &str) -> Vec<String> {
+pub(super) fn check(text: &str) -> Vec<String> {
     texts(&compile_text(text, true).problems)
 }
 
 /// A Universal Mesh with one backend, whose fields are given in flow style.
-fn mesh(backend: &str) -> String {
+pub(super) fn mesh(backend: &str) -> String {
     format!("type: Mesh\nname: default\nmtls:\n  enabledBackend: b\n  backends:\n  - {backend}\n")
 }
 
@@ -106,10 +106,14 @@ fn durations_and_defaults() {
 
 #[test]
 fn problems_say_where_and_what_to_do() {
-    let long = "vault is a known type of backend, but not in the program yet: this mesh is not served (use certmanager \
-                or builtin, or leave this Mesh out)";
     for (text, expected) in [
-        (mesh("{name: b, type: vault, conf: {fromCp: {address: 'http://v'}}}"), vec![format!("6: backends[0].type: {long}")]),
+        (
+            mesh("{name: b, type: vault, conf: {fromCp: {address: 'http://v'}}}"),
+            vec![
+                "6: backends[0].conf.fromCp.auth: is missing".into(),
+                "6: backends[0].conf.fromCp.role: is missing".into(),
+            ],
+        ),
         (
             mesh("{name: b, type: certmanger}"),
             vec![
@@ -288,7 +292,7 @@ fn without_a_cluster_there_is_no_cert_manager() {
 
 #[test]
 fn one_bad_mesh_does_not_harm_another() {
-    let text = mesh("{name: b, type: vault}") + "---\n" + &mesh("{name: b, type: builtin}").replace("default", "other");
+    let text = mesh("{name: b, type: valt}") + "---\n" + &mesh("{name: b, type: builtin}").replace("default", "other");
     let compiled = compile_text(&text, true);
     assert_eq!(compiled.problems.len(), 1);
     assert_eq!(compiled.resources.policies.meshes.keys().map(|name| &**name).collect::<Vec<_>>(), ["other"]);
@@ -330,6 +334,7 @@ fn duplicates_name_both_places() {
     );
 }
 
+/// The YAML of the documents as it stands there, but for what they leave out (`...` in a certificate).
 #[test]
 fn every_example_of_the_documents_is_understood() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/seeds");
@@ -341,15 +346,27 @@ fn every_example_of_the_documents_is_understood() {
         let pem = certificate(true, 2036).trim_end().replace('\n', "\n            ");
         let text = std::fs::read_to_string(&path).unwrap().replace(placeholder, &pem);
         let compiled = compile_text(&text, true);
-        let (problems, notices) = (texts(&compiled.problems), texts(&compiled.notices));
-        if name.contains("vault") || name.contains("acm") {
-            assert!(problems.len() == 1 && problems[0].contains("not in the program yet"), "{name}: {problems:?}");
-        } else if name.contains("meshidentity") {
-            assert_eq!(problems, [""; 0], "{name}");
-            assert!(notices[0].contains("not in the program yet: ignored"), "{name}: {notices:?}");
+        assert_eq!(texts(&compiled.problems), [""; 0], "{name}");
+        let notices = texts(&compiled.notices);
+        let policy = &compiled.resources.policies.meshes["default"];
+        if name.contains("meshidentity") {
+            assert!(policy.enabled_backend.is_none() && notices.is_empty(), "{name}: {notices:?}");
+            assert_eq!(policy.identities[0].path.as_ref().unwrap().to_string(), "/{{ .Namespace }}/{{ .Workload }}");
+            assert_eq!(&*policy.identities[0].trust_domain, "internal.kongair.com");
+            assert_eq!(policy.signer(Some("flight-operations-id")).unwrap().kind.label(), "provided");
+            count += 1;
+            continue;
+        }
+        let expected = match () {
+            () if name.contains("vault") => "vault",
+            () if name.contains("acm") => "acmpca",
+            () => "certmanager",
+        };
+        assert_eq!(backend(&compiled).kind.label(), expected, "{name}");
+        if expected == "certmanager" {
+            assert_eq!(notices, [""; 0], "{name}");
         } else {
-            assert_eq!(problems, [""; 0], "{name}");
-            assert_eq!(backend(&compiled).kind.label(), "certmanager", "{name}");
+            assert!(notices.len() == 1 && notices[0].contains("is not in the program yet"), "{name}: {notices:?}");
         }
         count += 1;
     }
