@@ -46,6 +46,11 @@ impl Membership {
         default.chain(rules).collect()
     }
 
+    /// Those of them that there are not.
+    pub fn unknown(&self, is_known: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        self.meshes().into_iter().filter(|(_, mesh)| !is_known(mesh)).collect()
+    }
+
     pub(super) fn decode(field: &Field<'_>) -> Option<Self> {
         field.strict_map(|fields| Self {
             default: fields.optional("default").and_then(|f| f.name().map(str::to_owned)),
@@ -131,3 +136,7 @@ fn labels(field: &Field<'_>) -> BTreeMap<String, String> {
     }
     labels
 }
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;
