@@ -21,29 +21,37 @@ pub(super) fn of(
         None => trust_domain(&mesh.name, "the mesh name")?,
         Some(policy) => trust_domain(&policy.trust_domain, "the trust domain")?,
     };
-    let segments = match policy.and_then(|policy| Some((policy, policy.path.as_ref()?))) {
-        None => default_path(subject)?,
-        Some((policy, path)) => {
-            rendered(path, &mesh.name, subject, zone).map_err(|what| because_of(policy, path, &what))?
+    let template = policy.and_then(|policy| Some((&policy.name, policy.path.as_ref()?)));
+    let forbidden = |what: String| match template {
+        None => IdentifyError::Forbidden(what),
+        Some((name, path)) => {
+            IdentifyError::Forbidden(format!("MeshIdentity {:?} with the path {path}: {what}", name.as_ref()))
         }
     };
+    let segments = match template {
+        None => default_path(subject),
+        Some((_, path)) => rendered(path, &mesh.name, subject, zone),
+    };
+    let segments = segments.map_err(forbidden)?;
     let texts: Vec<&str> = segments.iter().map(String::as_str).collect();
-    SpiffeId::from_segments(domain, &texts).map_err(|error| unusable(&format!("{:?}", texts.join("/")), &error))
+    SpiffeId::from_segments(domain, &texts)
+        .map_err(|error| forbidden(unusable(&format!("{:?}", texts.join("/")), &error)))
 }
 
 /// `TrustDomain::new` also reads whole IDs, and lowers capitals: two meshes must not end up in one trust domain.
 fn trust_domain(name: &str, what: &str) -> Result<TrustDomain, IdentifyError> {
     let what = format!("{what} {name:?}");
-    let domain = TrustDomain::new(name).map_err(|error| unusable(&what, &error))?;
-    if domain.as_str() == name { Ok(domain) } else { Err(unusable(&what, &"a trust domain is lower case")) }
+    let forbidden = |why: &dyn Display| IdentifyError::Forbidden(unusable(&what, why));
+    let domain = TrustDomain::new(name).map_err(|error| forbidden(&error))?;
+    if domain.as_str() == name { Ok(domain) } else { Err(forbidden(&"a trust domain is lower case")) }
 }
 
 /// `/ns/<namespace>/sa/<serviceAccount>` in Kubernetes, `/<workload>` elsewhere.
-fn default_path(subject: &Subject<'_>) -> Result<Vec<String>, IdentifyError> {
+fn default_path(subject: &Subject<'_>) -> Result<Vec<String>, String> {
     match (subject.is_kubernetes, subject.namespace, subject.service_account, subject.workload) {
         (true, Some(namespace), Some(account), _) => Ok(["ns", namespace, "sa", account].map(str::to_owned).to_vec()),
         (false, _, _, Some(workload)) => Ok(vec![workload.to_owned()]),
-        _ => Err(IdentifyError::Forbidden("the proof names no workload".to_owned())),
+        _ => Err("the proof names no workload".to_owned()),
     }
 }
 
@@ -64,7 +72,10 @@ fn rendered(path: &PathTemplate, mesh: &str, subject: &Subject<'_>, zone: &str) 
         TemplateField::Workload => subject.workload,
         TemplateField::Name => subject.name,
     };
-    path.render(value).map_err(|field| missing(field, subject.is_kubernetes).to_owned())
+    path.render(value).map_err(|field| match value(field).filter(|text| !text.is_empty()) {
+        Some(text) => format!("{text:?} cannot be part of a SPIFFE ID"),
+        None => missing(field, subject.is_kubernetes).to_owned(),
+    })
 }
 
 /// What is not known of a proxy, and what would tell it.
@@ -88,10 +99,6 @@ fn missing(field: TemplateField, is_kubernetes: bool) -> &'static str {
     }
 }
 
-fn because_of(policy: &IdentityPolicy, path: &PathTemplate, what: &str) -> IdentifyError {
-    IdentifyError::Forbidden(format!("MeshIdentity {:?} with the path {path}: {what}", &*policy.name))
-}
-
-fn unusable(what: &str, why: &dyn Display) -> IdentifyError {
-    IdentifyError::Forbidden(format!("{what} cannot be part of a SPIFFE ID: {why}"))
+fn unusable(what: &str, why: &dyn Display) -> String {
+    format!("{what} cannot be part of a SPIFFE ID: {why}")
 }

@@ -246,6 +246,8 @@ fn templates_get_what_is_proven_and_nothing_else() {
         (token(), "/{{ .ServiceAccount }}", Err("a label k8s.kuma.io/service-account in it would")),
         (labelled(), "/{{ .Namespace }}/{{ .ServiceAccount }}/{{ .Workload }}", Ok("/vm/runner/web")),
         (proof(None, Workload::default()), "/{{ .Workload }}", Err("gives no .Workload")),
+        (proof(None, named("a/b")), "/{{ .Workload }}", Err("\"a/b\" cannot be part of a SPIFFE ID")),
+        (proof(None, named("..")), "/{{ .Workload }}", Err("\"..\" cannot be part of a SPIFFE ID")),
         (pod(), "/ns/{{ .Namespace }}/w/{{ .Workload }}/{{ .Name }}", Ok("/ns/shop/w/web/web-7f")),
         (lying(), "/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}", Ok("/ns/shop/sa/web")),
         (unbound(), "/{{ .Namespace }}/{{ .Name }}", Err("a service account token that is bound to a pod would")),
