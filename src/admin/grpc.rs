@@ -18,12 +18,18 @@ use super::health::HealthService;
 use super::proto::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use super::proto::{DESCRIPTORS, v1};
 use super::service::AdminService;
+use crate::serve::refusals::Refusals;
 use crate::serve::roster::Roster;
 
 /// The routes of every service.
-pub(super) fn routes(roster: Roster, certificates: Arc<dyn Certificates>, ready: watch::Receiver<bool>) -> Router {
+pub(super) fn routes(
+    roster: Roster,
+    refusals: Refusals,
+    certificates: Arc<dyn Certificates>,
+    ready: watch::Receiver<bool>,
+) -> Router {
     let csds = CsdsService { roster: roster.clone(), certificates: certificates.clone() };
-    let admin = AdminService { roster, certificates };
+    let admin = AdminService { roster, refusals, certificates };
     let mut routes = Routes::new(v1::admin_server::AdminServer::new(admin))
         .add_service(ClientStatusDiscoveryServiceServer::new(csds))
         .add_service(HealthServer::new(HealthService(ready)));

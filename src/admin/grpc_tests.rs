@@ -21,13 +21,15 @@ use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse
 use super::super::proto::envoy::service::status::v3::ClientStatusRequest;
 use super::super::proto::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use super::super::proto::v1::admin_client::AdminClient;
-use super::super::proto::v1::{ListProxiesRequest, RotateRequest};
+use super::super::proto::v1::{ListProxiesRequest, ListRefusalsRequest, RotateRequest};
 use super::super::testing::{FakeCertificates, identity, lives, status, stream};
 use super::*;
 use crate::observe::readiness::Readiness;
+use crate::testing::certs::timestamp;
 
 struct Rig {
     roster: Roster,
+    refusals: Refusals,
     certificates: Arc<FakeCertificates>,
     readiness: Readiness,
     address: SocketAddr,
@@ -40,16 +42,17 @@ impl Rig {
     async fn new(certificates: FakeCertificates) -> Self {
         let shutdown = CancellationToken::new();
         let mut server = JoinSet::new();
-        let (roster, readiness, certificates) = (Roster::default(), Readiness::new(), Arc::new(certificates));
+        let (roster, refusals) = (Roster::default(), Refusals::default());
+        let (readiness, certificates) = (Readiness::new(), Arc::new(certificates));
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let router = Router::new()
             .route("/livez", axum::routing::get(async || "ok\n"))
-            .merge(routes(roster.clone(), certificates.clone(), readiness.watch()))
+            .merge(routes(roster.clone(), refusals.clone(), certificates.clone(), readiness.watch()))
             .fallback(unknown);
         server.spawn(super::super::http::until(socket, router, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        Self { roster, certificates, readiness, address, channel, shutdown, server }
+        Self { roster, refusals, certificates, readiness, address, channel, shutdown, server }
     }
 
     async fn list(&self, request: ListProxiesRequest) -> Vec<v1::Proxy> {
@@ -103,6 +106,36 @@ async fn more_proxies_than_fit_into_one_message_are_listed() {
     let responses = csds.stream_client_status(asked).await.unwrap().into_inner();
     let clients = responses.fold(0, async |sum, response| sum + response.unwrap().config.len()).await;
     assert_eq!(clients, 4001);
+}
+
+#[tokio::test]
+async fn refusals_are_listed_the_last_first() {
+    let rig = Rig::new(FakeCertificates::default()).await;
+    let (one, other) = ("192.0.2.1".into(), "192.0.2.2".into());
+    for second in [1, 2] {
+        rig.refusals.record(&one, Some("web-0"), Some("proxyToken"), "not allowed: no such mesh", timestamp(second));
+    }
+    rig.refusals.record(&other, None, None, "no proof", timestamp(3));
+    let mut client = AdminClient::new(rig.channel.clone());
+    let listed = client.list_refusals(ListRefusalsRequest::default()).await.unwrap().into_inner().refusals;
+    let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let refusal = |peer: &str, node: &str, method: &str, reason: &str| v1::Refusal {
+        peer: peer.to_owned(),
+        node_id: node.to_owned(),
+        method: method.to_owned(),
+        reason: reason.to_owned(),
+        ..v1::Refusal::default()
+    };
+    let expected = [
+        v1::Refusal { count: 1, first: time(3), last: time(3), ..refusal("192.0.2.2", "", "", "no proof") },
+        v1::Refusal {
+            count: 2,
+            first: time(1),
+            last: time(2),
+            ..refusal("192.0.2.1", "web-0", "proxyToken", "not allowed: no such mesh")
+        },
+    ];
+    assert_eq!(listed, expected);
 }
 
 #[tokio::test]

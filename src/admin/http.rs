@@ -43,7 +43,8 @@ pub(super) async fn until(socket: TcpListener, routes: Router, shutdown: Cancell
 
 /// The routes.
 fn routes(admin: Arc<Admin>) -> Router {
-    let services = grpc::routes(admin.roster.clone(), Arc::new(admin.manager.clone()), admin.readiness.watch());
+    let (roster, refusals) = (admin.roster.clone(), admin.refusals.clone());
+    let services = grpc::routes(roster, refusals, Arc::new(admin.manager.clone()), admin.readiness.watch());
     Router::new()
         .route("/", get(page))
         .route("/livez", get(async || "ok\n"))

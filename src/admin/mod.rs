@@ -27,6 +27,7 @@ use crate::issue::manager::Manager;
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::observe::readiness::Readiness;
+use crate::serve::refusals::Refusals;
 use crate::serve::roster::Roster;
 use crate::trust::store::TrustStore;
 
@@ -46,6 +47,10 @@ pub struct Admin {
     pub manager: Manager,
     /// The live streams.
     pub roster: Roster,
+    /// Whom streams were refused.
+    pub refusals: Refusals,
+    /// The meshes that the configuration names, and where: there may be none of that name.
+    pub named_meshes: Vec<(String, String)>,
     /// Requests that cert-manager has not answered; `None` without a cluster.
     pub pending: Option<PendingBoard>,
     /// The metrics.

@@ -11,12 +11,14 @@ use super::proto::v1;
 use super::proto::v1::admin_server::Admin;
 use super::view::{self, Selector};
 use crate::model::identity::ProxyKey;
+use crate::serve::refusals::Refusals;
 use crate::serve::roster::Roster;
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(super) struct AdminService {
     pub(super) roster: Roster,
+    pub(super) refusals: Refusals,
     pub(super) certificates: Arc<dyn Certificates>,
 }
 
@@ -46,6 +48,14 @@ impl Admin for AdminService {
         let count = proxies.len().try_into().unwrap_or(u32::MAX);
         self.certificates.rotate(proxies);
         Ok(Response::new(v1::RotateResponse { proxies: count }))
+    }
+
+    async fn list_refusals(
+        &self,
+        _request: Request<v1::ListRefusalsRequest>,
+    ) -> Result<Response<v1::ListRefusalsResponse>, Status> {
+        let refusals = self.refusals.snapshot().iter().map(view::refusal).collect();
+        Ok(Response::new(v1::ListRefusalsResponse { refusals }))
     }
 }
 

@@ -6,9 +6,13 @@ use super::Admin;
 use super::text::escaped;
 use super::view::{self, Listed, names, state};
 use super::warnings::Warnings;
+use crate::serve::refusals::Refused;
 
 /// The most proxies that are listed.
 const LISTED: usize = 500;
+
+/// The most refusals that are listed.
+const REFUSED: usize = 32;
 
 /// The most names of one proxy, and the most characters of each.
 const NAMES: usize = 16;
@@ -36,7 +40,21 @@ fn write(page: &mut String, admin: &Admin) -> std::fmt::Result {
             writeln!(page, "    {text}")?;
         }
     }
+    refusals(page, &admin.refusals.snapshot())?;
     proxies(page, &view::proxies(admin.roster.snapshot(), admin.manager.snapshot()))
+}
+
+/// Whom the server has refused lately; nothing if there is nobody.
+fn refusals(page: &mut String, refusals: &[Refused]) -> std::fmt::Result {
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    writeln!(page, "\nrefused lately (all of them: envoy-sds proxies --refused): {}", refusals.len())?;
+    for Refused { host, node_id, reason, last, count, .. } in refusals.iter().take(REFUSED) {
+        let node = node_id.as_deref().map(|id| format!(" ({})", escaped(id))).unwrap_or_default();
+        writeln!(page, "  {host}{node}: {}; {count} times, the last at {last}", escaped(reason))?;
+    }
+    Ok(())
 }
 
 fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
@@ -100,4 +118,31 @@ fn proxies(page: &mut String, proxies: &[Listed]) -> std::fmt::Result {
         writeln!(page, "  and {} more", proxies.len() - LISTED)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::certs::timestamp;
+
+    #[test]
+    fn refusals_are_shown_and_cannot_write_on_a_terminal() {
+        let refused = Refused {
+            host: "192.0.2.1".into(),
+            node_id: Some("\u{1b}[2Jweb".into()),
+            method: Some("proxyToken"),
+            reason: "not allowed: \u{202e}no".into(),
+            first: timestamp(1),
+            last: timestamp(2),
+            count: 3,
+        };
+        let mut page = String::new();
+        refusals(&mut page, &vec![refused; REFUSED + 1]).unwrap();
+        let line = "  192.0.2.1 (\\u{1b}[2Jweb): not allowed: \\u{202e}no; 3 times, the last at 1970-01-01T00:00:02Z";
+        assert_eq!(page.lines().filter(|shown| *shown == line).count(), REFUSED, "{page}");
+        assert!(page.contains("--refused): 33\n"), "{page}");
+        let mut nothing = String::new();
+        refusals(&mut nothing, &[]).unwrap();
+        assert_eq!(nothing, "");
+    }
 }

@@ -13,6 +13,7 @@ use crate::issue::manager::Status;
 use crate::model::identity::{Identity, Instance, ProxyKey};
 use crate::model::svid::Svid;
 use crate::serve::naming::SecretKind;
+use crate::serve::refusals::Refused;
 use crate::serve::roster::{NameRecord, StreamRecord};
 use crate::serve::version::Version;
 
@@ -148,6 +149,19 @@ fn stream(record: &StreamRecord) -> v1::Stream {
             valid_until: identity.proven_until.map(timestamp),
         }),
         subscriptions: names(record).into_iter().map(|(name, record)| subscription(name, record)).collect(),
+    }
+}
+
+/// A refusal, as the API shows it.
+pub(super) fn refusal(refused: &Refused) -> v1::Refusal {
+    v1::Refusal {
+        peer: refused.host.to_string(),
+        node_id: refused.node_id.as_deref().unwrap_or_default().to_owned(),
+        method: refused.method.unwrap_or_default().to_owned(),
+        reason: refused.reason.to_string(),
+        count: refused.count,
+        first: Some(timestamp(refused.first)),
+        last: Some(timestamp(refused.last)),
     }
 }
 

@@ -28,6 +28,11 @@ impl Warnings {
         for problem in admin.problems.borrow().iter() {
             warnings.tell("resources", || problem.to_string());
         }
+        for (field, mesh) in &admin.named_meshes {
+            if !admin.policies.borrow().meshes.contains_key(mesh.as_str()) {
+                warnings.tell("configuration", || format!("{field}: there is no mesh {mesh:?}"));
+            }
+        }
         for ((mesh, backend), trouble) in admin.trust.troubles().borrow().iter() {
             let consequence = if trouble.has_last_good {
                 "what it said before stays trusted"

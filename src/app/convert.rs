@@ -1,6 +1,7 @@
 //! From what the configuration says to what the stages take: no stage knows the configuration.
 
-use crate::config::{Endpoint, Kubernetes, Limits, Listener};
+use crate::config::{Endpoint, Kubernetes, Limits, Listener, Membership};
+use crate::identify::membership::{AllowRule, Rules, ServiceAccount};
 use crate::issue::schedule::REMEMBERED;
 use crate::runtime::cluster;
 use crate::serve::{StreamLimits, listen};
@@ -37,4 +38,22 @@ pub(super) fn stream_limits(limits: &Limits) -> StreamLimits {
         new_per_second: limits.new_streams_per_second,
         names: limits.names_per_stream,
     }
+}
+
+pub(super) fn rules(membership: &Membership) -> Rules {
+    let rule = |rule: &crate::config::AllowRule| AllowRule {
+        mesh: rule.mesh.as_str().into(),
+        namespaces: rule.namespaces.iter().map(|name| name.as_str().into()).collect(),
+        service_accounts: rule
+            .service_accounts
+            .iter()
+            .map(|account| ServiceAccount {
+                namespace: account.namespace.as_deref().map(Into::into),
+                name: account.name.as_str().into(),
+            })
+            .collect(),
+        workloads: rule.workloads.iter().map(|name| name.as_str().into()).collect(),
+        labels: rule.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+    };
+    Rules { default: membership.default.as_deref().map(Into::into), allow: membership.allow.iter().map(rule).collect() }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::StartError;
+use super::{StartError, convert};
 use crate::config::Config;
 use crate::identify::Identify;
 use crate::identify::chain::Identifiers;
@@ -37,5 +37,6 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Identifiers, Start
         let reviewer = Arc::new(ApiServer::new(client));
         methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock, tasks)));
     }
-    Ok(Identifiers::new(methods, identify.insecure_node_id, policies))
+    let rules = convert::rules(&config.membership);
+    Ok(Identifiers::new(methods, identify.insecure_node_id, policies, rules, config.zone.as_str().into()))
 }

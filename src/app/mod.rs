@@ -112,6 +112,9 @@ impl App {
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
         let resources = Resources::start(&config, kubernetes.is_some(), &clock, &tasks)?;
+        for (field, mesh) in config.membership.unknown(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
+            tracing::warn!("{field}: there is no mesh {mesh:?} yet");
+        }
 
         let mut registry = Registry::with_prefix("envoy_sds");
         resource_metrics::register(&mut registry, resources.problems.clone());
@@ -190,6 +193,8 @@ impl App {
             trust,
             manager,
             roster: sds.roster(),
+            refusals: sds.refusals(),
+            named_meshes: config.membership.meshes(),
             pending: cert_manager.as_ref().map(CertManager::pending),
             registry,
         });

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use super::Failure;
 use crate::admin::proto::v1::admin_client::AdminClient;
-use crate::admin::proto::v1::{ListProxiesRequest, Proxy, RotateRequest};
+use crate::admin::proto::v1::{ListProxiesRequest, ListRefusalsRequest, Proxy, Refusal, RotateRequest};
 use crate::config::HostPort;
 
 /// How long the server may take to accept a connection, and to say something more.
@@ -56,6 +56,12 @@ impl AdminApi {
             proxies.extend(message.proxy);
         }
         Ok(proxies)
+    }
+
+    /// Whom the server has refused lately, the last first.
+    pub(super) async fn refusals(&mut self) -> Result<Vec<Refusal>, ApiError> {
+        let answer = in_time(self.client.list_refusals(ListRefusalsRequest::default())).await;
+        Ok(answer.map_err(|status| self.error(&status))?.into_inner().refusals)
     }
 
     pub(super) async fn rotate(&mut self, request: RotateRequest) -> Result<usize, ApiError> {

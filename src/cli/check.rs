@@ -45,6 +45,10 @@ impl Check {
         };
         let compiled = ResourceFiles::new(settings, clock.clone()).load();
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));
+        let meshes = &compiled.resources.policies.meshes;
+        for (field, mesh) in config.membership.unknown(|mesh| meshes.contains_key(mesh)) {
+            output::error(format_args!("warning: {field}: there is no mesh {mesh:?}"));
+        }
         problems.extend(compiled.problems);
         problems.extend(ca_files(&compiled.resources, &clock));
         problems.extend(tls_files(&config));

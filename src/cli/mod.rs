@@ -8,8 +8,10 @@ mod output;
 mod proxies;
 mod proxy_json;
 mod proxy_table;
+mod refusals;
 mod rotate;
 mod serve;
+mod table;
 
 use std::process::ExitCode;
 

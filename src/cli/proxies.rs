@@ -4,12 +4,14 @@ use anyhow::anyhow;
 use clap::{Args, ValueEnum};
 
 use super::admin_api::{AdminApi, AdminFlags, Selection};
-use super::{Failure, output, proxy_json, proxy_table, runtime};
+use super::{Failure, output, proxy_json, proxy_table, refusals, runtime};
 use crate::admin::proto::v1;
 
 /// List the proxies of a running server, with their secrets and certificates
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  envoy-sds proxies --mesh default\n  envoy-sds proxies web-0 -o json")]
+#[command(
+    after_help = "Examples:\n  envoy-sds proxies --mesh default\n  envoy-sds proxies web-0 -o json\n  envoy-sds proxies --refused"
+)]
 pub(super) struct Proxies {
     /// Only this one: [MESH/]NAME or a SPIFFE ID
     #[arg(value_name = "PROXY")]
@@ -18,6 +20,10 @@ pub(super) struct Proxies {
     /// Only those of this mesh
     #[arg(long, value_name = "MESH")]
     mesh: Option<String>,
+
+    /// List whom the server has refused lately instead, and why
+    #[arg(long, conflicts_with_all = ["proxy", "mesh"])]
+    refused: bool,
 
     /// A table, a table with everything, or JSON
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
@@ -37,6 +43,9 @@ enum Format {
 
 impl Proxies {
     pub(super) fn run(self) -> Result<(), Failure> {
+        if self.refused {
+            return self.run_refused();
+        }
         let proxies = runtime()?.block_on(self.list())?;
         if let (true, Some(proxy)) = (proxies.is_empty(), &self.proxy) {
             return Err(anyhow!("there is no proxy {proxy:?}").into());
@@ -45,6 +54,16 @@ impl Proxies {
             Format::Table => output::text(proxy_table::table(&proxies, false)),
             Format::Wide => output::text(proxy_table::table(&proxies, true)),
             Format::Json => output::line(proxy_json::document(&proxies).map_err(anyhow::Error::from)?),
+        }
+    }
+
+    fn run_refused(&self) -> Result<(), Failure> {
+        let refusals = async { Ok::<_, Failure>(AdminApi::connect(&self.admin).await?.refusals().await?) };
+        let refusals = runtime()?.block_on(refusals)?;
+        match self.output {
+            Format::Table => output::text(refusals::table(&refusals, false)),
+            Format::Wide => output::text(refusals::table(&refusals, true)),
+            Format::Json => output::line(refusals::document(&refusals).map_err(anyhow::Error::from)?),
         }
     }
 

@@ -13,7 +13,12 @@ use crate::admin::text::is_unsafe;
 /// None that is known of.
 pub(super) fn document(proxies: &[v1::Proxy]) -> Result<String, serde_json::Error> {
     let proxies: Vec<Value> = proxies.iter().map(proxy).collect();
-    let text = serde_json::to_string_pretty(&json!({ "proxies": proxies }))?;
+    pretty(&json!({ "proxies": proxies }))
+}
+
+/// A document for programs that people may look at.
+pub(super) fn pretty(document: &Value) -> Result<String, serde_json::Error> {
+    let text = serde_json::to_string_pretty(document)?;
     // JSON leaves some control characters as they are; they are inside of strings only.
     let escaped = |c: char| match c {
         '\n' => "\n".to_owned(),
@@ -24,7 +29,7 @@ pub(super) fn document(proxies: &[v1::Proxy]) -> Result<String, serde_json::Erro
 }
 
 /// An object without its empty fields.
-fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
+pub(super) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
     let is_there = |value: &Value| match value {
         Value::Null => false,
         Value::String(text) => !text.is_empty(),
@@ -44,11 +49,11 @@ fn list<T>(items: &[T], value: impl Fn(&T) -> Value) -> Value {
     Value::Array(items.iter().map(value).collect())
 }
 
-fn time(time: Option<&prost_types::Timestamp>) -> Value {
+pub(super) fn time(time: Option<&prost_types::Timestamp>) -> Value {
     text(rfc_3339(time))
 }
 
-fn text(text: impl Serialize) -> Value {
+pub(super) fn text(text: impl Serialize) -> Value {
     json!(text)
 }
 

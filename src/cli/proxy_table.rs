@@ -2,63 +2,32 @@
 
 use std::collections::BTreeSet;
 
-use super::proxy_json::{rfc_3339, state};
+use super::proxy_json::state;
+use super::table::Shown::{Short, Wide};
+use super::table::{self, Column, seconds};
 use crate::admin::proto::v1;
-use crate::admin::text::escaped;
 
-/// How much of a long text a narrow table shows.
-const SHOWN: usize = 60;
-
-/// A column: its head, what is in it, and whether only the wide table has it.
-type Column = (&'static str, fn(&v1::Proxy) -> String, bool);
-
-const COLUMNS: &[Column] = &[
-    ("MESH", |proxy| proxy.mesh.clone(), false),
-    ("PROXY", |proxy| proxy.name.clone(), false),
-    ("SPIFFE ID", |proxy| proxy.spiffe_id.clone(), false),
-    ("PROOF", proofs, false),
-    ("PROVEN UNTIL", proven_until, true),
-    ("NODE", |proxy| distinct(proxy, |stream| stream.node_id.clone()), true),
-    ("PEER", |proxy| distinct(proxy, |stream| stream.peer.clone()), true),
-    ("STREAMS", streams, false),
-    ("SECRETS", |proxy| subscriptions(proxy, false), false),
-    ("VERSIONS", |proxy| subscriptions(proxy, true), true),
-    ("SERIAL", serial, false),
-    ("ISSUER", |proxy| proxy.certificate.as_ref().map(|leaf| leaf.issuer.clone()).unwrap_or_default(), true),
-    ("EXPIRES", |proxy| seconds(proxy.certificate.as_ref().and_then(|leaf| leaf.not_after.as_ref())), false),
-    ("RENEWAL", |proxy| seconds(proxy.next_attempt.as_ref()), false),
-    ("ERROR", errors, false),
+const COLUMNS: &[Column<v1::Proxy>] = &[
+    ("MESH", |proxy| proxy.mesh.clone(), Short),
+    ("PROXY", |proxy| proxy.name.clone(), Short),
+    ("SPIFFE ID", |proxy| proxy.spiffe_id.clone(), Short),
+    ("PROOF", proofs, Short),
+    ("PROVEN UNTIL", proven_until, Wide),
+    ("NODE", |proxy| distinct(proxy, |stream| stream.node_id.clone()), Wide),
+    ("PEER", |proxy| distinct(proxy, |stream| stream.peer.clone()), Wide),
+    ("STREAMS", streams, Short),
+    ("SECRETS", |proxy| subscriptions(proxy, false), Short),
+    ("VERSIONS", |proxy| subscriptions(proxy, true), Wide),
+    ("SERIAL", serial, Short),
+    ("ISSUER", |proxy| proxy.certificate.as_ref().map(|leaf| leaf.issuer.clone()).unwrap_or_default(), Wide),
+    ("EXPIRES", |proxy| seconds(proxy.certificate.as_ref().and_then(|leaf| leaf.not_after.as_ref())), Short),
+    ("RENEWAL", |proxy| seconds(proxy.next_attempt.as_ref()), Short),
+    ("ERROR", errors, Short),
 ];
 
-/// The table, with a line for each proxy. A cell is on one line and cannot do anything to the terminal.
+/// The table, with a line for each proxy.
 pub(super) fn table(proxies: &[v1::Proxy], wide: bool) -> String {
-    let columns: Vec<&Column> = COLUMNS.iter().filter(|(.., only_wide)| wide || !only_wide).collect();
-    let limit = if wide { usize::MAX } else { SHOWN };
-    let mut rows = vec![columns.iter().map(|(head, ..)| (*head).to_owned()).collect::<Vec<_>>()];
-    rows.extend(proxies.iter().map(|proxy| columns.iter().map(|(_, text, _)| cell(&text(proxy), limit)).collect()));
-    let mut widths = vec![0; columns.len()];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut table = String::new();
-    for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        table.push_str(line.join("   ").trim_end());
-        table.push('\n');
-    }
-    table
-}
-
-/// A text in a cell: escaped, shortened, `-` if there is none.
-fn cell(text: &str, limit: usize) -> String {
-    let text = escaped(text);
-    match text.char_indices().nth(limit) {
-        _ if text.is_empty() => "-".to_owned(),
-        None => text,
-        Some(_) => text.chars().take(limit - 1).chain(['…']).collect(),
-    }
+    table::of(proxies, COLUMNS, wide)
 }
 
 /// What is said by at least one stream, once.
@@ -118,11 +87,6 @@ fn errors(proxy: &v1::Proxy) -> String {
     });
     let issuance = Some(proxy.last_error.clone()).filter(|error| !error.is_empty());
     issuance.into_iter().chain(rejections).collect::<Vec<_>>().join("; ")
-}
-
-/// To the second.
-fn seconds(time: Option<&prost_types::Timestamp>) -> String {
-    rfc_3339(time.map(|time| prost_types::Timestamp { nanos: 0, ..*time }).as_ref())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::endpoint::HostPort;
 use super::identify::{Identify, Places};
-use super::{Ads, Kubernetes, Limits, Listener, Naming};
+use super::{Ads, Kubernetes, Limits, Listener, Membership, Naming};
 use crate::document::{Field, Fields, Node, Report};
 use crate::model::diagnostic::{Location, Problem};
 
@@ -23,6 +23,7 @@ pub(super) struct File {
     pub(super) kubernetes: Kubernetes,
     pub(super) identify: Identify,
     pub(super) places: Places,
+    pub(super) membership: Membership,
     pub(super) naming: Naming,
     pub(super) limits: Limits,
     pub(super) ads: Ads,
@@ -51,6 +52,7 @@ fn decode_file(root: &Field<'_>) -> Option<File> {
         system_namespace: fields.optional("systemNamespace").and_then(located),
         zone: fields.optional("zone").and_then(located),
         kubernetes: fields.optional("kubernetes").and_then(|f| f.one_of(&kubernetes)).unwrap_or_default(),
+        membership: fields.given("membership").and_then(|f| Membership::decode(&f)).unwrap_or_default(),
         naming: fields.optional("naming").and_then(|f| Naming::decode(&f)).unwrap_or_default(),
         limits: fields.optional("limits").and_then(|f| decode_limits(&f)).unwrap_or_default(),
         ads: fields.optional("ads").and_then(|f| f.strict_map(decode_ads)).unwrap_or_default(),

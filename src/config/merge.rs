@@ -65,6 +65,7 @@ pub(super) fn merge(
         kubernetes: file.kubernetes,
         kubeconfig: overrides.kubeconfig,
         identify,
+        membership: file.membership,
         naming: file.naming,
         limits: file.limits,
         ads: file.ads,

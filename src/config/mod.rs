@@ -6,6 +6,7 @@ mod endpoint;
 mod file;
 mod identify;
 mod listener;
+mod membership;
 mod merge;
 mod naming;
 
@@ -17,6 +18,7 @@ pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
 pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule};
 pub use listener::{Listener, ListenerTls};
+pub use membership::{AllowRule, Membership, ServiceAccountName};
 pub use naming::{Naming, NamingProfile, SecretName};
 
 use self::file::File;
@@ -47,6 +49,8 @@ pub struct Config {
     pub kubeconfig: Option<PathBuf>,
     /// What proves an identity.
     pub identify: Identify,
+    /// Which mesh proxies belong to, and whom meshes let in.
+    pub membership: Membership,
     /// What the names of secrets mean.
     pub naming: Naming,
     /// Bounds.

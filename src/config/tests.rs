@@ -7,7 +7,7 @@ fn surroundings() -> Surroundings {
     Surroundings { xdg_state_home: None, home: Some("/home/me".into()) }
 }
 
-fn load(text: &str) -> Result<Config, Vec<String>> {
+pub(super) fn load(text: &str) -> Result<Config, Vec<String>> {
     let (config, problems) = load_with(text, Overrides::default());
     if problems.is_empty() { Ok(config) } else { Err(problems.iter().map(ToString::to_string).collect()) }
 }

@@ -7,7 +7,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
-use super::{Authenticate, Evidence, Identify, IdentifyError, NodeClaim, Proof, membership, node_id};
+use super::membership::{self, Rules};
+use super::{Authenticate, Evidence, Identify, IdentifyError, NodeClaim, Proof, node_id};
 use crate::model::identity::{Identity, Workload};
 use crate::model::policy::PolicySet;
 
@@ -17,17 +18,21 @@ pub struct Identifiers {
     methods: Vec<Arc<dyn Identify>>,
     insecure_node_id: bool,
     policies: watch::Receiver<Arc<PolicySet>>,
+    rules: Rules,
+    zone: Arc<str>,
 }
 
 impl Identifiers {
     /// Asks `methods` in this order; with `insecure_node_id`, a peer without any evidence is believed. `policies` tells
-    /// which meshes there are.
+    /// which meshes there are, and `rules` whom they let in. `zone` is the server's; it may be empty.
     pub fn new(
         methods: Vec<Arc<dyn Identify>>,
         insecure_node_id: bool,
         policies: watch::Receiver<Arc<PolicySet>>,
+        rules: Rules,
+        zone: Arc<str>,
     ) -> Self {
-        Self { methods, insecure_node_id, policies }
+        Self { methods, insecure_node_id, policies, rules, zone }
     }
 
     fn no_evidence(&self, evidence: &Evidence) -> IdentifyError {
@@ -63,9 +68,10 @@ impl Authenticate for Identifiers {
 
     fn complete(&self, proof: Option<&Proof>, node: &NodeClaim) -> Result<Identity, IdentifyError> {
         let policies = self.policies.borrow().clone();
+        let identity = |proof: &Proof| membership::identity(proof, node, &policies, &self.rules, &self.zone);
         match proof {
-            Some(proof) => membership::identity(proof, node, &policies),
-            None if self.insecure_node_id => membership::identity(&node_id::believe(node, &policies), node, &policies),
+            Some(proof) => identity(proof),
+            None if self.insecure_node_id => identity(&node_id::believe(node, &policies)),
             None => Err(self.no_evidence(&Evidence::default())),
         }
     }
@@ -81,15 +87,19 @@ impl Authenticate for Identifiers {
 
 /// What two methods prove together: the first, with what only the second knows.
 fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
-    let same_mesh = first.mesh.is_none() || second.mesh.is_none() || first.mesh == second.mesh;
-    let pods_agree =
-        first.workload.pod.is_none() || second.workload.pod.is_none() || first.workload.pod == second.workload.pod;
-    if !same_mesh || !pods_agree || subject(&first.workload) != subject(&second.workload) {
+    let meshes_agree = agree(first.mesh.as_ref(), second.mesh.as_ref());
+    let domains_agree = agree(first.trust_domain.as_ref(), second.trust_domain.as_ref());
+    let pods_agree = agree(first.workload.pod.as_ref(), second.workload.pod.as_ref());
+    let labels_agree = first.labels.iter().all(|(key, value)| agree(Some(value), second.labels.get(key)));
+    let subjects_agree = subject(&first.workload) == subject(&second.workload);
+    if !(meshes_agree && domains_agree && pods_agree && labels_agree && subjects_agree) {
         let reason = format!("it proves another identity than {}", first.method);
         return Err(IdentifyError::Refused { method: second.method, reason });
     }
     Ok(Proof {
         mesh: first.mesh.or(second.mesh),
+        trust_domain: first.trust_domain.or(second.trust_domain),
+        labels: first.labels.into_iter().chain(second.labels).collect(),
         instance: first.instance.or(second.instance),
         workload: Workload { pod: first.workload.pod.or(second.workload.pod), ..first.workload },
         // The stream ends when either proof does.
@@ -97,6 +107,11 @@ fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
         standing: first.standing.and(second.standing),
         ..first
     })
+}
+
+/// Whether both say the same, or one of them nothing.
+fn agree<T: PartialEq>(first: Option<&T>, second: Option<&T>) -> bool {
+    first.zip(second).is_none_or(|(first, second)| first == second)
 }
 
 /// What becomes the SPIFFE ID.
@@ -136,10 +151,18 @@ mod tests {
         Proof { method, mesh: mesh.map(str::to_owned), workload, ..Proof::default() }
     }
 
+    fn in_domain(proof: Proof, domain: &str) -> Proof {
+        Proof { trust_domain: Some(domain.into()), ..proof }
+    }
+
+    fn labelled(proof: Proof, key: &str, value: &str) -> Proof {
+        Proof { labels: [(key.into(), value.into())].into(), ..proof }
+    }
+
     fn chain(outcomes: Vec<(&'static str, Outcome)>, insecure: bool) -> Identifiers {
         let (_, meshes) = watch::channel(Arc::new(policies(&["default", "prod"])));
         let methods = outcomes.into_iter().map(|(name, outcome)| Arc::new(Fixed(name, outcome)) as Arc<dyn Identify>);
-        Identifiers::new(methods.collect(), insecure, meshes)
+        Identifiers::new(methods.collect(), insecure, meshes, Rules::default(), "".into())
     }
 
     fn refused() -> IdentifyError {
@@ -173,15 +196,25 @@ mod tests {
         for (first, second) in [
             (proof("a", None, "web"), proof("b", None, "db")),
             (proof("a", Some("prod"), "web"), proof("b", Some("default"), "web")),
+            (in_domain(proof("a", None, "web"), "prod"), in_domain(proof("b", None, "web"), "default")),
+            (labelled(proof("a", None, "web"), "tier", "front"), labelled(proof("b", None, "web"), "tier", "back")),
         ] {
             let error = both(first, second).open(&Evidence::default()).await.unwrap_err();
             assert!(error.to_string().contains("another identity"), "{error}");
         }
         let until = Some(Timestamp::UNIX_EPOCH);
         let second = Proof { instance: Some("web-0".to_owned()), until, ..proof("b", Some("prod"), "web") };
-        let agreed = both(proof("a", None, "web"), second).open(&Evidence::default()).await.unwrap().unwrap();
+        let second = labelled(in_domain(second, "prod"), "tier", "front");
+        let agreed = both(labelled(proof("a", None, "web"), "app", "web"), second)
+            .open(&Evidence::default())
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!((agreed.method, agreed.mesh.as_deref()), ("a", Some("prod")));
         assert_eq!((agreed.instance.as_deref(), agreed.until), (Some("web-0"), until));
+        assert_eq!(agreed.trust_domain.as_deref(), Some("prod"));
+        let labels: Vec<_> = agreed.labels.iter().map(|(key, value)| (&**key, &**value)).collect();
+        assert_eq!(labels, [("app", "web"), ("tier", "front")]);
     }
 
     #[tokio::test]

@@ -275,3 +275,64 @@ pub enum CaSource {
     /// No `conf.caCert`: `status.ca` of the CertificateRequests.
     Issuer,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(labels: &[(&str, &str)]) -> Labels {
+        labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    }
+
+    fn mesh(identities: &[(&str, Selector)]) -> MeshPolicy {
+        let identity = |(name, selector): &(&str, Selector)| IdentityPolicy {
+            name: (*name).into(),
+            selector: selector.clone(),
+            trust_domain: format!("{name}.example").into(),
+            path: None,
+            backend: "ca".into(),
+        };
+        let identities = identities.iter().map(|listed| Arc::new(identity(listed))).collect();
+        MeshPolicy { identities, ..MeshPolicy::classic("default".into(), "ca".into(), Vec::new()) }
+    }
+
+    #[test]
+    fn the_most_labels_win_and_then_the_name() {
+        let of = |pairs: &[(&str, &str)]| Selector::Labels(labels(pairs));
+        let mesh = mesh(&[
+            ("z-all", of(&[])),
+            ("a-all", of(&[])),
+            ("nobody", Selector::Nobody),
+            ("b-web", of(&[("app", "web")])),
+            ("c-front", of(&[("tier", "front")])),
+            ("z-web-front", of(&[("app", "web"), ("tier", "front")])),
+        ]);
+        let chosen =
+            |pairs: &[(&str, &str)]| mesh.identity_for(&labels(pairs)).map(|identity| identity.name.to_string());
+        for (pairs, expected) in [
+            (&[][..], "a-all"),
+            (&[("app", "db")], "a-all"),
+            (&[("app", "web"), ("x", "y")], "b-web"),
+            (&[("tier", "front")], "c-front"),
+            (&[("app", "web"), ("tier", "front")], "z-web-front"),
+            (&[("app", "web"), ("tier", "back")], "b-web"),
+        ] {
+            assert_eq!(chosen(pairs).as_deref(), Some(expected), "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_selector_without_labels_may_mean_nobody_or_everybody() {
+        let none = Labels::new();
+        assert_eq!(mesh(&[("id", Selector::Nobody)]).identity_for(&none), None);
+        assert!(mesh(&[("id", Selector::Labels(Labels::new()))]).identity_for(&none).is_some());
+        let web = Selector::Labels(labels(&[("app", "web")]));
+        assert_eq!(mesh(&[("id", web)]).identity_for(&none), None);
+    }
+
+    #[test]
+    fn a_mesh_has_its_own_trust_domain_and_those_of_its_identities() {
+        let domains = mesh(&[("front", Selector::Nobody)]).own_trust_domains();
+        assert_eq!(domains.iter().map(AsRef::as_ref).collect::<Vec<&str>>(), ["default", "front.example"]);
+    }
+}

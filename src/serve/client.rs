@@ -27,6 +27,8 @@ pub(super) struct Client {
     pub(super) identity: Arc<Identity>,
     /// All that is kept of the node (items 8, 20 and 21).
     pub(super) claim: NodeClaim,
+    /// Where it calls from.
+    host: Arc<str>,
     /// What the identity was made of, for when policies change.
     proof: Option<Box<Proof>>,
     /// Changes of what decides about the identity.
@@ -62,18 +64,28 @@ impl Client {
     ///
     /// # Errors
     /// The status that ends the call; also if the proof has ended since it was shown (item 26).
-    pub(super) fn new(shared: &Shared, proof: Option<Box<Proof>>, node: Option<&Node>) -> Result<Self, Status> {
-        let claim = open::claim(node)?;
+    pub(super) fn new(
+        shared: &Shared,
+        host: Arc<str>,
+        proof: Option<Box<Proof>>,
+        node: Option<&Node>,
+    ) -> Result<Self, Status> {
+        let method = proof.as_ref().map(|proof| proof.method);
+        let claim = open::claim(node).inspect_err(|status| {
+            open::remember(shared, &host, node.map(|node| &*node.id), method, status.message());
+        })?;
         // Before the identity is made, so that no change is missed.
         let changes = shared.authenticate.changes(proof.as_deref());
-        let identity = open::complete(shared, proof.as_deref(), &claim)?;
+        let identity = open::complete(shared, &host, proof.as_deref(), &claim)?;
         if identity.proven_until.is_some_and(|until| until <= shared.clock.now()) {
-            tracing::info!(node = label(&claim.id), "refused: the proof of identity has ended meanwhile");
+            let what = "the proof of identity has ended meanwhile";
+            tracing::info!(node = label(&claim.id), "refused: {what}");
+            open::remember(shared, &host, Some(&claim.id), method, what);
             return Err(open::expired());
         }
         let place = shared.admission.enter_as(&identity)?;
         let certificate = OwnCertificate::default();
-        Ok(Self { identity: Arc::new(identity), claim, proof, changes, certificate, place })
+        Ok(Self { identity: Arc::new(identity), claim, host, proof, changes, certificate, place })
     }
 
     /// Item 26: why the client is no longer who it was when the call began, if that has changed.
@@ -85,7 +97,7 @@ impl Client {
         if !changed {
             return None;
         }
-        match open::complete(shared, self.proof.as_deref(), &self.claim) {
+        match open::complete(shared, &self.host, self.proof.as_deref(), &self.claim) {
             Ok(identity) if identity == *self.identity => None,
             Ok(identity) => {
                 tracing::info!(mesh = %identity.mesh, identity = %identity.spiffe_id, "policies give it another identity");

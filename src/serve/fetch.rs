@@ -19,6 +19,7 @@ use super::client::{Client, audit};
 use super::feed::Feed;
 use super::metrics::{LiveStream, Protocol};
 use super::open::{self, Opened, label};
+use super::refusals::host;
 use super::session::timer::Timer;
 use super::shared::Shared;
 use super::state::{check_type, names_of_one};
@@ -78,7 +79,7 @@ async fn answer(
         .map_err(|_elapsed| Status::deadline_exceeded("no request came"))?
         .ok_or_else(|| Status::invalid_argument("no request came"))??;
     opened.place.heard();
-    let mut client = Client::new(shared, opened.proof.map(Box::new), request.node.as_ref())?;
+    let mut client = Client::new(shared, host(&opened.peer), opened.proof.map(Box::new), request.node.as_ref())?;
     Span::current().record("node", label(&client.claim.id));
     Span::current().record("identity", field::display(&client.identity.spiffe_id));
     check_type(&request.type_url)?;

@@ -22,6 +22,7 @@ pub mod naming;
 mod open;
 mod redact;
 mod refusal;
+pub mod refusals;
 pub mod roster;
 mod secret;
 mod server;

@@ -1,5 +1,6 @@
 //! The opening of a call, before any message of it is read: is the server ready, is there room, and who is there.
 
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use super::admission::Place;
 use super::listen::Peer;
 use super::redact;
 use super::refusal::Refusal;
+use super::refusals::host;
 use super::shared::Shared;
 use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::identity::Identity;
@@ -50,7 +52,10 @@ pub(super) async fn open(shared: &Shared, parts: &Parts) -> Result<Opened, Statu
         return Err(shared.admission.refuse(Refusal::ConnectionEnding));
     }
     let mut place = shared.admission.enter(&peer.silent)?;
-    let evidence = evidence(&peer, &parts.headers).inspect_err(|_| shared.metrics.refused(Refusal::Unproven))?;
+    let evidence = evidence(&peer, &parts.headers).inspect_err(|status| {
+        shared.metrics.refused(Refusal::Unproven);
+        remember(shared, &host(&peer), None, None, status.message());
+    })?;
     let proof = verify(shared, &peer, &evidence).await?;
     shared.admission.admit(&mut place, proof.as_ref())?;
     place.let_in(&peer.streams);
@@ -67,13 +72,17 @@ async fn verify(shared: &Shared, peer: &Peer, evidence: &Evidence) -> Result<Opt
         Poll::Pending => {
             let _place = shared.admission.verify(&peer.verifying)?;
             tokio::time::timeout(VERIFY, verified).await.map_err(|_elapsed| {
-                tracing::warn!(%peer, "verifying the proof of identity took too long");
+                let what = "verifying the proof of identity took too long";
+                tracing::warn!(%peer, "{what}");
+                remember(shared, &host(peer), None, None, what);
                 shared.admission.refuse(Refusal::Unverifiable)
             })?
         }
     };
     verified.map_err(|error| {
-        tracing::info!(%peer, reason = reason(&error), "refused");
+        let reason = reason(&error);
+        tracing::info!(%peer, reason, "refused");
+        remember(shared, &host(peer), None, method(&error), &reason);
         refusal(shared, &error)
     })
 }
@@ -97,12 +106,38 @@ pub(super) fn claim(node: Option<&Node>) -> Result<NodeClaim, Status> {
     Ok(NodeClaim { id: node.id.as_str().into(), cluster: node.cluster.as_str().into(), plain_trust })
 }
 
-/// The identity.
-pub(super) fn complete(shared: &Shared, proof: Option<&Proof>, claim: &NodeClaim) -> Result<Identity, Status> {
+/// The identity of a client that calls from `host`.
+pub(super) fn complete(
+    shared: &Shared,
+    host: &Arc<str>,
+    proof: Option<&Proof>,
+    claim: &NodeClaim,
+) -> Result<Identity, Status> {
     shared.authenticate.complete(proof, claim).map_err(|error| {
-        tracing::info!(node = label(&claim.id), reason = reason(&error), "refused");
+        let reason = reason(&error);
+        tracing::info!(node = label(&claim.id), reason, "refused");
+        remember(shared, host, Some(&claim.id), method(&error).or(proof.map(|proof| proof.method)), &reason);
         refusal(shared, &error)
     })
+}
+
+/// For operators. `reason` has to be fit for the log.
+pub(super) fn remember(
+    shared: &Shared,
+    host: &Arc<str>,
+    node_id: Option<&str>,
+    method: Option<&'static str>,
+    reason: &str,
+) {
+    shared.refusals.record(host, node_id.map(label), method, reason, shared.clock.now());
+}
+
+/// The method that refused.
+fn method(error: &IdentifyError) -> Option<&'static str> {
+    match error {
+        IdentifyError::Refused { method, .. } | IdentifyError::Unavailable { method, .. } => Some(method),
+        IdentifyError::NoEvidence(_) | IdentifyError::Forbidden(_) => None,
+    }
 }
 
 /// A text of a client's making as far as it goes into logs: bounded; the formatter escapes it.
@@ -111,10 +146,12 @@ pub(super) fn label(text: &str) -> &str {
 }
 
 /// For the log. The reason of a method that refuses may quote a token that nobody has verified, or what somebody sent
-/// instead of one, so it is treated like any other text that may hold a secret.
+/// instead of one, so it is treated like any other text that may hold a secret; what is forbidden may have names in it that
+/// nobody has verified either.
 fn reason(error: &IdentifyError) -> String {
     let text = match error {
         IdentifyError::Refused { method, reason } => format!("{method}: {}", redact::redact(reason)),
+        IdentifyError::Forbidden(reason) => IdentifyError::Forbidden(redact::redact(reason)).to_string(),
         _ => error.to_string(),
     };
     label(&text).to_owned()
@@ -216,6 +253,21 @@ mod tests {
     }
 
     #[test]
+    fn what_membership_has_to_say_is_no_secret() {
+        for text in [
+            "its proof of identity names mesh \"prod\", but the label kuma.io/mesh names \"test\"",
+            "membership does not let namespace \"shop\", service account \"web\" into mesh \"prod\": it does not match \
+             allow[0].namespaces, allow[12].serviceAccounts",
+            "no MeshIdentity of mesh \"default\" selects workload \"web-7d4b9c6f5-x2x9z\", and Mesh.mtls is off",
+            "MeshIdentity \"id\" with the path /{{ .Mesh }}/{{ .ServiceAccount }}: pods of any namespace could take it: add \
+             {{ .Namespace }}",
+            "its proof gives no .ServiceAccount: a label k8s.kuma.io/service-account in it would",
+        ] {
+            assert_eq!(reason(&IdentifyError::Forbidden(text.to_owned())), format!("not allowed: {text}"));
+        }
+    }
+
+    #[test]
     fn refusals_say_little() {
         let secret = || "secret reason".to_owned();
         for (error, code) in [
@@ -224,8 +276,9 @@ mod tests {
             (IdentifyError::Forbidden(secret()), Code::PermissionDenied),
             (IdentifyError::Unavailable { method: "proxyToken", reason: secret() }, Code::Unavailable),
         ] {
-            let (_, status) = refused(&error);
+            let (refusal, status) = refused(&error);
             assert_eq!(status.code(), code);
+            assert_eq!(code == Code::PermissionDenied, refusal == Refusal::Forbidden, "and is counted as that");
             assert!(!status.message().contains("secret"), "{status:?}");
         }
     }

@@ -21,6 +21,7 @@ use super::bucket::Bucket;
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::naming::Names;
+use super::refusals::Refusals;
 use super::roster::Roster;
 use super::session::{Session, Variant};
 use super::shared::{Shared, TELL};
@@ -104,6 +105,7 @@ impl SdsServer {
             ads_resync: settings.ads_resync,
             blocked,
             roster: Roster::default(),
+            refusals: Refusals::default(),
             names: settings.names,
         }))
     }
@@ -111,6 +113,11 @@ impl SdsServer {
     /// What the live streams are doing.
     pub fn roster(&self) -> Roster {
         self.0.roster.clone()
+    }
+
+    /// Whom it has refused lately.
+    pub fn refusals(&self) -> Refusals {
+        self.0.refusals.clone()
     }
 
     /// What all calls share.

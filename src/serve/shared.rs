@@ -12,6 +12,7 @@ use super::blocked::Blocked;
 use super::bucket::Bucket;
 use super::metrics::Metrics;
 use super::naming::Names;
+use super::refusals::Refusals;
 use super::roster::Roster;
 use super::source::SecretSource;
 use super::state::Limits;
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     pub(super) ads_resync: Option<Duration>,
     pub(super) blocked: Arc<Blocked>,
     pub(super) roster: Roster,
+    pub(super) refusals: Refusals,
     pub(super) names: Names,
 }
 

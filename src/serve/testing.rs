@@ -17,6 +17,7 @@ use super::metrics::Metrics;
 use super::source::{CertificateWatch, SecretSource};
 use super::{SdsServer, ServeSettings};
 use crate::identify::chain::Identifiers;
+use crate::identify::standing::Standing;
 use crate::identify::{Authenticate, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
@@ -152,6 +153,8 @@ pub(super) struct FakeAuthenticate {
     pub(super) moved: Mutex<HashSet<String>>,
     /// Names that a policy forbids.
     pub(super) forbidden: Mutex<HashSet<String>>,
+    /// What the proofs of these names depend on.
+    pub(super) standing: Mutex<HashMap<String, Standing>>,
     /// If there, it decides with what is proven and what the node says who that is.
     pub(super) completes: OnceLock<Identifiers>,
     /// To be touched after a change of the above.
@@ -180,6 +183,7 @@ impl Authenticate for FakeAuthenticate {
             method: "test",
             until: self.until.lock().unwrap().get(&name).copied(),
             workload: Workload { name: Some(name.as_str().into()), ..Workload::default() },
+            standing: self.standing.lock().unwrap().get(&name).cloned().unwrap_or_default(),
             instance: Some(name),
             ..Proof::default()
         }))
@@ -198,7 +202,10 @@ impl Authenticate for FakeAuthenticate {
         Ok(Identity { proven_until: proof.until, mesh: mesh.into(), ..identity(name) })
     }
 
-    fn changes(&self, _proof: Option<&Proof>) -> BoxStream<'static, ()> {
+    fn changes(&self, proof: Option<&Proof>) -> BoxStream<'static, ()> {
+        if let Some(identifiers) = self.completes.get() {
+            return identifiers.changes(proof);
+        }
         WatchStream::from_changes(self.policies.subscribe()).map(drop).boxed()
     }
 }

@@ -63,11 +63,11 @@ fn imports_go_one_way() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The admin API reads what streams are doing from their roster, and the types that are in it; it has no other way into the
-/// protocol.
+/// The admin API reads what streams are doing from their roster, and who was refused one from the refusals, with the types
+/// that are in them; it has no other way into the protocol.
 #[test]
 fn the_admin_api_knows_of_the_protocol_what_the_roster_says() {
-    const SEEN: [&str; 4] = ["metrics::Protocol", "naming::SecretKind", "roster::", "version::Version"];
+    const SEEN: [&str; 5] = ["metrics::Protocol", "naming::SecretKind", "refusals::", "roster::", "version::Version"];
     let wrong: Vec<_> = sources()
         .into_iter()
         .filter(|(file, _)| module_of(file) == "admin")

@@ -11,6 +11,7 @@ mod drop_in;
 mod embedded;
 mod hostile;
 mod late_trust;
+mod membership;
 mod outages;
 mod restart;
 mod rotation;

@@ -25,6 +25,7 @@ use super::raw_http2::*;
 use super::{Connection, HELLO, Lifetimes, connection::Io};
 use crate::identify::Evidence;
 use crate::identify::chain::Identifiers;
+use crate::identify::membership::Rules;
 use crate::model::policy::{MeshPolicy, PolicySet};
 use crate::serve::ServeSettings;
 use crate::serve::client_testing::{
@@ -215,7 +216,11 @@ async fn item_23_a_node_that_says_it_is_somebody_else_gets_what_its_token_proves
     let policy = |name: &str| MeshPolicy::classic(name.into(), "".into(), Vec::new());
     let meshes = ["default", "prod"].map(|name| (name.into(), Arc::new(policy(name))));
     let policies = watch::channel(Arc::new(PolicySet { meshes: meshes.into() })).1;
-    server.authenticate.completes.set(Identifiers::new(Vec::new(), true, policies)).unwrap();
+    server
+        .authenticate
+        .completes
+        .set(Identifiers::new(Vec::new(), true, policies, Rules::default(), "".into()))
+        .unwrap();
 
     let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
     let metadata = [

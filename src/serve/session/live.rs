@@ -52,9 +52,9 @@ impl<V: Variant> Live<V> {
         door: Door,
         proof: Option<Box<Proof>>,
         node: Option<&Node>,
-        peer: Arc<str>,
+        (peer, host): (Arc<str>, Arc<str>),
     ) -> Result<Self, Status> {
-        let client = Client::new(shared, proof, node)?;
+        let client = Client::new(shared, host, proof, node)?;
         let listing = shared.roster.enter(StreamRecord {
             protocol: V::protocol(door),
             peer,

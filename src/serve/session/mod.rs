@@ -27,6 +27,7 @@ use super::admission::Place;
 use super::bucket::Bucket;
 use super::metrics::LiveStream;
 use super::open::{Opened, label};
+use super::refusals::host;
 use super::shared::Shared;
 use super::state::Door;
 use super::wire::Request;
@@ -63,7 +64,8 @@ struct Inner<V: Variant> {
     door: Door,
     inbound: Inbound<V::Request>,
     phase: Phase<V>,
-    peer: Arc<str>,
+    /// Where it calls from, with the port and without.
+    peer: (Arc<str>, Arc<str>),
     timer: Option<Timer>,
     requests: Bucket,
     /// Runs while no request is read because there were too many.
@@ -97,7 +99,7 @@ impl<V: Variant> Session<V> {
             door,
             inbound: Inbound::new(body),
             phase: Phase::Opening(opened.proof.map(Box::new)),
-            peer: peer.to_string().into(),
+            peer: (peer.to_string().into(), host(&peer)),
             timer: Some(Timer::for_first_request()),
             requests: Bucket::of_size(requests, REQUESTS_PER_SECOND, Instant::now()),
             throttled: None,
@@ -252,6 +254,10 @@ mod node_tests;
 #[cfg(test)]
 #[path = "../session_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "../standing_tests.rs"]
+mod standing_tests;
 
 #[cfg(test)]
 #[path = "../bounds_tests.rs"]
