@@ -1,7 +1,14 @@
 //! From what the configuration says to what the stages take: no stage knows the configuration.
 
-use crate::config::{Endpoint, Kubernetes, Limits, Listener};
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::{Endpoint, Kubernetes, Limits, Listener, ProxyToken, Revocations};
+use crate::identify::proxy_token::{self, KEY_FOLDER, KeySource, RevocationSource};
 use crate::issue::schedule::REMEMBERED;
+use crate::model::secrets::KnownSecrets;
 use crate::runtime::cluster;
 use crate::serve::{StreamLimits, listen};
 
@@ -37,4 +44,20 @@ pub(super) fn stream_limits(limits: &Limits) -> StreamLimits {
         new_per_second: limits.new_streams_per_second,
         names: limits.names_per_stream,
     }
+}
+
+pub(super) fn proxy_tokens(
+    method: &ProxyToken,
+    state_dir: &Path,
+    secrets: watch::Receiver<Arc<KnownSecrets>>,
+) -> proxy_token::Settings {
+    let keys = match method.public_keys.as_slice() {
+        [] => KeySource::Folder(state_dir.join(KEY_FOLDER)),
+        keys => KeySource::Files(keys.iter().map(|key| (key.kid.clone(), key.file.clone())).collect()),
+    };
+    let revocations = method.revocations.clone().map(|revocations| match revocations {
+        Revocations::File(file) => RevocationSource::File(file),
+        Revocations::Secret(name) => RevocationSource::Secret { name, secrets },
+    });
+    proxy_token::Settings { keys, audiences: method.audiences.clone(), revocations }
 }

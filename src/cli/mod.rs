@@ -10,6 +10,7 @@ mod proxy_json;
 mod proxy_table;
 mod rotate;
 mod serve;
+mod token;
 
 use std::process::ExitCode;
 
@@ -20,8 +21,11 @@ pub use flags::{LogFlags, LogFormat, ServerFlags};
 
 use crate::model::diagnostic::Problem;
 
-/// Exit code of a run that was refused because of what is configured (`EX_USAGE` of sysexits.h). clap ends with 2.
+/// Exit code of a run that was refused because of what is configured (`EX_USAGE` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
+
+/// Exit code of wrong usage, which is clap's.
+const BAD_USAGE: u8 = 2;
 
 /// An xDS secret discovery (SDS) server for Envoy that gets workload certificates through cert-manager
 #[derive(Debug, Parser)]
@@ -42,6 +46,7 @@ enum Command {
     Check(check::Check),
     Proxies(proxies::Proxies),
     Rotate(rotate::Rotate),
+    Token(token::Token),
 }
 
 /// Why a command did not do what it was asked for.
@@ -49,6 +54,8 @@ enum Command {
 pub enum Failure {
     /// What is configured is wrong; nothing was started.
     Configuration(Vec<Problem>),
+    /// What was asked for cannot be, which clap could not tell.
+    Usage(String),
     /// Something went wrong at run time.
     Runtime(anyhow::Error),
 }
@@ -68,6 +75,7 @@ impl Cli {
             Command::Check(command) => command.run(),
             Command::Proxies(command) => command.run(),
             Command::Rotate(command) => command.run(),
+            Command::Token(command) => command.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -77,6 +85,10 @@ impl Cli {
                 }
                 output::error(counted(problems.len(), "problem"));
                 ExitCode::from(BAD_CONFIGURATION)
+            }
+            Err(Failure::Usage(what)) => {
+                output::error(format_args!("error: {what}"));
+                ExitCode::from(BAD_USAGE)
             }
             Err(Failure::Runtime(error)) => {
                 output::error(format_args!("error: {error:#}"));

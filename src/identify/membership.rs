@@ -20,6 +20,7 @@ const NODE_ID_CHARS: usize = 256;
 /// # Errors
 /// [`IdentifyError::Forbidden`] if there is no such mesh, or if a name cannot be part of a SPIFFE ID.
 pub fn identity(proof: &Proof, node: &NodeClaim, policies: &PolicySet) -> Result<Identity, IdentifyError> {
+    proof.standing.facts()?;
     let mesh = mesh_of(proof.mesh.as_deref(), policies)?;
     let spiffe_id = default_spiffe_id(&mesh, &proof.workload)?;
     let instance = match &proof.instance {
