@@ -6,7 +6,7 @@
 
 use jiff::Timestamp;
 
-use crate::identify::service_account;
+use crate::identify::{proxy_token, service_account};
 use crate::model::bundle::Bundle;
 use crate::serve::fuzzing;
 
@@ -30,12 +30,14 @@ pub fn run(name: &str, data: &[u8]) {
     target(data);
 }
 
-/// An authorization header: the bearer token in it, and what is read of a service account token before anybody verifies it.
+/// An authorization header: the bearer token in it, and what is read of a service account token and of a proxy token before
+/// anybody verifies it.
 fn tokens(data: &[u8]) {
     if let Some(token) = fuzzing::authorization(data) {
         assert!(!token.expose().is_empty());
         // No panic is all that is asked of it.
         let _ = service_account::read_unverified(token.expose());
+        let _ = proxy_token::read_unverified(token.expose());
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Admin {
     pub policies: watch::Receiver<Arc<PolicySet>>,
     /// What is wrong with the resources at the moment.
     pub problems: watch::Receiver<Arc<Vec<Problem>>>,
+    /// The same of what proofs of identity are verified with.
+    pub proof_problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
     /// The trust bundles.
     pub trust: TrustStore,
     /// The certificates.

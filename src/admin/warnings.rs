@@ -33,6 +33,9 @@ impl Warnings {
                 warnings.tell("configuration", || format!("{field}: there is no mesh {mesh:?}"));
             }
         }
+        for problem in admin.proof_problems.iter().flat_map(|problems| problems.borrow().to_vec()) {
+            warnings.tell("identify", || problem.to_string());
+        }
         for ((mesh, backend), trouble) in admin.trust.troubles().borrow().iter() {
             let consequence = if trouble.has_last_good {
                 "what it said before stays trusted"

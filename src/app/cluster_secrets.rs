@@ -1,5 +1,5 @@
-//! The watch of the cluster's mesh Secrets, begun when a policy first names one: a server that needs none neither reads
-//! Secrets nor needs the permission to.
+//! The watch of the cluster's mesh Secrets, begun when a policy first names one, or at once if a proof of identity needs
+//! them: a server that needs none neither reads Secrets nor needs the permission to.
 
 use std::sync::Arc;
 
@@ -15,12 +15,13 @@ pub(super) fn start(
     client: Client,
     namespace: &str,
     mut policies: watch::Receiver<Arc<PolicySet>>,
+    needed: bool,
     tasks: &Tasks,
 ) -> watch::Receiver<Option<Arc<MeshSecrets>>> {
     let (publish, published) = watch::channel(None);
     let (namespace, inner) = (namespace.to_owned(), tasks.clone());
     tasks.spawn_essential("mesh Secrets", async move {
-        if policies.wait_for(|policies| policies.names_secrets()).await.is_err() {
+        if policies.wait_for(|policies| needed || policies.names_secrets()).await.is_err() {
             return;
         }
         let mut secrets = watch_mesh_secrets(client, &namespace, &inner);

@@ -1,8 +1,15 @@
 //! From what the configuration says to what the stages take: no stage knows the configuration.
 
-use crate::config::{Endpoint, Kubernetes, Limits, Listener, Membership};
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::config::{Endpoint, Kubernetes, Limits, Listener, Membership, ProxyToken, Revocations};
 use crate::identify::membership::{AllowRule, Rules, ServiceAccount};
+use crate::identify::proxy_token::{self, KEY_FOLDER, KeySource, RevocationSource};
 use crate::issue::schedule::REMEMBERED;
+use crate::model::secrets::KnownSecrets;
 use crate::runtime::cluster;
 use crate::serve::{StreamLimits, listen};
 
@@ -56,4 +63,20 @@ pub(super) fn rules(membership: &Membership) -> Rules {
         labels: rule.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
     };
     Rules { default: membership.default.as_deref().map(Into::into), allow: membership.allow.iter().map(rule).collect() }
+}
+
+pub(super) fn proxy_tokens(
+    method: &ProxyToken,
+    state_dir: &Path,
+    secrets: watch::Receiver<Arc<KnownSecrets>>,
+) -> proxy_token::Settings {
+    let keys = match method.public_keys.as_slice() {
+        [] => KeySource::Folder(state_dir.join(KEY_FOLDER)),
+        keys => KeySource::Files(keys.iter().map(|key| (key.kid.clone(), key.file.clone())).collect()),
+    };
+    let revocations = method.revocations.clone().map(|revocations| match revocations {
+        Revocations::File(file) => RevocationSource::File(file),
+        Revocations::Secret(name) => RevocationSource::Secret { name, secrets },
+    });
+    proxy_token::Settings { keys, audiences: method.audiences.clone(), revocations }
 }

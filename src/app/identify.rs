@@ -9,7 +9,9 @@ use super::{StartError, convert};
 use crate::config::Config;
 use crate::identify::Identify;
 use crate::identify::chain::Identifiers;
+use crate::identify::proxy_token::ProxyTokens;
 use crate::identify::service_account::{ApiServer, ServiceAccountTokens};
+use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::clock::Clock;
@@ -25,18 +27,33 @@ pub(super) struct Surroundings<'a> {
     pub(super) tasks: &'a Tasks,
 }
 
+/// The methods, and what is wrong with the files and Secrets that they read, of each that reads any.
+pub(super) struct Started {
+    pub(super) identifiers: Identifiers,
+    pub(super) problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
+}
+
 /// Makes them.
 ///
 /// # Errors
 /// What is wrong with the configuration or with the files that it names.
-pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Identifiers, StartError> {
-    let Surroundings { config, kubernetes, policies, secrets: _, clock, tasks } = surroundings;
+pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartError> {
+    let Surroundings { config, kubernetes, policies, secrets, clock, tasks } = surroundings;
     let identify = &config.identify;
     let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
+    let mut problems = Vec::new();
+    if let Some(method) = &identify.proxy_token {
+        let settings = convert::proxy_tokens(method, &config.state_dir, secrets);
+        let tokens = ProxyTokens::start(settings, clock.clone(), tasks).map_err(StartError::Configuration)?;
+        problems.push(tokens.problems());
+        methods.push(Arc::new(tokens));
+    }
     if let (Some(method), Some(client)) = (&identify.service_account_token, kubernetes) {
         let reviewer = Arc::new(ApiServer::new(client));
         methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock, tasks)));
     }
     let rules = convert::rules(&config.membership);
-    Ok(Identifiers::new(methods, identify.insecure_node_id, policies, rules, config.zone.as_str().into()))
+    let zone = config.zone.as_str().into();
+    let identifiers = Identifiers::new(methods, identify.insecure_node_id, policies, rules, zone);
+    Ok(Started { identifiers, problems })
 }

@@ -127,9 +127,10 @@ impl App {
             };
             CertManager::new(client, settings, clock.clone(), &tasks)
         });
-        let cluster_secrets = kubernetes
-            .clone()
-            .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
+        let cluster_secrets = kubernetes.clone().map(|client| {
+            let needed = config.identify.names_secrets();
+            cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), needed, &tasks)
+        });
         let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
         let sources = Sources {
@@ -164,7 +165,7 @@ impl App {
             clock: clock.clone(),
             tasks: &tasks,
         };
-        let identifiers = identify::start(surroundings)?;
+        let identify::Started { identifiers, problems: proof_problems } = identify::start(surroundings)?;
 
         let listeners = bound.addresses().to_vec();
         let limits = convert::stream_limits(&config.limits);
@@ -190,6 +191,7 @@ impl App {
             listeners: listeners.clone(),
             policies: resources.policies,
             problems: resources.problems,
+            proof_problems,
             trust,
             manager,
             roster: sds.roster(),
@@ -207,10 +209,11 @@ impl App {
         let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
         tasks.spawn_to_end(listen::serve(bound, sds, tasks.clone(), clock, lifetimes, serve_metrics));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
-        if config.identify.accepts_nobody_yet() {
+        if config.identify.is_by_own_tokens_alone() {
             tracing::info!(
-                "to connect a first Envoy on this machine, for development: envoy-sds serve --insecure-node-id, and \
-                 envoy-config/unix-node-id.yaml"
+                "to connect a first Envoy: envoy-sds token issue --state-dir {} --name web-0 --workload web > token; then \
+                 start it with envoy-config/proxy-token.yaml, which says where to put that",
+                config.state_dir.display()
             );
         }
         Ok(Self { listeners, admin: admin_address, readiness, tasks, deaths: Mutex::new(deaths), cert_manager })

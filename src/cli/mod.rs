@@ -12,6 +12,7 @@ mod refusals;
 mod rotate;
 mod serve;
 mod table;
+mod token;
 
 use std::process::ExitCode;
 
@@ -22,8 +23,11 @@ pub use flags::{LogFlags, LogFormat, ServerFlags};
 
 use crate::model::diagnostic::Problem;
 
-/// Exit code of a run that was refused because of what is configured (`EX_USAGE` of sysexits.h). clap ends with 2.
+/// Exit code of a run that was refused because of what is configured (`EX_USAGE` of sysexits.h).
 const BAD_CONFIGURATION: u8 = 64;
+
+/// Exit code of wrong usage, which is clap's.
+const BAD_USAGE: u8 = 2;
 
 /// An xDS secret discovery (SDS) server for Envoy that gets workload certificates through cert-manager
 #[derive(Debug, Parser)]
@@ -44,6 +48,7 @@ enum Command {
     Check(check::Check),
     Proxies(proxies::Proxies),
     Rotate(rotate::Rotate),
+    Token(token::Token),
 }
 
 /// Why a command did not do what it was asked for.
@@ -51,6 +56,8 @@ enum Command {
 pub enum Failure {
     /// What is configured is wrong; nothing was started.
     Configuration(Vec<Problem>),
+    /// What was asked for cannot be, which clap could not tell.
+    Usage(String),
     /// Something went wrong at run time.
     Runtime(anyhow::Error),
 }
@@ -70,6 +77,7 @@ impl Cli {
             Command::Check(command) => command.run(),
             Command::Proxies(command) => command.run(),
             Command::Rotate(command) => command.run(),
+            Command::Token(command) => command.run(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,
@@ -79,6 +87,10 @@ impl Cli {
                 }
                 output::error(counted(problems.len(), "problem"));
                 ExitCode::from(BAD_CONFIGURATION)
+            }
+            Err(Failure::Usage(what)) => {
+                output::error(format_args!("error: {what}"));
+                ExitCode::from(BAD_USAGE)
             }
             Err(Failure::Runtime(error)) => {
                 output::error(format_args!("error: {error:#}"));

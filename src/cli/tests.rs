@@ -30,6 +30,10 @@ fn wrong_usage_is_told_by_clap() {
         ("rotate --all --mesh default", "cannot be used with"),
         ("rotate --all web-0", "cannot be used with"),
         ("proxies --admin nowhere", "has no port"),
+        ("token issue --name web-0", "required arguments were not provided"),
+        ("token issue --name web-0 --workload web --label app", "expected KEY=VALUE"),
+        ("token issue --name web-0 --workload web --valid-for ever", "is not a duration"),
+        ("token issue --name web-0 --workload web --count 0", "0 is not in"),
         ("proxies -o yaml", "[possible values: table, wide, json]"),
     ] {
         let words = std::iter::once("envoy-sds").chain(line.split(' '));
@@ -69,7 +73,7 @@ fn check(arguments: &[&str]) -> Option<String> {
     match check.run() {
         Ok(()) => None,
         Err(Failure::Configuration(problems)) => Some(problems.iter().map(|problem| format!("{problem}\n")).collect()),
-        Err(Failure::Runtime(error)) => panic!("{error}"),
+        Err(other) => panic!("{other:?}"),
     }
 }
 

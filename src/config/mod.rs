@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
-pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule};
+pub use identify::{Identify, ProxyToken, PublicKey, Revocations, ServiceAccountToken, UnixPeerRule};
 pub use listener::{Listener, ListenerTls};
 pub use membership::{AllowRule, Membership, ServiceAccountName};
 pub use naming::{Naming, NamingProfile, SecretName};
@@ -159,7 +159,6 @@ impl Config {
     /// What is configured but not in the program yet, in sentences for the log.
     pub fn not_yet(&self) -> Vec<String> {
         let methods = [
-            ("proxyToken", self.identify.proxy_token.is_some()),
             ("clientCertificate", self.identify.client_certificate),
             ("unixPeer", !self.identify.unix_peers.is_empty()),
         ];

@@ -57,7 +57,7 @@ fn the_documented_example_is_read() {
     assert_eq!(config.kubernetes, Kubernetes::Off);
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.identify.unix_peers[0].labels.len(), 1);
-    assert_eq!(config.not_yet().len(), 3, "{:?}", config.not_yet());
+    assert_eq!(config.not_yet().len(), 2, "{:?}", config.not_yet());
 }
 
 #[test]
@@ -243,4 +243,30 @@ fn naming_that_makes_no_sense_is_told() {
     assert_eq!(problems.len(), 7, "{problems:#?}");
     let empty = load("naming: {profiles: []}").unwrap_err();
     assert!(empty[0].contains("no name would mean anything"), "{empty:?}");
+}
+
+#[test]
+fn proxy_tokens_have_keys_audiences_and_revocations() {
+    let method = |text: &str| load(&format!("identify: {{proxyToken: {text}}}")).map(|config| config.identify);
+    let proxy_token = |text: &str| method(text).unwrap().proxy_token.unwrap();
+    assert_eq!(proxy_token("{}"), ProxyToken::default());
+    assert!(method("{}").unwrap().is_by_own_tokens_alone());
+    let full = proxy_token("{audiences: [a, b], publicKeys: [{kid: k, file: k.pem}], revocations: {file: r.txt}}");
+    assert_eq!(full.audiences, ["a", "b"]);
+    assert_eq!(full.public_keys, [PublicKey { kid: "k".to_owned(), file: "k.pem".into() }]);
+    assert_eq!(full.revocations, Some(Revocations::File("r.txt".into())));
+    assert!(!method("{publicKeys: [{kid: k, file: k.pem}]}").unwrap().is_by_own_tokens_alone());
+    assert!(method("{revocations: {secret: s}}").unwrap().names_secrets());
+    for (wrong, told) in [
+        ("{audiences: []}", "identify.proxyToken.audiences: must not be empty"),
+        ("{revocations: {}}", "identify.proxyToken.revocations: says neither file nor secret"),
+        ("{revocations: {file: a, secret: b}}", "identify.proxyToken.revocations.secret: there is a file as well"),
+        (
+            "{publicKeys: [{kid: k, file: a}, {kid: k, file: b}]}",
+            "identify.proxyToken.publicKeys[1]: the kid \"k\" is there",
+        ),
+    ] {
+        let problems = method(wrong).unwrap_err();
+        assert!(problems.iter().any(|problem| problem.to_string().contains(told)), "{wrong}: {problems:?}");
+    }
 }

@@ -12,7 +12,8 @@ use tokio::process::{Child, Command};
 use super::http;
 
 /// The bootstrap that users are given too, see `envoy-config/`.
-const BOOTSTRAP: &str = include_str!("../../envoy-config/unix-node-id.yaml");
+const BOOTSTRAP: &str = include_str!("../../envoy-config/proxy-token.yaml");
+const TOKEN_SECRET: &str = include_str!("../../envoy-config/proxy-token-secret.yaml");
 
 /// How long an Envoy may take from its start until it serves.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -33,6 +34,8 @@ pub(super) struct Settings<'a> {
     pub(super) folder: &'a Path,
     pub(super) name: &'a str,
     pub(super) sds_socket: &'a Path,
+    /// What it proves with who it is: a file.
+    pub(super) token: &'a Path,
     /// Whom it calls.
     pub(super) peer: SocketAddr,
 }
@@ -40,11 +43,13 @@ pub(super) struct Settings<'a> {
 impl Envoy {
     /// Starts it, and waits until its admin port answers.
     pub(super) async fn start(settings: Settings<'_>) -> anyhow::Result<Self> {
-        let Settings { binary, folder, name, sds_socket, peer } = settings;
+        let Settings { binary, folder, name, sds_socket, token, peer } = settings;
         let config = folder.join(format!("{name}.yaml"));
         let admin_file = folder.join(format!("{name}.admin"));
         let log = folder.join(format!("{name}.log"));
-        std::fs::write(&config, bootstrap(name, sds_socket, peer)?)?;
+        let token_secret = folder.join(format!("{name}-token.yaml"));
+        std::fs::write(&token_secret, TOKEN_SECRET.replace("${TOKEN_FILE}", &token.display().to_string()))?;
+        std::fs::write(&config, bootstrap(name, sds_socket, &token_secret, peer)?)?;
         let output = File::create(&log)?;
         let process = Command::new(binary)
             .arg("-c")
@@ -124,17 +129,18 @@ impl Envoy {
     }
 }
 
-fn bootstrap(name: &str, sds_socket: &Path, peer: SocketAddr) -> anyhow::Result<String> {
+fn bootstrap(name: &str, sds_socket: &Path, token_secret: &Path, peer: SocketAddr) -> anyhow::Result<String> {
     // Each request makes its own connection here, and so shows the certificates of this moment.
     const IN_PRODUCTION: &str = "max_connection_duration: 3600s}\n        explicit_http_config";
     const HERE: &str = "max_requests_per_connection: 1}\n        explicit_http_config";
     if !BOOTSTRAP.contains(IN_PRODUCTION) {
-        bail!("BUG: envoy-config/unix-node-id.yaml has changed and the demo has not");
+        bail!("BUG: envoy-config/proxy-token.yaml has changed and the demo has not");
     }
     let values = [
         ("${NODE_ID}", name.to_owned()),
         ("${NODE_CLUSTER}", name.to_owned()),
         ("${SDS_SOCKET}", sds_socket.display().to_string()),
+        ("${TOKEN_SECRET_FILE}", token_secret.display().to_string()),
         ("${PEER_HOST}", peer.ip().to_string()),
         ("${PEER_PORT}", peer.port().to_string()),
         (IN_PRODUCTION, HERE.to_owned()),

@@ -5,6 +5,7 @@ mod envoy;
 pub mod envoy_binary;
 mod http;
 mod stranger;
+mod tokens;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -24,6 +25,9 @@ const CLIENT: &str = "shop";
 
 /// Short, so that there is something to see: renewed about every 10 s.
 const LEAF_LIFETIME: Duration = Duration::from_secs(15);
+
+/// Of the tokens: longer than anybody watches.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How often a request is sent.
 const EVERY: Duration = Duration::from_millis(200);
@@ -93,7 +97,7 @@ async fn show(settings: &DemoSettings, tally: &mut Tally, out: &mut (dyn Write +
     let socket = folder.path().join("sds.sock");
     let app = start_server(folder.path(), &socket).await?;
     writeln!(out, "The SDS server listens on {}; status page: http://{}/", app.listeners().join(", "), app.admin())?;
-    writeln!(out, "Development only: it believes the node ids of whoever can open that socket (insecureNodeId).")?;
+    writeln!(out, "Each Envoy proves who it is with a proxy token, as envoy-sds token issue signs them.")?;
     let served = tokio::select! {
         served = serve_two(&binary, folder.path(), &socket, began, settings, tally, out) => served,
         died = app.died() => Err(anyhow::anyhow!("the server has died: {died}")),
@@ -113,9 +117,11 @@ async fn serve_two(
 ) -> anyhow::Result<()> {
     // The server calls nobody: port 9 is the discard port.
     let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
-    let mut server = Envoy::start(Settings { binary, folder, name: SERVER, sds_socket, peer: nobody }).await?;
+    let token = &tokens::issue(folder, SERVER, TOKEN_LIFETIME)?;
+    let mut server = Envoy::start(Settings { binary, folder, name: SERVER, sds_socket, token, peer: nobody }).await?;
     let inbound = server.listener("inbound").await?;
-    let mut client = Envoy::start(Settings { binary, folder, name: CLIENT, sds_socket, peer: inbound }).await?;
+    let token = &tokens::issue(folder, CLIENT, TOKEN_LIFETIME)?;
+    let mut client = Envoy::start(Settings { binary, folder, name: CLIENT, sds_socket, token, peer: inbound }).await?;
     let outbound = client.listener("outbound").await?;
     writeln!(out, "Both Envoys have their certificates after {:.1} s.", began.elapsed().as_secs_f64())?;
     if stranger::is_let_in(inbound).await.context("nobody answers where the server's Envoy listens")? {
@@ -190,10 +196,10 @@ async fn start_server(folder: &std::path::Path, socket: &std::path::Path) -> any
     std::fs::write(&mesh, mesh_resource())?;
     let text = format!(
         "listeners:\n- unix: {socket}\n  mode: \"0600\"\nadmin: {{address: \"127.0.0.1:0\"}}\nresources: [{mesh}]\n\
-         stateDir: {state}\nkubernetes: off\nidentify: {{insecureNodeId: true}}\n",
+         stateDir: {state}\nkubernetes: off\nidentify: {{proxyToken: {{}}}}\n",
         socket = socket.display(),
         mesh = mesh.display(),
-        state = folder.join("state").display(),
+        state = tokens::state_dir(folder).display(),
     );
     let file = folder.join("server.yaml");
     std::fs::write(&file, text)?;

@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod membership;
 pub mod node_id;
+pub mod proxy_token;
 pub mod service_account;
 pub mod standing;
 

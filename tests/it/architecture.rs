@@ -18,8 +18,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("serve", &["identify", "model", "runtime"]),
     ("admin", &["issue", "model", "observe", "serve", "trust"]),
     ("app", &["admin", "config", "identify", "issue", "mesh", "model", "observe", "runtime", "serve", "trust"]),
-    ("demo", &["app", "config"]),
-    ("cli", &["admin", "app", "config", "demo", "mesh", "model", "observe", "runtime"]),
+    ("demo", &["app", "config", "identify", "runtime"]),
+    ("cli", &["admin", "app", "config", "demo", "identify", "mesh", "model", "observe", "runtime"]),
     ("fuzzing", &["identify", "model", "serve"]),
     ("testing", &["model", "runtime", "identify", "serve"]),
 ];

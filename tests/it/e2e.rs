@@ -13,6 +13,7 @@ mod hostile;
 mod late_trust;
 mod membership;
 mod outages;
+mod proxy_tokens;
 mod restart;
 mod rotation;
 mod served;

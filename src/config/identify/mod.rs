@@ -4,7 +4,7 @@ mod proxy_token;
 mod service_account_token;
 mod unix_peer;
 
-pub use proxy_token::{ProxyToken, PublicKey};
+pub use proxy_token::{ProxyToken, PublicKey, Revocations};
 pub use service_account_token::ServiceAccountToken;
 pub use unix_peer::UnixPeerRule;
 
@@ -27,9 +27,18 @@ pub struct Identify {
 }
 
 impl Identify {
-    /// Whether nothing is listed that is in the program already.
-    pub fn accepts_nobody_yet(&self) -> bool {
-        self.service_account_token.is_none() && !self.insecure_node_id
+    /// Whether proxies are identified by tokens of this server's own keys, and by nothing else: so it is without a
+    /// configuration.
+    pub fn is_by_own_tokens_alone(&self) -> bool {
+        let own = |method: &ProxyToken| method.public_keys.is_empty();
+        self.proxy_token.as_ref().is_some_and(own)
+            && *self == Self { proxy_token: self.proxy_token.clone(), ..Self::default() }
+    }
+
+    /// Whether mesh Secrets are needed to tell who is who.
+    pub fn names_secrets(&self) -> bool {
+        let revocations = self.proxy_token.as_ref().and_then(|method| method.revocations.as_ref());
+        matches!(revocations, Some(Revocations::Secret(_)))
     }
 }
 

@@ -5,11 +5,18 @@ use std::path::PathBuf;
 
 use crate::document::Field;
 
+/// The audience that proxy tokens must be for, unless told otherwise.
+const DEFAULT_AUDIENCE: &str = "envoy-sds";
+
 /// `identify.proxyToken`
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyToken {
-    /// Keys to verify with; empty means the key of the state directory.
+    /// Keys to verify with; empty means the keys of the state directory.
     pub public_keys: Vec<PublicKey>,
+    /// Audiences, one of which a token must be for; never empty.
+    pub audiences: Vec<String>,
+    /// Where the ids of revoked tokens are, if anywhere.
+    pub revocations: Option<Revocations>,
 }
 
 /// A key that proxy tokens may be signed with.
@@ -21,24 +28,76 @@ pub struct PublicKey {
     pub file: PathBuf,
 }
 
+/// `identify.proxyToken.revocations`: token ids (`jti`), separated by commas or white space, with comments from `#` on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revocations {
+    /// In a file, for every mesh.
+    File(PathBuf),
+    /// In the mesh Secret of this name, for its mesh.
+    Secret(String),
+}
+
+impl Default for ProxyToken {
+    fn default() -> Self {
+        Self { public_keys: Vec::new(), audiences: vec![DEFAULT_AUDIENCE.to_owned()], revocations: None }
+    }
+}
+
 impl ProxyToken {
     pub(super) fn decode(field: &Field<'_>) -> Option<Self> {
         let fields = field.map()?;
-        let keys = fields.optional("publicKeys").and_then(|field| field.list()).unwrap_or_default();
+        let public_keys = fields.optional("publicKeys").and_then(|field| public_keys(&field)).unwrap_or_default();
+        let audiences = fields.optional("audiences").map(|field| audiences(&field).unwrap_or_default());
+        let revocations = fields.optional("revocations").and_then(|field| Revocations::decode(&field));
         fields.refuse_others();
-        let mut kids = BTreeSet::new();
-        let mut public_keys = Vec::new();
-        for item in keys {
-            let Some(fields) = item.map() else { continue };
-            let kid = fields.required("kid").and_then(|field| field.name());
-            let file = fields.required("file").and_then(|field| field.name());
-            fields.refuse_others();
-            let (Some(kid), Some(file)) = (kid, file) else { continue };
-            if !kids.insert(kid) {
-                item.problem(format!("the kid {kid:?} is there twice"));
-            }
-            public_keys.push(PublicKey { kid: kid.to_owned(), file: PathBuf::from(file) });
+        let default = Self::default();
+        Some(Self { public_keys, audiences: audiences.unwrap_or(default.audiences), revocations })
+    }
+}
+
+fn public_keys(field: &Field<'_>) -> Option<Vec<PublicKey>> {
+    let mut kids = BTreeSet::new();
+    let mut public_keys = Vec::new();
+    for item in field.list()? {
+        let Some(fields) = item.map() else { continue };
+        let kid = fields.required("kid").and_then(|field| field.name());
+        let file = fields.required("file").and_then(|field| field.name());
+        fields.refuse_others();
+        let (Some(kid), Some(file)) = (kid, file) else { continue };
+        if !kids.insert(kid) {
+            item.problem(format!("the kid {kid:?} is there twice"));
         }
-        Some(Self { public_keys })
+        public_keys.push(PublicKey { kid: kid.to_owned(), file: PathBuf::from(file) });
+    }
+    Some(public_keys)
+}
+
+fn audiences(field: &Field<'_>) -> Option<Vec<String>> {
+    let items = field.list()?;
+    if items.is_empty() {
+        field.problem("must not be empty: a token for any audience could be replayed from elsewhere");
+    }
+    Some(items.iter().filter_map(|item| item.name().map(str::to_owned)).collect())
+}
+
+impl Revocations {
+    fn decode(field: &Field<'_>) -> Option<Self> {
+        let fields = field.map()?;
+        let file = fields.optional("file");
+        let secret = fields.optional("secret");
+        fields.refuse_others();
+        match (file, secret) {
+            (Some(file), None) => Some(Self::File(PathBuf::from(file.name()?))),
+            (None, Some(secret)) => Some(Self::Secret(secret.name()?.to_owned())),
+            (Some(_), Some(secret)) => {
+                secret.problem("there is a file as well; one of them has to go");
+                None
+            }
+            (None, None) => {
+                field
+                    .problem_with_hint("says neither file nor secret", "such as {file: revoked.txt} or {secret: NAME}");
+                None
+            }
+        }
     }
 }

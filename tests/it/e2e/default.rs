@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tonic::Code;
 
-use super::SHUTDOWN;
+use super::{SHUTDOWN, cli};
 use crate::support::eventually::eventually;
 use crate::support::process::Process;
 use crate::support::sds::{self, Caller};
@@ -45,12 +45,19 @@ async fn serve_works_without_any_configuration() {
     let caller = Caller { node: "web", workload: "web", token: None };
     let refused = sds::fetch(&socket, caller, &["default", "ROOTCA"]).await.expect_err("nothing proves who this is");
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    // The command that it names.
+    let hint = format!("token issue --state-dir {} --name web-0 --workload web", state.display());
+    assert!(process.log().contains(&format!("envoy-sds {hint} > token;")), "{}", process.log());
+    let issued = cli::run(&hint.split(' ').collect::<Vec<_>>(), &dir, PATIENCE).await;
+    let token = String::from_utf8(issued.stdout).expect("a token is text");
+    let caller = Caller { token: Some(&token), ..caller };
+    let served = sds::fetch(&socket, caller, &["default", "ROOTCA"]).await.expect("it proves who this is");
+    assert_eq!(served.len(), 2);
     assert!(std::net::TcpStream::connect(SDS).is_ok(), "SDS is on {SDS}");
     let page = http::get(ADMIN, "/").await.expect("there is a status page");
     assert!(page.status == 200 && page.body.contains("default"), "{page:?}");
 
     let log = process.log();
-    assert!(log.contains("envoy-sds "), "it names the command that gets a first Envoy connected: {log}");
     assert!(!log.contains("PRIVATE KEY"), "{log}");
     assert_eq!(process.stop(SHUTDOWN).await.code(), Some(0), "{}", process.log_tail());
 }

@@ -22,6 +22,8 @@ pub enum Login<'a> {
     GoogleGrpc { token: &'a str },
     /// A service account token, sent by Envoy's own gRPC client.
     EnvoyGrpc { token: &'a str },
+    /// A proxy token, sent by Envoy's own gRPC client over the unix socket.
+    ProxyToken { token: &'a str },
     /// Not at all: over the unix socket, by its node id.
     NodeId,
 }
@@ -55,9 +57,10 @@ impl Proxy {
         let file = match login {
             Login::GoogleGrpc { .. } => "service-account-google-grpc.yaml",
             Login::EnvoyGrpc { .. } => "service-account-envoy-grpc.yaml",
+            Login::ProxyToken { .. } => "proxy-token.yaml",
             Login::NodeId => "unix-node-id.yaml",
         };
-        if let Login::GoogleGrpc { token } | Login::EnvoyGrpc { token } = login {
+        if let Login::GoogleGrpc { token } | Login::EnvoyGrpc { token } | Login::ProxyToken { token } = login {
             set_token(&dir, token);
         }
         let path = |path: &Path| path.display().to_string();
@@ -73,8 +76,13 @@ impl Proxy {
             ("PEER_HOST", peer.ip().to_string()),
             ("PEER_PORT", peer.port().to_string()),
         ];
-        if matches!(login, Login::EnvoyGrpc { .. }) {
-            fs::write(&token_secret, render("service-account-token.yaml", &values)).expect("the file can be written");
+        let secret = match login {
+            Login::EnvoyGrpc { .. } => Some("service-account-token.yaml"),
+            Login::ProxyToken { .. } => Some("proxy-token-secret.yaml"),
+            Login::GoogleGrpc { .. } | Login::NodeId => None,
+        };
+        if let Some(secret) = secret {
+            fs::write(&token_secret, render(secret, &values)).expect("the file can be written");
         }
         let outbound = free_address();
         let bootstrap = render(file, &values);

@@ -1,0 +1,216 @@
+//! Keys and revocations as they are now, and the one task that keeps them so.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::sync::watch;
+use tokio_stream::wrappers::WatchStream;
+
+use super::folder::{newest_or_create, problem};
+use super::keys::{KeySource, Keys, Look};
+use super::revocations::Revocations;
+use super::{METHOD, RevocationSource};
+use crate::model::diagnostic::{Location, Problem};
+use crate::model::secrets::KnownSecrets;
+use crate::runtime::file_watch::{Changes, FileWatch};
+use crate::runtime::tasks::Tasks;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Live {
+    keys: watch::Receiver<Arc<Keys>>,
+    revocations: watch::Receiver<Arc<Revocations>>,
+    problems: watch::Receiver<Arc<Vec<Problem>>>,
+}
+
+impl Live {
+    /// # Errors
+    /// See [`super::ProxyTokens::start`].
+    pub(super) fn start(
+        source: KeySource,
+        revocations: Option<RevocationSource>,
+        tasks: &Tasks,
+    ) -> Result<Self, Vec<Problem>> {
+        if let KeySource::Folder(folder) = &source {
+            newest_or_create(folder)?;
+        }
+        let watch = FileWatch::new();
+        source.watch(&watch);
+        if let Some(RevocationSource::File(file)) = &revocations {
+            watch.add(file);
+        }
+        // Before the files are read, so that no change is missed.
+        let changes = watch.changes();
+        let Look { keys, mut problems } = source.look(&Keys::default());
+        // In the folder, one good key is enough; what is configured by name has to be there.
+        if keys.is_empty() || (!problems.is_empty() && matches!(source, KeySource::Files(_))) {
+            return Err(problems);
+        }
+        source.warn_of_readers();
+        let mut reader = match revocations {
+            None => Reader::Nothing,
+            Some(RevocationSource::File(file)) => Reader::File(file),
+            Some(RevocationSource::Secret { name, secrets }) => Reader::Secret { name, secrets: Some(secrets) },
+        };
+        let nothing_yet = reader.nothing_yet();
+        let (first, more) = reader.read(&nothing_yet);
+        problems.extend(more);
+        problems.iter().for_each(|problem| tracing::error!(method = METHOD, "{problem}"));
+        let (publish_keys, keys) = watch::channel(Arc::new(keys));
+        let (publish_revocations, revocations) = watch::channel(Arc::new(first));
+        let (publish_problems, problems) = watch::channel(Arc::new(problems));
+        let keeper = Keeper {
+            source,
+            reader,
+            _watch: watch,
+            changes,
+            keys: publish_keys,
+            revocations: publish_revocations,
+            problems: publish_problems,
+        };
+        tasks.spawn_essential("proxy token keys and revocations", keeper.run());
+        Ok(Self { keys, revocations, problems })
+    }
+
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        self.keys.borrow().clone()
+    }
+
+    pub(super) fn revocations(&self) -> Arc<Revocations> {
+        self.revocations.borrow().clone()
+    }
+
+    pub(super) fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
+        self.problems.clone()
+    }
+
+    /// An item whenever keys or revocations are others, from now on.
+    pub(super) fn changes(&self) -> BoxStream<'static, ()> {
+        let (mut keys, mut revocations) = (self.keys.clone(), self.revocations.clone());
+        keys.mark_unchanged();
+        revocations.mark_unchanged();
+        let keys = WatchStream::from_changes(keys).map(drop);
+        stream::select(keys, WatchStream::from_changes(revocations).map(drop)).boxed()
+    }
+}
+
+/// Where revocations are read.
+#[derive(Debug)]
+enum Reader {
+    Nothing,
+    File(PathBuf),
+    Secret {
+        name: String,
+        /// `None` once there can be no others.
+        secrets: Option<watch::Receiver<Arc<KnownSecrets>>>,
+    },
+}
+
+impl Reader {
+    /// What is known before anything was read.
+    fn nothing_yet(&self) -> Revocations {
+        match self {
+            Self::Nothing | Self::File(_) => Revocations::Never,
+            Self::Secret { .. } => Revocations::ByMesh { lists: BTreeMap::new(), complete: false },
+        }
+    }
+
+    fn read(&mut self, last: &Revocations) -> (Revocations, Vec<Problem>) {
+        match self {
+            Self::Nothing => (Revocations::Never, Vec::new()),
+            Self::File(file) => {
+                let content = std::fs::read(&*file).map_err(|error| format!("{}: {error}", file.display()));
+                let (now, wrong) = last.after_file(content);
+                let hint =
+                    "until it is mended, what it said last holds; if it said nothing yet, no proxy token is accepted";
+                let told = |what: String| problem(file, format!("revocations: {what}"), Some(hint.to_owned()));
+                (now, wrong.map(told).into_iter().collect())
+            }
+            Self::Secret { secrets: None, .. } => (last.clone(), Vec::new()),
+            Self::Secret { name, secrets: Some(secrets) } => {
+                let (now, wrong) = last.after_secrets(name, &secrets.borrow_and_update());
+                let told = |(mesh, what): (Arc<str>, String)| {
+                    Problem {
+                    at: Location { resource: Some(format!("Secret {name} of mesh {mesh}")), ..Location::default() },
+                    what: format!("revocations: {what}"),
+                    hint: Some(
+                        "until it is mended, what it said last holds; if it said nothing yet, no proxy token of that mesh \
+                         is accepted"
+                            .to_owned(),
+                    ),
+                }
+                };
+                (now, wrong.into_iter().map(told).collect())
+            }
+        }
+    }
+
+    /// Waits until there is something else to read that is no file.
+    async fn changed(&mut self) {
+        let Self::Secret { secrets, .. } = self else { return std::future::pending().await };
+        if let Some(watched) = secrets {
+            if watched.changed().await.is_ok() {
+                return;
+            }
+            *secrets = None;
+        }
+        std::future::pending().await
+    }
+}
+
+#[derive(Debug)]
+struct Keeper {
+    source: KeySource,
+    reader: Reader,
+    /// Tells `changes`.
+    _watch: FileWatch,
+    changes: Changes,
+    keys: watch::Sender<Arc<Keys>>,
+    revocations: watch::Sender<Arc<Revocations>>,
+    problems: watch::Sender<Arc<Vec<Problem>>>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                () = self.changes.next() => {}
+                () = self.reader.changed() => {}
+            }
+            self.look();
+        }
+    }
+
+    fn look(&mut self) {
+        let (keys, revocations) = (self.keys.borrow().clone(), self.revocations.borrow().clone());
+        let Look { keys, mut problems } = self.source.look(&keys);
+        let (revocations, more) = self.reader.read(&revocations);
+        problems.extend(more);
+        if set(&self.keys, keys) {
+            let keys = self.keys.borrow().kids().collect::<Vec<_>>().join(", ");
+            self.source.warn_of_readers();
+            tracing::info!(keys, "the keys of proxy tokens have changed; streams of tokens whose key has gone end");
+        }
+        if set(&self.revocations, revocations) {
+            tracing::info!("the revocations of proxy tokens have changed");
+        }
+        let last = self.problems.borrow().clone();
+        for problem in problems.iter().filter(|problem| !last.contains(problem)) {
+            tracing::error!(method = METHOD, "{problem}; the last good ones stay");
+        }
+        set(&self.problems, problems);
+    }
+}
+
+/// Publishes `value` if it is another; says whether it is.
+fn set<T: PartialEq>(publish: &watch::Sender<Arc<T>>, value: T) -> bool {
+    publish.send_if_modified(|current| {
+        let changed = **current != value;
+        if changed {
+            *current = Arc::new(value);
+        }
+        changed
+    })
+}
