@@ -38,8 +38,7 @@ pub(super) fn decode(
     let fields = mtls.map()?;
     let enabled = fields.optional("enabledBackend");
     let listed = fields.optional("backends").and_then(|field| field.list()).unwrap_or_default();
-    // Kuma's switch for its test certificate (S0-15); this server makes none.
-    let _ = fields.optional("skipValidation").and_then(|field| field.boolean());
+    let skip_validation = fields.optional("skipValidation").and_then(|field| field.boolean()).unwrap_or_default();
     fields.refuse_others();
 
     let mut references = Vec::new();
@@ -55,7 +54,7 @@ pub(super) fn decode(
         let hint = if names.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
         enabled.problem_with_hint(format!("{} is not the name of one of the backends", quoted(enabled_name)), hint);
     }
-    let policy = MeshPolicy::classic(name.into(), enabled_name.into(), backends);
+    let policy = MeshPolicy { skip_validation, ..MeshPolicy::classic(name.into(), enabled_name.into(), backends) };
     let policy = Some(Arc::new(policy)).filter(|_| report.count() == before)?;
     Some(MeshDefinition { policy: Some(policy), references })
 }

@@ -38,12 +38,21 @@ pub struct MeshPolicy {
     pub identities: Vec<Arc<IdentityPolicy>>,
     /// Its `MeshTrust` resources, by name.
     pub trusts: Vec<Arc<TrustAnchors>>,
+    /// `mtls.skipValidation`: its backends are not asked for a test certificate before they are relied on.
+    pub skip_validation: bool,
 }
 
 impl MeshPolicy {
     /// A mesh of classic `Mesh.mtls` alone.
     pub fn classic(name: Arc<str>, enabled_backend: Arc<str>, backends: Vec<Arc<Backend>>) -> Self {
-        Self { name, enabled_backend: Some(enabled_backend), backends, identities: Vec::new(), trusts: Vec::new() }
+        Self {
+            name,
+            enabled_backend: Some(enabled_backend),
+            backends,
+            identities: Vec::new(),
+            trusts: Vec::new(),
+            skip_validation: false,
+        }
     }
 
     /// The backend that signs for proxies that no identity policy selects.
