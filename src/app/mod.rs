@@ -132,6 +132,7 @@ impl App {
         let sources = Sources {
             policies: resources.policies.clone(),
             secrets: secrets.clone(),
+            complete: trust_readiness::complete(resources.problems.clone(), &tasks),
             state_dir: config.state_dir.clone(),
         };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
@@ -271,12 +272,12 @@ impl SecretSource for Secrets {
         self.trust.of(mesh)
     }
 
-    fn trust_domains(&self, _mesh: &str) -> watch::Receiver<Option<Arc<BundleSet>>> {
-        self.trust.domains().watch()
+    fn trust_domains(&self, mesh: &str) -> watch::Receiver<Option<Arc<BundleSet>>> {
+        self.trust.domains().watch(mesh)
     }
 
-    fn has_trust_domain(&self, _mesh: &str, trust_domain: &str) -> bool {
-        self.trust.domains().contains(trust_domain)
+    fn has_trust_domain(&self, mesh: &str, trust_domain: &str) -> bool {
+        self.trust.domains().contains(mesh, trust_domain)
     }
 }
 
