@@ -27,6 +27,7 @@ use crate::issue::announce::Announcer;
 use crate::issue::ca::Authorities;
 use crate::issue::ca::cert_manager::{self, CertManager, Timing};
 use crate::issue::manager::{Manager, Subscription};
+use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
@@ -129,8 +130,18 @@ impl App {
             .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
         let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
+        let authorities = Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
+        let settings = preflight::Settings {
+            wanted: resources.policies,
+            secrets: secrets.clone(),
+            authorities: authorities.clone(),
+            state_dir: config.state_dir.clone(),
+            clock: clock.clone(),
+        };
+        // From here on, what counts is what is in force.
+        let Preflight { in_force: policies, verdicts } = Preflight::start(settings, &mut registry, &tasks);
         let sources = Sources {
-            policies: resources.policies.clone(),
+            policies: policies.clone(),
             secrets: secrets.clone(),
             complete: trust_readiness::complete(resources.problems.clone(), &tasks),
             state_dir: config.state_dir.clone(),
@@ -138,13 +149,12 @@ impl App {
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
 
-        let authorities = Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
         let announcer =
             Announcer { authorities: authorities.clone(), roots: Arc::new(trust.clone()), clock: clock.clone() };
-        tasks.spawn_essential("root announcer", announcer.run(resources.policies.clone()));
+        tasks.spawn_essential("root announcer", announcer.run(policies.clone()));
         let settings = ManagerSettings {
             in_flight_limit: config.limits.issuances_in_flight,
-            policies: resources.policies.clone(),
+            policies: policies.clone(),
             trust: trust.all(),
             authorities,
             roots: Arc::new(trust.clone()),
@@ -157,7 +167,7 @@ impl App {
         let surroundings = identify::Surroundings {
             config: &config,
             kubernetes,
-            policies: resources.policies.clone(),
+            policies: policies.clone(),
             secrets: secrets.clone(),
             clock: clock.clone(),
             tasks: &tasks,
@@ -186,8 +196,9 @@ impl App {
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),
             listeners: listeners.clone(),
-            policies: resources.policies,
+            policies,
             problems: resources.problems,
+            verdicts,
             trust,
             manager,
             roster: sds.roster(),

@@ -190,11 +190,10 @@ async fn late_news_of_another_issuer_is_not_heard() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_are_known() {
-    let rig = Rig::start(Arc::default(), MeshSecrets::default());
-    rig.settle().await;
+    let state_dir = tempfile::tempdir().unwrap();
     let key = |mesh: &str| (Arc::from(mesh), Arc::from("ca"));
     let issuer: Arc<str> = "cert-manager.io/Issuer/ca".into();
-    let mut before = LearnedStore::new(rig.state_dir.path());
+    let mut before = LearnedStore::new(state_dir.path());
     for mesh in ["default", "gone"] {
         before.roots(&key(mesh)).observe(TestCa::root("Root").certificate(), timestamp(1_900_000_000), &issuer);
         before.keep(&key(mesh));
@@ -203,22 +202,22 @@ async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_a
     let (_policies, policies) = watch::channel(policies(&[("default", CaSource::Issuer)]));
     let sources = Sources {
         policies,
-        secrets: rig.secrets.subscribe(),
+        secrets: watch::channel(in_files(MeshSecrets::default())).1,
         complete: is_complete,
-        state_dir: rig.state_dir.path().to_owned(),
+        state_dir: state_dir.path().to_owned(),
     };
     let (tasks, _deaths) = Tasks::new();
     let store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
     let some_looks = || tokio::time::sleep(Duration::from_secs(150));
     some_looks().await;
-    let kept = || ["default", "gone"].map(|mesh| LearnedStore::has_kept(rig.state_dir.path(), &key(mesh), &issuer));
+    let kept = || ["default", "gone"].map(|mesh| LearnedStore::has_kept(state_dir.path(), &key(mesh), &issuer));
     assert_eq!(
         (cas(&store.of("default")), kept()),
         (vec!["CN=Root".to_owned()], [true, true]),
         "a broken file may hide it"
     );
     complete.send_replace(true);
-    rig.settle().await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(kept(), [true, true], "what lists it may still be under way");
     some_looks().await;
     assert_eq!(kept(), [true, false]);
