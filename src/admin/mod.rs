@@ -26,6 +26,7 @@ use crate::issue::ca::cert_manager::PendingBoard;
 use crate::issue::manager::Manager;
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
+use crate::model::preflight::Verdicts;
 use crate::observe::readiness::Readiness;
 use crate::serve::refusals::Refusals;
 use crate::serve::roster::Roster;
@@ -37,12 +38,14 @@ pub struct Admin {
     pub readiness: Readiness,
     /// The SDS addresses that are really bound.
     pub listeners: Vec<String>,
-    /// The meshes.
+    /// The meshes, by the policies that are in force.
     pub policies: watch::Receiver<Arc<PolicySet>>,
     /// What is wrong with the resources at the moment.
     pub problems: watch::Receiver<Arc<Vec<Problem>>>,
     /// The same of what proofs of identity are verified with.
     pub proof_problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
+    /// How the test certificates of the signing backends did.
+    pub verdicts: watch::Receiver<Arc<Verdicts>>,
     /// The trust bundles.
     pub trust: TrustStore,
     /// The certificates.

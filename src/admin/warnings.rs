@@ -6,6 +6,7 @@ use super::Admin;
 use super::text::escaped;
 use crate::issue::ca::cert_manager::PendingBoard;
 use crate::issue::overview::Failing;
+use crate::model::preflight::Outcome;
 
 /// How many of one kind are told: when a CA is away, every proxy has the same trouble.
 const SHOWN: usize = 20;
@@ -44,6 +45,19 @@ impl Warnings {
             };
             let text = || format!("backend {backend}: {}; {consequence}", trouble.reason);
             warnings.tell(&format!("trust/{mesh}"), text);
+        }
+        for ((mesh, backend), verdict) in admin.verdicts.borrow().iter() {
+            let trouble = match &verdict.outcome {
+                Outcome::Failed(reason) => reason.clone(),
+                Outcome::Pending if verdict.holds_back => "its test certificate is awaited".to_owned(),
+                _ => continue,
+            };
+            let consequence =
+                if verdict.holds_back { "; the policy before stays in force until it passes" } else { "" };
+            let since = verdict.since;
+            warnings.tell(&format!("preflight/{mesh}"), || {
+                format!("backend {backend} has not passed its preflight (since {since}): {trouble}{consequence}")
+            });
         }
         let waiting = admin.pending.iter().flat_map(PendingBoard::snapshot);
         // Every request is pending for a moment; what is told here is what somebody may have to do something about.

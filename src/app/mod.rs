@@ -27,6 +27,7 @@ use crate::issue::announce::Announcer;
 use crate::issue::ca::Authorities;
 use crate::issue::ca::cert_manager::{self, CertManager, Timing};
 use crate::issue::manager::{Manager, Subscription};
+use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
@@ -133,21 +134,31 @@ impl App {
         });
         let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
-        let sources = Sources {
-            policies: resources.policies.clone(),
+        let authorities = Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
+        let settings = preflight::Settings {
+            wanted: resources.policies,
             secrets: secrets.clone(),
+            authorities: authorities.clone(),
+            state_dir: config.state_dir.clone(),
+            clock: clock.clone(),
+        };
+        // From here on, what counts is what is in force.
+        let Preflight { in_force: policies, verdicts } = Preflight::start(settings, &mut registry, &tasks);
+        let sources = Sources {
+            policies: policies.clone(),
+            secrets: secrets.clone(),
+            complete: trust_readiness::complete(resources.problems.clone(), &tasks),
             state_dir: config.state_dir.clone(),
         };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
 
-        let authorities = Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
         let announcer =
             Announcer { authorities: authorities.clone(), roots: Arc::new(trust.clone()), clock: clock.clone() };
-        tasks.spawn_essential("root announcer", announcer.run(resources.policies.clone()));
+        tasks.spawn_essential("root announcer", announcer.run(policies.clone()));
         let settings = ManagerSettings {
             in_flight_limit: config.limits.issuances_in_flight,
-            policies: resources.policies.clone(),
+            policies: policies.clone(),
             trust: trust.all(),
             authorities,
             roots: Arc::new(trust.clone()),
@@ -160,7 +171,7 @@ impl App {
         let surroundings = identify::Surroundings {
             config: &config,
             kubernetes,
-            policies: resources.policies.clone(),
+            policies: policies.clone(),
             secrets: secrets.clone(),
             clock: clock.clone(),
             tasks: &tasks,
@@ -189,9 +200,10 @@ impl App {
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),
             listeners: listeners.clone(),
-            policies: resources.policies,
+            policies,
             problems: resources.problems,
             proof_problems,
+            verdicts,
             trust,
             manager,
             roster: sds.roster(),
@@ -279,12 +291,12 @@ impl SecretSource for Secrets {
         self.trust.of(mesh)
     }
 
-    fn trust_domains(&self, _mesh: &str) -> watch::Receiver<Option<Arc<BundleSet>>> {
-        self.trust.domains().watch()
+    fn trust_domains(&self, mesh: &str) -> watch::Receiver<Option<Arc<BundleSet>>> {
+        self.trust.domains().watch(mesh)
     }
 
-    fn has_trust_domain(&self, _mesh: &str, trust_domain: &str) -> bool {
-        self.trust.domains().contains(trust_domain)
+    fn has_trust_domain(&self, mesh: &str, trust_domain: &str) -> bool {
+        self.trust.domains().contains(mesh, trust_domain)
     }
 }
 

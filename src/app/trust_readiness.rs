@@ -1,6 +1,11 @@
 //! Not ready while no mesh has a trust bundle: such a server can give no proxy anything. One mesh's trouble, on the other
 //! hand, is a warning: it must not take the server away from the others.
 
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::model::diagnostic::Problem;
 use crate::observe::readiness::Readiness;
 use crate::runtime::tasks::Tasks;
 use crate::trust::store::TrustStore;
@@ -34,4 +39,15 @@ pub(super) fn start(readiness: &Readiness, trust: &TrustStore, tasks: &Tasks) {
             }
         }
     });
+}
+
+/// Whether the resources are all there is: none of them is broken, so none hides a mesh.
+pub(super) fn complete(mut problems: watch::Receiver<Arc<Vec<Problem>>>, tasks: &Tasks) -> watch::Receiver<bool> {
+    let (publish, complete) = watch::channel(problems.borrow_and_update().is_empty());
+    tasks.spawn_essential("completeness of resources", async move {
+        while problems.changed().await.is_ok() {
+            publish.send_replace(problems.borrow_and_update().is_empty());
+        }
+    });
+    complete
 }

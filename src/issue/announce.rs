@@ -84,15 +84,15 @@ impl Announcer {
     async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>, is_changed: bool) {
         loop {
             match self.authorities.own_root(&mesh, &backend) {
-                Ok(Some(root)) => return self.roots.publish(&mesh, &backend.name, RootNews::Own(root)),
+                Ok(Some(root)) => return self.roots.publish(&mesh, &backend, RootNews::Own(root)),
                 Ok(None) if backend.kind.takes_trust_from_issuer() => {
-                    if !is_changed && self.roots.has_learned(&mesh, &backend.name) {
+                    if !is_changed && self.roots.has_learned(&mesh, &backend) {
                         tokio::time::sleep(jittered(ASK_AGAIN)).await;
                     }
                     return self.probe_for_ever(&mesh, &backend).await;
                 }
                 Ok(None) => return,
-                Err(reason) => self.roots.publish(&mesh, &backend.name, RootNews::Missing(reason)),
+                Err(reason) => self.roots.publish(&mesh, &backend, RootNews::Missing(reason)),
             }
             tokio::time::sleep(TRY_AGAIN).await;
         }
@@ -104,14 +104,14 @@ impl Announcer {
             let wait = match self.probe(mesh, backend).await {
                 Ok((root, needed_until)) => {
                     failures = 0;
-                    self.roots.publish(mesh, &backend.name, RootNews::Learned { root, needed_until });
+                    self.roots.publish(mesh, backend, RootNews::Learned { root, needed_until });
                     jittered(ASK_AGAIN)
                 }
                 Err(error) => {
                     failures += 1;
                     let wait = retry_after(error.patience(), failures, None, fastrand::f64());
                     tracing::warn!(%mesh, backend = %backend.name, %error, again_in = ?wait, "the issuer's CA is not known");
-                    self.roots.publish(mesh, &backend.name, RootNews::Missing(error.to_string()));
+                    self.roots.publish(mesh, backend, RootNews::Missing(error.to_string()));
                     wait
                 }
             };
@@ -185,9 +185,9 @@ mod tests {
     }
 
     impl RootSink for Issuer {
-        fn publish(&self, _: &Arc<str>, _: &Arc<str>, _: RootNews) {}
+        fn publish(&self, _: &Arc<str>, _: &Arc<Backend>, _: RootNews) {}
 
-        fn has_learned(&self, _: &Arc<str>, _: &Arc<str>) -> bool {
+        fn has_learned(&self, _: &Arc<str>, _: &Backend) -> bool {
             self.has_learned
         }
     }

@@ -186,7 +186,7 @@ impl Issuer {
     ) -> Result<(), IssueError> {
         let (root, needed_until) = learnable(issued, expected, key, self.clock.now())?;
         let news = RootNews::Learned { root: root.clone(), needed_until };
-        self.roots.publish(&subject.mesh, &self.backend.name, news);
+        self.roots.publish(&subject.mesh, &self.backend, news);
         let mut trust = self.trust.clone();
         let served = trust.wait_for(|set| set.meshes.get(&subject.mesh).is_some_and(|bundle| bundle.contains(&root)));
         match tokio::time::timeout(TRUST_DEADLINE, served).await {

@@ -16,6 +16,7 @@ pub mod issuer;
 pub mod manager;
 pub mod metrics;
 pub mod overview;
+pub mod preflight;
 mod queue;
 mod recognise;
 pub mod renewal;

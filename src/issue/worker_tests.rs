@@ -71,9 +71,9 @@ impl AuthoritySource for OneCa {
 struct NoSink;
 
 impl RootSink for NoSink {
-    fn publish(&self, _: &Arc<str>, _: &Arc<str>, _: RootNews) {}
+    fn publish(&self, _: &Arc<str>, _: &Arc<Backend>, _: RootNews) {}
 
-    fn has_learned(&self, _: &Arc<str>, _: &Arc<str>) -> bool {
+    fn has_learned(&self, _: &Arc<str>, _: &Backend) -> bool {
         false
     }
 }

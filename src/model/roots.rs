@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::certificate::Certificate;
+use super::policy::{Backend, BackendKind};
 
 /// What a backend has to say about its own CA certificate.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,11 +26,24 @@ pub enum RootNews {
     Missing(String),
 }
 
+/// Who names the CA of a backend of this kind, where that is the issuer itself: a cert-manager issuer by group, kind and
+/// name, and one word for all provided CAs. What one issuer has named is no news of another.
+pub fn root_issuer(kind: &BackendKind) -> Option<Arc<str>> {
+    match kind {
+        _ if !kind.takes_trust_from_issuer() => None,
+        BackendKind::CertManager { issuer, .. } => {
+            Some(format!("{}/{}/{}", issuer.group, issuer.kind, issuer.name).into())
+        }
+        _ => Some(kind.label().into()),
+    }
+}
+
 /// Takes the news. Implemented by the trust store.
 pub trait RootSink: fmt::Debug + Send + Sync + 'static {
-    /// News of a backend of a mesh; what was said before and is said again changes nothing.
-    fn publish(&self, mesh: &Arc<str>, backend: &Arc<str>, news: RootNews);
+    /// News of a backend of a mesh; what was said before and is said again changes nothing. `backend` is as the policy had it
+    /// when it was asked: what is told of one that is another kind of CA now, or another issuer, is not heard.
+    fn publish(&self, mesh: &Arc<str>, backend: &Arc<Backend>, news: RootNews);
 
     /// Whether it knows a root that the backend's issuer named before, maybe to the program that ran before this one.
-    fn has_learned(&self, mesh: &Arc<str>, backend: &Arc<str>) -> bool;
+    fn has_learned(&self, mesh: &Arc<str>, backend: &Backend) -> bool;
 }

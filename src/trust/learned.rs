@@ -1,6 +1,6 @@
 //! Roots that issuers named themselves (`status.ca`), and how long each stays trusted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,47 +17,66 @@ use super::state::SourceKey;
 const SLACK: SignedDuration = SignedDuration::from_hours(1);
 
 /// The roots of one backend. The one named last is always trusted, an older one for as long as a leaf that was issued under
-/// it may be in use: an issuer that rotates its CA cuts nobody off.
+/// it may be in use: an issuer that rotates its CA cuts nobody off. Each is the word of one issuer
+/// ([`crate::model::roots::root_issuer`]), and worth nothing when the backend names another.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LearnedRoots {
     /// In the order in which they were first named: an issuer that answers now with one and now with another changes nothing.
-    roots: Vec<(Certificate, Timestamp)>,
+    roots: Vec<Root>,
     /// Which of them was named last.
     current: usize,
 }
 
+#[derive(Debug, Clone, PartialEq)]
+struct Root {
+    certificate: Certificate,
+    needed_until: Timestamp,
+    /// Who named it; `None` if it was kept by a version of this program that did not write it down.
+    issuer: Option<Arc<str>>,
+}
+
 impl LearnedRoots {
-    /// The issuer named `root` with a leaf that ends at `needed_until`. Says whether anything changed worth keeping.
-    pub fn observe(&mut self, root: &Certificate, needed_until: Timestamp) -> bool {
+    /// `issuer` named `root` with a leaf that ends at `needed_until`. Says whether anything changed worth keeping.
+    pub fn observe(&mut self, root: &Certificate, needed_until: Timestamp, issuer: &Arc<str>) -> bool {
         let kept_until = needed_until.saturating_add(SLACK).unwrap_or(Timestamp::MAX);
-        let index = match self.roots.iter().position(|(known, _)| known == root) {
-            Some(index) if self.roots[index].1 >= needed_until => index,
-            Some(index) => {
-                self.roots[index].1 = kept_until;
-                self.current = index;
-                return true;
-            }
-            None => {
-                self.roots.push((root.clone(), kept_until));
-                self.current = self.roots.len() - 1;
-                return true;
-            }
+        let Some(index) = self.roots.iter().position(|known| known.certificate == *root) else {
+            let issuer = Some(issuer.clone());
+            self.roots.push(Root { certificate: root.clone(), needed_until: kept_until, issuer });
+            self.current = self.roots.len() - 1;
+            return true;
         };
-        std::mem::replace(&mut self.current, index) != index
+        let known = &mut self.roots[index];
+        let mut changed = known.issuer.replace(issuer.clone()).as_ref() != Some(issuer);
+        if known.needed_until < needed_until {
+            known.needed_until = kept_until;
+            changed = true;
+        }
+        std::mem::replace(&mut self.current, index) != index || changed
     }
 
-    /// Drops what nobody needs at `now`. Says whether anything was dropped.
-    pub fn prune(&mut self, now: Timestamp) -> bool {
-        let Some((current, _)) = self.roots.get(self.current).cloned() else { return false };
+    /// Drops what nobody needs at `now`, and what was named by another issuer than `issuer`. Says whether anything was
+    /// dropped.
+    pub fn prune(&mut self, now: Timestamp, issuer: &Arc<str>) -> bool {
+        let current = self.roots.get(self.current).map(|root| root.certificate.clone());
         let before = self.roots.len();
-        self.roots.retain(|(root, until)| *root == current || *until >= now);
-        self.current = self.roots.iter().position(|(root, _)| *root == current).unwrap_or_default();
+        self.roots.retain(|root| match &root.issuer {
+            Some(named_by) => {
+                named_by == issuer && (root.needed_until >= now || current.as_ref() == Some(&root.certificate))
+            }
+            None => root.needed_until >= now,
+        });
+        let still = self.roots.iter().position(|root| current.as_ref() == Some(&root.certificate));
+        self.current = still.unwrap_or(self.roots.len().saturating_sub(1));
         self.roots.len() != before
+    }
+
+    fn has_one_of(&self, issuer: &Arc<str>) -> bool {
+        self.roots.iter().any(|root| root.issuer.as_ref() == Some(issuer))
     }
 
     /// All that are trusted; `None` if none was named yet.
     pub fn bundle(&self) -> Option<Bundle> {
-        Bundle::from_certificates(self.roots.iter().map(|(root, _)| root.clone())).ok()
+        Bundle::from_certificates(self.roots.iter().map(|root| root.certificate.clone())).ok()
     }
 }
 
@@ -74,6 +93,8 @@ struct Kept {
     certificate: String,
     needed_until: Timestamp,
     current: bool,
+    #[serde(default)]
+    issuer: Option<String>,
 }
 
 impl LearnedStore {
@@ -82,9 +103,9 @@ impl LearnedStore {
         Self { folder: state_dir.join("trust"), backends: BTreeMap::new() }
     }
 
-    /// Whether a root of the backend is kept under `state_dir`.
-    pub fn has_kept(state_dir: &Path, key: &SourceKey) -> bool {
-        read(&file(&state_dir.join("trust"), key)).is_ok_and(|roots| !roots.roots.is_empty())
+    /// Whether a root of the backend that `issuer` named is kept under `state_dir`.
+    pub fn has_kept(state_dir: &Path, key: &SourceKey, issuer: &Arc<str>) -> bool {
+        read(&file(&state_dir.join("trust"), key)).is_ok_and(|roots| roots.has_one_of(issuer))
     }
 
     /// What is known of a backend; read from its file the first time.
@@ -110,14 +131,32 @@ impl LearnedStore {
         }
     }
 
+    /// Removes the files of all backends but those that `is_listed`: what was deleted while no server ran must not lend its
+    /// CA to one that takes its name later.
+    pub fn forget_others<'k>(&self, listed: impl Iterator<Item = &'k SourceKey>) {
+        let listed: BTreeSet<PathBuf> = listed.map(|key| file(&self.folder, key)).collect();
+        for path in files_below(&self.folder) {
+            if listed.contains(&path) || path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match std::fs::remove_file(&path) {
+                Ok(()) => tracing::info!(file = %path.display(), "the roots of a backend that is gone are forgotten"),
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "the roots of a backend that is gone cannot be removed")
+                }
+            }
+        }
+    }
+
     /// Writes a backend's file. A disk that is full costs a restart some time, and no proxy anything: it is only logged.
     pub fn keep(&mut self, key: &SourceKey) {
         let path = file(&self.folder, key);
         let LearnedRoots { roots, current } = self.roots(key);
-        let kept = |(index, (root, until)): (usize, &(Certificate, Timestamp))| Kept {
-            certificate: root.pem(),
-            needed_until: *until,
+        let kept = |(index, root): (usize, &Root)| Kept {
+            certificate: root.certificate.pem(),
+            needed_until: root.needed_until,
             current: index == *current,
+            issuer: root.issuer.as_deref().map(str::to_owned),
         };
         let kept: Vec<Kept> = roots.iter().enumerate().map(kept).collect();
         let written = serde_json::to_vec_pretty(&kept)
@@ -133,6 +172,12 @@ fn file(folder: &Path, (mesh, backend): &(Arc<str>, Arc<str>)) -> PathBuf {
     folder.join(private_file::name_of(mesh)).join(private_file::name_of(backend) + ".json")
 }
 
+/// The files in the folders of `folder`: one folder for each mesh.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries(folder).flat_map(|mesh| entries(&mesh).collect::<Vec<_>>()).collect()
+}
+
 fn read(path: &Path) -> Result<LearnedRoots, String> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -145,85 +190,11 @@ fn read(path: &Path) -> Result<LearnedRoots, String> {
         let certificates =
             Certificate::many_from_pem(kept.certificate.as_bytes()).map_err(|error| error.to_string())?;
         let root = certificates.into_iter().next().filter(Certificate::is_ca).ok_or("not a CA")?;
-        Ok((root, kept.needed_until))
+        Ok(Root { certificate: root, needed_until: kept.needed_until, issuer: kept.issuer.map(Into::into) })
     });
     Ok(LearnedRoots { roots: roots.collect::<Result<_, String>>()?, current })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::certs::{TestCa, timestamp};
-
-    fn subjects(roots: &LearnedRoots) -> Vec<String> {
-        let bundle = roots.bundle();
-        bundle.iter().flat_map(Bundle::certificates).map(|ca| ca.subject().to_owned()).collect()
-    }
-
-    #[test]
-    fn an_old_root_stays_until_its_last_leaf_has_ended() {
-        const HOUR: i64 = 3_600;
-        let (old, new) = (TestCa::root("Old"), TestCa::root("New"));
-        let mut roots = LearnedRoots::default();
-        assert!(roots.bundle().is_none());
-        assert!(roots.observe(old.certificate(), timestamp(100)));
-        assert!(!roots.observe(old.certificate(), timestamp(200)), "within the slack");
-        assert!(roots.observe(old.certificate(), timestamp(100 + 2 * HOUR)));
-        assert!(roots.observe(new.certificate(), timestamp(200 + 2 * HOUR)));
-        assert_eq!(subjects(&roots), ["CN=Old", "CN=New"]);
-        assert!(!roots.prune(timestamp(100 + 3 * HOUR)));
-        assert!(roots.prune(timestamp(101 + 3 * HOUR)));
-        assert_eq!(subjects(&roots), ["CN=New"]);
-        assert!(!roots.prune(timestamp(1_000 * HOUR)), "the current one stays, needed or not");
-    }
-
-    #[test]
-    fn an_issuer_that_alternates_changes_the_bundle_once() {
-        let (one, other) = (TestCa::root("One"), TestCa::root("Other"));
-        let mut roots = LearnedRoots::default();
-        for _ in 0..3 {
-            roots.observe(one.certificate(), timestamp(100));
-            roots.observe(other.certificate(), timestamp(100));
-            assert_eq!(subjects(&roots), ["CN=One", "CN=Other"]);
-        }
-    }
-
-    #[test]
-    fn what_was_learned_survives_a_restart() {
-        let folder = tempfile::tempdir().unwrap();
-        let key = ("default".into(), "cm".into());
-        let ca = TestCa::root("Root");
-        let mut store = LearnedStore::new(folder.path());
-        store.roots(&key).observe(ca.certificate(), timestamp(100));
-        store.keep(&key);
-        assert!(LearnedStore::has_kept(folder.path(), &key));
-        assert!(!LearnedStore::has_kept(folder.path(), &("default".into(), "other".into())));
-        let mut again = LearnedStore::new(folder.path());
-        assert_eq!(again.roots(&key), store.roots(&key));
-    }
-
-    #[test]
-    fn a_backend_that_is_gone_is_forgotten_for_good() {
-        let folder = tempfile::tempdir().unwrap();
-        let keys: [SourceKey; 2] = [("default".into(), "cm".into()), ("other".into(), "cm".into())];
-        let mut store = LearnedStore::new(folder.path());
-        for key in &keys {
-            store.roots(key).observe(TestCa::root("Root").certificate(), timestamp(100));
-            store.keep(key);
-        }
-        store.forget(&keys[0]);
-        store.forget(&("unheard of".into(), "cm".into()));
-        for store in [&mut store, &mut LearnedStore::new(folder.path())] {
-            assert!(store.roots(&keys[0]).bundle().is_none());
-            assert!(store.roots(&keys[1]).bundle().is_some());
-        }
-    }
-
-    #[test]
-    fn a_broken_file_is_no_reason_to_stop() {
-        let folder = tempfile::tempdir().unwrap();
-        let key: SourceKey = ("default".into(), "cm".into());
-        private_file::write(&file(&folder.path().join("trust"), &key), b"[{").unwrap();
-        assert!(LearnedStore::new(folder.path()).roots(&key).bundle().is_none());
-    }
-}
+#[path = "learned_tests.rs"]
+mod tests;

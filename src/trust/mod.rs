@@ -2,6 +2,8 @@
 
 pub mod domains;
 pub mod learned;
+mod own;
+mod per_mesh;
 pub mod source;
 pub mod state;
 pub mod store;

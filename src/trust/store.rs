@@ -4,19 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dashmap::DashMap;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{mpsc, watch};
 
-use super::domains::{PublishDomains, TrustDomains};
+use super::domains::TrustDomains;
 use super::learned::LearnedStore;
+use super::per_mesh::PerMesh;
 use super::state::{Answer, SourceKey, Trouble, TrustState};
 use crate::model::bundle::{Bundle, TrustSet};
-use crate::model::policy::{BackendKind, CaSource, PolicySet};
-use crate::model::roots::{RootNews, RootSink};
+use crate::model::bundle_set::BundleSet;
+use crate::model::policy::{Backend, BackendKind, CaSource, MeshPolicy, PolicySet};
+use crate::model::roots::{RootNews, RootSink, root_issuer};
 use crate::model::secrets::{KnownSecrets, SecretLookup};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::FileWatch;
 use crate::runtime::tasks::Tasks;
+
+/// How long the resources have to be complete before what they do not list counts as gone.
+const CERTAIN: SignedDuration = SignedDuration::from_secs(30);
 
 /// What the store hears.
 #[derive(Debug)]
@@ -25,6 +30,9 @@ pub struct Sources {
     pub policies: watch::Receiver<Arc<PolicySet>>,
     /// Mesh Secrets.
     pub secrets: watch::Receiver<Arc<KnownSecrets>>,
+    /// Whether `policies` is all there is: every resource has been read, and none of them is broken. While it is not, a mesh
+    /// that is not among them may exist all the same.
+    pub complete: watch::Receiver<bool>,
     /// Where roots that issuers named are kept.
     pub state_dir: PathBuf,
 }
@@ -34,15 +42,15 @@ pub struct Sources {
 pub struct TrustStore {
     published: watch::Receiver<Arc<TrustSet>>,
     troubles: watch::Receiver<Arc<Troubles>>,
-    meshes: MeshBundles,
+    meshes: PerMesh<Bundle>,
     domains: TrustDomains,
     /// No more is in it than there are signings in flight, which wait for what they told to be served, and backends.
-    news: mpsc::UnboundedSender<(SourceKey, RootNews)>,
+    news: mpsc::UnboundedSender<News>,
     state_dir: Arc<std::path::Path>,
 }
 
-/// Each mesh's bundle, for those who watch one mesh: what is published of it now, and `None` for one that is not there.
-type MeshBundles = Arc<DashMap<Arc<str>, watch::Sender<Option<Arc<Bundle>>>>>;
+/// A mesh, its backend as the policy had it when it was asked, and what it has to say.
+type News = (Arc<str>, Arc<Backend>, RootNews);
 
 /// The sources that are in trouble.
 pub type Troubles = BTreeMap<SourceKey, Trouble>;
@@ -53,21 +61,27 @@ impl TrustStore {
         let (publish, published) = watch::channel(Arc::default());
         let (tell_troubles, troubles) = watch::channel(Arc::default());
         let (news, inbox) = mpsc::unbounded_channel();
-        let (domains, publish_domains) = TrustDomains::new(sources.policies.clone());
+        let domains = TrustDomains {
+            meshes: PerMesh::default(),
+            published: published.clone(),
+            policies: sources.policies.clone(),
+        };
         let state_dir = sources.state_dir.as_path().into();
-        let store = Self { published, troubles, meshes: Arc::default(), domains, news, state_dir };
+        let store = Self { published, troubles, meshes: PerMesh::default(), domains, news, state_dir };
         let worker = Worker {
             state: TrustState::default(),
             learned: LearnedStore::new(&sources.state_dir),
             told: BTreeMap::new(),
             to_keep: BTreeSet::new(),
+            complete_since: None,
+            has_swept: false,
             files: FileWatch::new(),
             sources,
             clock,
             publish,
             tell_troubles,
             meshes: store.meshes.clone(),
-            publish_domains,
+            domains: store.domains.meshes.clone(),
         };
         tasks.spawn_essential("trust store", worker.run(inbox));
         store
@@ -80,12 +94,7 @@ impl TrustStore {
 
     /// One mesh's bundle; changes of other meshes do not wake it.
     pub fn of(&self, mesh: &str) -> watch::Receiver<Option<Arc<Bundle>>> {
-        if let Some(sender) = self.meshes.get(mesh) {
-            return sender.subscribe();
-        }
-        // Published between these lines, the bundle is in the entry's initial value or sent to the entry.
-        let entry = self.meshes.entry(mesh.into());
-        entry.or_insert_with(|| watch::channel(self.published.borrow().meshes.get(mesh).cloned()).0).subscribe()
+        self.meshes.of(mesh, || self.published.borrow().meshes.get(mesh).cloned())
     }
 
     /// Every trust domain's bundle.
@@ -100,52 +109,58 @@ impl TrustStore {
 }
 
 impl RootSink for TrustStore {
-    fn publish(&self, mesh: &Arc<str>, backend: &Arc<str>, news: RootNews) {
+    fn publish(&self, mesh: &Arc<str>, backend: &Arc<Backend>, news: RootNews) {
         // The worker is gone only when the program is.
-        let _ = self.news.send(((mesh.clone(), backend.clone()), news));
+        let _ = self.news.send((mesh.clone(), backend.clone(), news));
     }
 
-    fn has_learned(&self, mesh: &Arc<str>, backend: &Arc<str>) -> bool {
-        LearnedStore::has_kept(&self.state_dir, &(mesh.clone(), backend.clone()))
+    fn has_learned(&self, mesh: &Arc<str>, backend: &Backend) -> bool {
+        let key = (mesh.clone(), backend.name.clone());
+        root_issuer(&backend.kind).is_some_and(|issuer| LearnedStore::has_kept(&self.state_dir, &key, &issuer))
     }
 }
 
 struct Worker {
     state: TrustState,
     learned: LearnedStore,
-    /// What backends last said of their own CA.
-    told: BTreeMap<SourceKey, Answer>,
+    /// What backends last said of their own CA, and which kind of backend each was.
+    told: BTreeMap<SourceKey, (BackendKind, Answer)>,
     /// Whose learned roots have changed.
     to_keep: BTreeSet<SourceKey>,
+    /// Since when the policies have been all there is.
+    complete_since: Option<Timestamp>,
+    /// What no backend needs any more has been removed from the state directory.
+    has_swept: bool,
     files: FileWatch,
     sources: Sources,
     clock: Clock,
     publish: watch::Sender<Arc<TrustSet>>,
     tell_troubles: watch::Sender<Arc<Troubles>>,
-    meshes: MeshBundles,
-    publish_domains: PublishDomains,
+    meshes: PerMesh<Bundle>,
+    domains: PerMesh<BundleSet>,
 }
 
 impl Worker {
-    async fn run(mut self, mut news: mpsc::UnboundedReceiver<(SourceKey, RootNews)>) {
+    async fn run(mut self, mut news: mpsc::UnboundedReceiver<News>) {
         let mut changes = self.files.changes();
         loop {
             self.look();
             let go_on = tokio::select! {
                 changed = self.sources.policies.changed() => changed.is_ok(),
                 changed = self.sources.secrets.changed() => changed.is_ok(),
+                changed = self.sources.complete.changed(), if !self.has_swept => changed.is_ok(),
                 // Also once a minute, which is when roots that nobody needs any more are dropped.
                 () = changes.next() => true,
                 told = news.recv() => match told {
-                    Some((key, told)) => { self.hear(key, told); true }
+                    Some((mesh, backend, told)) => { self.hear(mesh, &backend, told); true }
                     None => false,
                 },
             };
             if !go_on {
                 return;
             }
-            while let Ok((key, told)) = news.try_recv() {
-                self.hear(key, told);
+            while let Ok((mesh, backend, told)) = news.try_recv() {
+                self.hear(mesh, &backend, told);
             }
             // Once for all that was heard: a file is written, and flushed.
             for key in std::mem::take(&mut self.to_keep) {
@@ -154,20 +169,23 @@ impl Worker {
         }
     }
 
-    /// A backend speaks of its own CA. A signing may outlive its mesh: what it says then is not for the next of that name.
-    fn hear(&mut self, key: SourceKey, news: RootNews) {
-        let (mesh, backend) = &key;
-        let policy = self.sources.policies.borrow().meshes.get(mesh).cloned();
-        if !policy.is_some_and(|policy| policy.backends.iter().any(|listed| listed.name == *backend)) {
+    /// A backend speaks of its own CA. A signing may outlive its mesh, and the policy that it was begun under: what it says
+    /// then is not for the next of that name.
+    fn hear(&mut self, mesh: Arc<str>, backend: &Backend, news: RootNews) {
+        let policy = self.sources.policies.borrow().meshes.get(&mesh).cloned();
+        let listed = policy.as_ref().and_then(|policy| policy.backend(&backend.name));
+        if listed.is_none_or(|listed| listed.kind != backend.kind) {
             return;
         }
+        let key = (mesh, backend.name.clone());
         let answer = match news {
             RootNews::Own(root) => match Bundle::from_certificates([root]) {
                 Ok(bundle) => Answer::Good(Arc::new(bundle)),
                 Err(error) => Answer::Bad(error.to_string()),
             },
             RootNews::Learned { root, needed_until } => {
-                if self.learned.roots(&key).observe(&root, needed_until) {
+                let Some(issuer) = root_issuer(&backend.kind) else { return };
+                if self.learned.roots(&key).observe(&root, needed_until, &issuer) {
                     self.to_keep.insert(key.clone());
                 }
                 // What is learned is asked of `learned` each time, since it ends with time.
@@ -176,7 +194,7 @@ impl Worker {
             }
             RootNews::Missing(reason) => Answer::Bad(reason),
         };
-        self.told.insert(key, answer);
+        self.told.insert(key, (backend.kind.clone(), answer));
     }
 
     /// Asks every source, and publishes what has changed.
@@ -187,21 +205,19 @@ impl Worker {
             self.learned.forget(&gone);
             self.to_keep.remove(&gone);
         }
-        // What is no longer listed, or is another kind of backend now, has said nothing.
-        self.told.retain(|(mesh, backend), answer| {
-            let listed =
-                policies.meshes.get(mesh).and_then(|policy| policy.backends.iter().find(|b| b.name == *backend));
-            listed.is_some_and(|backend| {
-                matches!(backend.kind, BackendKind::Builtin(_)) || matches!(answer, Answer::Bad(_))
-            })
+        // What is no longer listed, or is another backend now, has said nothing.
+        self.told.retain(|(mesh, backend), (kind, _)| {
+            let listed = policies.meshes.get(mesh).and_then(|policy| policy.backend(backend));
+            listed.is_some_and(|listed| listed.kind == *kind)
         });
+        self.sweep(&policies);
         for (mesh, policy) in &policies.meshes {
             for backend in &policy.backends {
                 let key = (mesh.clone(), backend.name.clone());
                 let answer = match &backend.kind {
                     BackendKind::Builtin(_) => self.own(&key),
                     BackendKind::CertManager { trust: CaSource::Issuer, .. } | BackendKind::Provided(_) => {
-                        self.named_by_issuer(&key)
+                        self.named_by_issuer(&key, &backend.kind)
                     }
                     BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Answer::Good(bundle.clone()),
                     BackendKind::CertManager { trust: CaSource::File(path), .. } => self.file(path),
@@ -224,20 +240,45 @@ impl Worker {
         self.publish_bundles();
     }
 
-    fn own(&self, key: &SourceKey) -> Answer {
-        self.told.get(key).cloned().unwrap_or(Answer::Awaited("the CA is being loaded"))
+    /// Removes what is kept of backends that no policy lists, once it is certain that none does. (What tells that the
+    /// resources are complete, and they themselves, come by different ways; and there is no hurry.)
+    fn sweep(&mut self, policies: &PolicySet) {
+        let now = self.clock.now();
+        self.complete_since =
+            if *self.sources.complete.borrow_and_update() { self.complete_since.or(Some(now)) } else { None };
+        let certain = self.complete_since.is_some_and(|since| now.duration_since(since) >= CERTAIN);
+        if self.has_swept || !certain {
+            return;
+        }
+        self.has_swept = true;
+        let of = |(mesh, policy): (&Arc<str>, &Arc<MeshPolicy>)| {
+            let names = policy.backends.iter().filter(|backend| backend.kind.takes_trust_from_issuer());
+            names.map(|backend| (mesh.clone(), backend.name.clone())).collect::<Vec<_>>()
+        };
+        let listed: Vec<SourceKey> = policies.meshes.iter().flat_map(of).collect();
+        self.learned.forget_others(listed.iter());
     }
 
-    fn named_by_issuer(&mut self, key: &SourceKey) -> Answer {
+    fn told(&self, key: &SourceKey) -> Option<&Answer> {
+        self.told.get(key).map(|(_, answer)| answer)
+    }
+
+    fn own(&self, key: &SourceKey) -> Answer {
+        self.told(key).cloned().unwrap_or(Answer::Awaited("the CA is being loaded"))
+    }
+
+    fn named_by_issuer(&mut self, key: &SourceKey, kind: &BackendKind) -> Answer {
         let now = self.clock.now();
-        if self.learned.roots(key).prune(now) {
+        if let Some(issuer) = root_issuer(kind)
+            && self.learned.roots(key).prune(now, &issuer)
+        {
             self.learned.keep(key);
         }
-        match (self.learned.roots(key).bundle(), self.told.get(key)) {
+        match (self.learned.roots(key).bundle(), self.told(key).cloned()) {
             // The issuer does not answer at the moment, but what it said before holds.
-            (Some(bundle), Some(Answer::Bad(trouble))) => Answer::Doubtful(Arc::new(bundle), trouble.clone()),
+            (Some(bundle), Some(Answer::Bad(trouble))) => Answer::Doubtful(Arc::new(bundle), trouble),
             (Some(bundle), _) => Answer::Good(Arc::new(bundle)),
-            (None, Some(trouble)) => trouble.clone(),
+            (None, Some(trouble)) => trouble,
             (None, None) => Answer::Awaited("the issuer has not named its CA yet (status.ca of a first request)"),
         }
     }
@@ -282,30 +323,11 @@ impl Worker {
         if !changed {
             return;
         }
-        for (mesh, bundle) in &bundles.meshes {
-            let sender = self.meshes.entry(mesh.clone()).or_insert_with(|| watch::channel(None).0);
-            let changed = sender.send_if_modified(|current| {
-                let changed = current.as_deref() != Some(bundle);
-                if changed {
-                    *current = Some(bundle.clone());
-                }
-                changed
-            });
-            if changed {
-                let cas: Vec<&str> = bundle.certificates().iter().map(|ca| ca.subject()).collect();
-                tracing::info!(%mesh, digest = bundle.digest(), ?cas, "the trust bundle is");
-            }
+        for (mesh, bundle) in self.meshes.publish(&bundles.meshes) {
+            let cas: Vec<&str> = bundle.certificates().iter().map(|ca| ca.subject()).collect();
+            tracing::info!(%mesh, digest = bundle.digest(), ?cas, "the trust bundle is");
         }
-        // Who watches a mesh that is gone keeps what it was given; whoever asks for a mesh of that name later must not be given
-        // the CAs of this one.
-        self.meshes.retain(|mesh, sender| {
-            let is_there = bundles.meshes.contains_key(mesh);
-            if !is_there {
-                sender.send_if_modified(|current| current.take().is_some());
-            }
-            is_there || sender.receiver_count() > 0
-        });
-        self.publish_domains.publish(&bundles);
+        self.domains.publish(&bundles.domains);
     }
 }
 

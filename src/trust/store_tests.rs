@@ -12,6 +12,7 @@ struct Rig {
     policies: watch::Sender<Arc<PolicySet>>,
     secrets: watch::Sender<Arc<KnownSecrets>>,
     state_dir: tempfile::TempDir,
+    _complete: watch::Sender<bool>,
     _tasks: Tasks,
 }
 
@@ -51,9 +52,15 @@ impl Rig {
         let (secrets, secrets_rx) = watch::channel(in_files(secrets));
         let state_dir = tempfile::tempdir().unwrap();
         let (tasks, _) = Tasks::new();
-        let sources = Sources { policies: policies_rx, secrets: secrets_rx, state_dir: state_dir.path().to_owned() };
+        let (complete, complete_rx) = watch::channel(true);
+        let sources = Sources {
+            policies: policies_rx,
+            secrets: secrets_rx,
+            complete: complete_rx,
+            state_dir: state_dir.path().to_owned(),
+        };
         let store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
-        Self { store, policies, secrets, state_dir, _tasks: tasks }
+        Self { store, policies, secrets, state_dir, _complete: complete, _tasks: tasks }
     }
 
     /// Lets the store do all that is to be done now.
@@ -61,8 +68,9 @@ impl Rig {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
-    fn domains(&self) -> Vec<String> {
-        let known = self.store.domains().watch();
+    /// The trust domains that proxies of `mesh` know.
+    fn domains(&self, mesh: &str) -> Vec<String> {
+        let known = self.store.domains().watch(mesh);
         let known = known.borrow();
         known.iter().flat_map(|set| set.iter()).map(|(name, _)| name.to_owned()).collect()
     }
@@ -89,29 +97,30 @@ async fn a_mesh_that_takes_the_name_of_another_is_never_given_its_cas() {
     stays.mark_unchanged();
     assert_eq!(cas(&stays), [""; 0], "a feed takes this for silence: a proxy keeps what it was sent");
     assert_eq!(cas(&rig.store.of("default")), [""; 0]);
-    assert_eq!(rig.domains(), ["other"]);
+    assert_eq!(rig.domains("other"), ["other"]);
 
     // Its Secret is not there yet.
     rig.policies.send_replace(policies(&[("default", from_secret("new")), other()]));
     rig.settle().await;
     assert_eq!(cas(&rig.store.of("default")), [""; 0]);
     assert!(!stays.has_changed().unwrap());
-    assert_eq!(rig.domains(), ["other"]);
+    assert_eq!(rig.domains("other"), ["other"]);
     assert!(!rig.store.all().borrow().meshes.contains_key("default"));
 
     let secrets = secrets.into_iter().chain([secret("default", "new", &new)]);
     rig.secrets.send_replace(in_files(secrets.collect()));
     rig.settle().await;
     assert_eq!((cas(&stays), cas(&rig.store.of("default"))), (vec!["CN=New".to_owned()], vec!["CN=New".to_owned()]));
-    assert_eq!(rig.domains(), ["default", "other"]);
+    assert_eq!(rig.domains("other"), ["default", "other"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn nor_what_its_issuers_said_of_themselves() {
     let rig = Rig::start(policies(&[("default", CaSource::Issuer)]), MeshSecrets::default());
+    let asked = policies(&[("default", CaSource::Issuer)]).meshes["default"].backends[0].clone();
     let named = |ca: &TestCa| {
         let news = RootNews::Learned { root: ca.certificate().clone(), needed_until: timestamp(1_800_001_000) };
-        rig.store.publish(&"default".into(), &"ca".into(), news);
+        rig.store.publish(&"default".into(), &asked, news);
     };
     named(&TestCa::root("Old"));
     rig.settle().await;
@@ -137,14 +146,79 @@ async fn nothing_is_kept_of_a_mesh_that_is_gone_and_that_nobody_watches() {
     let watched = rig.store.of("nowhere");
     drop(rig.store.of("elsewhere"));
     rig.settle().await;
-    let kept = || {
-        let mut names: Vec<_> = rig.store.meshes.iter().map(|mesh| mesh.key().to_string()).collect();
-        names.sort();
-        names
-    };
+    let kept = || rig.store.meshes.names();
     assert_eq!(kept(), ["default", "nowhere"]);
     drop(watched);
     rig.policies.send_replace(Arc::default());
     rig.settle().await;
     assert_eq!(kept(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_news_of_another_issuer_is_not_heard() {
+    let of_issuer = |name: &str| {
+        let mut all = PolicySet::clone(&policies(&[("default", CaSource::Issuer)]));
+        let mut policy = MeshPolicy::clone(&all.meshes["default"]);
+        let issuer = IssuerRef { name: name.into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+        Arc::make_mut(&mut policy.backends[0]).kind = BackendKind::CertManager { issuer, trust: CaSource::Issuer };
+        all.meshes.insert("default".into(), Arc::new(policy));
+        Arc::new(all)
+    };
+    let rig = Rig::start(of_issuer("one"), MeshSecrets::default());
+    let named = |by: &str, ca: &TestCa| {
+        let asked = of_issuer(by).meshes["default"].backends[0].clone();
+        let news = RootNews::Learned { root: ca.certificate().clone(), needed_until: timestamp(1_800_001_000) };
+        rig.store.publish(&"default".into(), &asked, news);
+    };
+    named("one", &TestCa::root("One"));
+    rig.settle().await;
+    let trusted = rig.store.of("default");
+    assert_eq!(cas(&trusted), ["CN=One"]);
+    let asked = of_issuer("one").meshes["default"].backends[0].clone();
+    assert!(rig.store.has_learned(&"default".into(), &asked));
+
+    rig.policies.send_replace(of_issuer("two"));
+    rig.settle().await;
+    assert!(!rig.store.has_learned(&"default".into(), &of_issuer("two").meshes["default"].backends[0]));
+    named("one", &TestCa::root("Late"));
+    rig.settle().await;
+    assert_eq!(cas(&trusted), ["CN=One"], "until the other has named its own");
+    named("two", &TestCa::root("Two"));
+    rig.settle().await;
+    assert_eq!(cas(&trusted), ["CN=Two"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_are_known() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let key = |mesh: &str| (Arc::from(mesh), Arc::from("ca"));
+    let issuer: Arc<str> = "cert-manager.io/Issuer/ca".into();
+    let mut before = LearnedStore::new(state_dir.path());
+    for mesh in ["default", "gone"] {
+        before.roots(&key(mesh)).observe(TestCa::root("Root").certificate(), timestamp(1_900_000_000), &issuer);
+        before.keep(&key(mesh));
+    }
+    let (complete, is_complete) = watch::channel(false);
+    let (_policies, policies) = watch::channel(policies(&[("default", CaSource::Issuer)]));
+    let sources = Sources {
+        policies,
+        secrets: watch::channel(in_files(MeshSecrets::default())).1,
+        complete: is_complete,
+        state_dir: state_dir.path().to_owned(),
+    };
+    let (tasks, _deaths) = Tasks::new();
+    let store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
+    let some_looks = || tokio::time::sleep(Duration::from_secs(150));
+    some_looks().await;
+    let kept = || ["default", "gone"].map(|mesh| LearnedStore::has_kept(state_dir.path(), &key(mesh), &issuer));
+    assert_eq!(
+        (cas(&store.of("default")), kept()),
+        (vec!["CN=Root".to_owned()], [true, true]),
+        "a broken file may hide it"
+    );
+    complete.send_replace(true);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(kept(), [true, true], "what lists it may still be under way");
+    some_looks().await;
+    assert_eq!(kept(), [true, false]);
 }

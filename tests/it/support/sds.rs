@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, Node, data_source::Specifier};
-use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{Secret, secret};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, secret,
+};
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
 use hyper_util::rt::TokioIo;
@@ -238,6 +240,9 @@ pub fn content(bytes: &[u8]) -> Result<(String, Content), String> {
             }
             Content::TrustBundle { pem: inline(context.trusted_ca.as_ref())? }
         }
+        (Some(secret::Type::ValidationContext(context)), false) if name == "ALL" || name.starts_with("spiffe://") => {
+            Content::TrustBundle { pem: of_trust_domains(&context)? }
+        }
         (other, _) => return Err(format!("{name} is a {other:?}")),
     };
     let certificates = content.certificates();
@@ -246,6 +251,14 @@ pub fn content(bytes: &[u8]) -> Result<(String, Content), String> {
         return Err(format!("{name} has {certificates:?}"));
     }
     Ok((name, content))
+}
+
+/// The CAs of all trust domains of a SPIFFE validator, together.
+fn of_trust_domains(context: &CertificateValidationContext) -> Result<String, String> {
+    let config = context.custom_validator_config.as_ref().and_then(|config| config.typed_config.as_ref());
+    let config = config.ok_or_else(|| format!("no validator in {context:?}"))?;
+    let config = SpiffeCertValidatorConfig::decode(config.value.as_slice()).map_err(|error| error.to_string())?;
+    config.trust_domains.iter().map(|domain| inline(domain.trust_bundle.as_ref())).collect()
 }
 
 fn inline(source: Option<&DataSource>) -> Result<String, String> {

@@ -1,0 +1,151 @@
+//! One test certificate: asked for, verified, thrown away.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::issue::ca::{AuthoritySource, IssuedChain, SigningRequest};
+use crate::issue::csr;
+use crate::issue::issuer::{IssueError, Subject, learnable, policy_digest};
+use crate::issue::verify::{Expected, valid_in, verify};
+use crate::model::bundle::Bundle;
+use crate::model::certificate::Certificate;
+use crate::model::policy::{Backend, BackendKind, CaSource};
+use crate::model::secrets::{KnownSecrets, SecretLookup};
+use crate::runtime::clock::Clock;
+
+/// Its lifetime where the Mesh says none: it is of no use to anybody, so let it be short.
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+/// What an attempt works with.
+#[derive(Debug, Clone)]
+pub(super) struct Tester {
+    pub(super) authorities: Arc<dyn AuthoritySource>,
+    pub(super) secrets: watch::Receiver<Arc<KnownSecrets>>,
+    pub(super) clock: Clock,
+}
+
+/// Why there is no test certificate, or none that is good.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TestError {
+    /// The CA to trust is not known, so nothing was asked for.
+    #[error("{0}")]
+    Source(String),
+    /// The CA's fault.
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+}
+
+/// What the certificate has to lead to.
+enum Anchor {
+    Known(Bundle),
+    /// What the issuer names itself.
+    Named,
+}
+
+impl Tester {
+    /// Waits for the CA as long as it takes; `overdue` is called once it has taken longer than the backend's request timeout.
+    pub(super) async fn attempt(
+        &mut self,
+        mesh: &Arc<str>,
+        backend: &Backend,
+        overdue: impl FnOnce(),
+    ) -> Result<(), TestError> {
+        let anchor = self.anchor(mesh, backend).await.map_err(TestError::Source)?;
+        let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
+        let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/preflight", backend.trust_domain).into();
+        let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
+        let subject = Subject { mesh: mesh.clone(), proxy: "preflight".into(), spiffe_id };
+        let signed = authority.sign(SigningRequest {
+            mesh: subject.mesh.clone(),
+            proxy: subject.proxy.clone(),
+            spiffe_id: subject.spiffe_id.clone(),
+            csr: made.request,
+            lifetime: Some(backend.leaf_lifetime.unwrap_or(LIFETIME)),
+            request_timeout: backend.request_timeout,
+        });
+        let issued = in_time(signed, backend.request_timeout, overdue).await.map_err(IssueError::Ca)?;
+        let policy_digest = policy_digest(backend, &subject);
+        let expected = Expected { spiffe_id: subject.spiffe_id, public_key: made.public_key, policy_digest };
+        if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
+            tokio::time::sleep(wait).await;
+        }
+        match anchor {
+            Anchor::Known(bundle) => {
+                verify(&issued, &expected, made.key, &bundle, self.clock.now()).map_err(IssueError::Verify)?;
+            }
+            Anchor::Named => {
+                learnable(&issued, &expected, &made.key, self.clock.now())?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn anchor(&mut self, mesh: &Arc<str>, backend: &Backend) -> Result<Anchor, String> {
+        if backend.kind.takes_trust_from_issuer() {
+            return Ok(Anchor::Named);
+        }
+        match &backend.kind {
+            BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Ok(Anchor::Known((**bundle).clone())),
+            BackendKind::CertManager { trust: CaSource::File(path), .. } => {
+                let at = |what: String| format!("file {}: {what}", path.display());
+                let pem = read_regular(path).map_err(|error| at(error.to_string()))?;
+                self.parse(&pem).map_err(at)
+            }
+            BackendKind::CertManager { trust: CaSource::Secret(name), .. } => self.secret(mesh, name).await,
+            _ => {
+                let root: Option<Certificate> = self.authorities.own_root(mesh, backend)?;
+                let bundle = Bundle::from_certificates(root).map_err(|error| error.to_string())?;
+                Ok(Anchor::Known(bundle))
+            }
+        }
+    }
+
+    async fn secret(&mut self, mesh: &Arc<str>, name: &Arc<str>) -> Result<Anchor, String> {
+        loop {
+            let found = self.secrets.borrow_and_update().find(mesh, name);
+            match found {
+                SecretLookup::Found(pem) => {
+                    return self.parse(pem.expose()).map_err(|error| format!("mesh Secret {name:?}: {error}"));
+                }
+                SecretLookup::Absent | SecretLookup::NotInFiles => {
+                    return Err(format!("mesh Secret {name:?} of mesh {mesh:?} is not there"));
+                }
+                SecretLookup::Pending => {}
+            }
+            if self.secrets.changed().await.is_err() {
+                return Err("the mesh Secrets are not known any more".to_owned());
+            }
+        }
+    }
+
+    fn parse(&self, pem: &[u8]) -> Result<Anchor, String> {
+        Bundle::from_pem(pem, self.clock.now())
+            .map(|parsed| Anchor::Known(parsed.bundle))
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Waits as long as it takes, and tells when that is longer than `timeout`.
+async fn in_time<E>(
+    signed: impl Future<Output = Result<IssuedChain, E>>,
+    timeout: Duration,
+    overdue: impl FnOnce(),
+) -> Result<IssuedChain, E> {
+    let mut signed = std::pin::pin!(signed);
+    tokio::select! {
+        signed = &mut signed => return signed,
+        () = tokio::time::sleep(timeout) => overdue(),
+    }
+    signed.await
+}
+
+/// Reads a file, but not a pipe: that would wait for a writer.
+fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("is not a regular file"));
+    }
+    std::fs::read(path)
+}

@@ -1,0 +1,252 @@
+//! A CA backend is asked for a test certificate before it is relied on: when it becomes one that signs, or is changed.
+//!
+//! It sits between the policies that the resources want and everybody who acts by a policy. A new signer comes into force
+//! when its test certificate (`spiffe://<trust domain>/envoy-sds/preflight`; approvers have to know it; its key is thrown away)
+//! was issued and leads to the CA that the policy says to trust. Until then the mesh's older policy stays, and what is wrong
+//! is told. A mesh's first policy since the server started has nothing to keep: it is in force at once, and its test only
+//! tells. `mtls.skipValidation` turns all of that off.
+
+mod attempt;
+mod compose;
+mod passed;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use self::attempt::{TestError, Tester};
+use self::passed::Passed;
+use self::state::{State, Test};
+use super::ca::AuthoritySource;
+use super::metrics::{IssuanceLabels, MeshLabels};
+use super::renewal::{Patience, retry_after};
+use crate::model::policy::{Backend, PolicySet};
+use crate::model::preflight::{Outcome, Verdicts};
+use crate::model::secrets::KnownSecrets;
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+
+/// The longest pause between two attempts: somebody waits for it.
+const AT_MOST: Duration = Duration::from_secs(60);
+
+/// What it works with.
+#[derive(Debug)]
+pub struct Settings {
+    /// The policies that the resources want.
+    pub wanted: watch::Receiver<Arc<PolicySet>>,
+    /// Mesh Secrets, those included that only a policy names that is not in force yet.
+    pub secrets: watch::Receiver<Arc<KnownSecrets>>,
+    /// Makes a CA of a backend's policy.
+    pub authorities: Arc<dyn AuthoritySource>,
+    /// Where is kept what has passed.
+    pub state_dir: PathBuf,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// What comes out of it.
+#[derive(Debug, Clone)]
+pub struct Preflight {
+    /// The policies in force.
+    pub in_force: watch::Receiver<Arc<PolicySet>>,
+    /// What is known of the signers that are wanted.
+    pub verdicts: watch::Receiver<Arc<Verdicts>>,
+}
+
+impl Preflight {
+    /// Starts it; the first policies are in force when it returns.
+    pub fn start(settings: Settings, registry: &mut Registry, tasks: &Tasks) -> Self {
+        let Settings { mut wanted, secrets, authorities, state_dir, clock } = settings;
+        let (mut state, passed) = (State::default(), Passed::new(&state_dir));
+        state.want(wanted.borrow_and_update().clone(), |test| passed.has(test), clock.now());
+        let (publish, in_force) = watch::channel(state.in_force().clone());
+        let (tell, verdicts) = watch::channel(Arc::new(state.verdicts()));
+        let worker = Worker {
+            state,
+            passed,
+            running: BTreeMap::new(),
+            tests: JoinSet::new(),
+            tester: Tester { authorities, secrets, clock: clock.clone() },
+            clock,
+            metrics: Metrics::new(registry),
+            publish,
+            tell,
+        };
+        tasks.spawn_essential("preflight", worker.run(wanted));
+        Self { in_force, verdicts }
+    }
+}
+
+struct Worker {
+    state: State,
+    passed: Passed,
+    running: BTreeMap<Test, AbortHandle>,
+    tests: JoinSet<()>,
+    tester: Tester,
+    clock: Clock,
+    metrics: Metrics,
+    publish: watch::Sender<Arc<PolicySet>>,
+    tell: watch::Sender<Arc<Verdicts>>,
+}
+
+type Told = (Test, Outcome);
+
+impl Worker {
+    async fn run(mut self, mut wanted: watch::Receiver<Arc<PolicySet>>) {
+        // No more is in it than there are signers, each of which says a word now and then.
+        let (tell, mut told) = mpsc::unbounded_channel();
+        loop {
+            self.publish();
+            self.start_tests(&tell);
+            tokio::select! {
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let before = self.state.wanted();
+                    let wanted = wanted.borrow_and_update().clone();
+                    self.state.want(wanted, |test| self.passed.has(test), self.clock.now());
+                    for (mesh, backend) in before.difference(&self.state.wanted()) {
+                        self.passed.forget(mesh, backend);
+                    }
+                }
+                Some((test, outcome)) = told.recv() => self.hear(&test, outcome),
+                Some(_ended) = self.tests.join_next() => {}
+            }
+        }
+    }
+
+    /// One task for each test that is open; those of others are given up, and what they have asked for with them.
+    fn start_tests(&mut self, tell: &mpsc::UnboundedSender<Told>) {
+        let open = self.state.to_test();
+        self.running.retain(|test, task| {
+            let stays = open.contains_key(test);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for (test, backend) in open {
+            if !self.running.contains_key(&test) {
+                let task = keep_testing(self.tester.clone(), test.clone(), backend, tell.clone());
+                self.running.insert(test, self.tests.spawn(task));
+            }
+        }
+    }
+
+    fn hear(&mut self, test: &Test, outcome: Outcome) {
+        // One that was given up may have left a word behind.
+        if !self.running.contains_key(test) {
+            return;
+        }
+        self.metrics.count(test, &outcome);
+        if outcome == Outcome::Passed {
+            self.passed.remember(test);
+        }
+        if !self.state.told(test, outcome.clone(), self.clock.now()) {
+            return;
+        }
+        let Test { mesh, backend, .. } = test;
+        match outcome {
+            Outcome::Failed(reason) => {
+                let verdict = self.state.verdicts().remove(&(mesh.clone(), backend.clone()));
+                let keeps_the_old_policy = verdict.is_some_and(|verdict| verdict.holds_back);
+                tracing::warn!(%mesh, %backend, reason, keeps_the_old_policy, "the backend has not passed its preflight");
+            }
+            _ => tracing::info!(%mesh, %backend, outcome = outcome.label(), "the backend's preflight"),
+        }
+    }
+
+    fn publish(&self) {
+        let (in_force, verdicts) = (self.state.in_force(), self.state.verdicts());
+        self.metrics.show(&verdicts);
+        self.publish.send_if_modified(|current| {
+            let changed = current != in_force;
+            *current = in_force.clone();
+            changed
+        });
+        self.tell.send_if_modified(|current| {
+            let changed = **current != verdicts;
+            if changed {
+                *current = Arc::new(verdicts);
+            }
+            changed
+        });
+    }
+}
+
+/// Tests a backend until it passes.
+async fn keep_testing(mut tester: Tester, test: Test, backend: Arc<Backend>, tell: mpsc::UnboundedSender<Told>) {
+    let mut failures = 0;
+    loop {
+        // The receiver is gone only when the program is.
+        let say = |outcome| drop(tell.send((test.clone(), outcome)));
+        let overdue = || {
+            let waited = backend.request_timeout;
+            say(Outcome::Failed(format!(
+                "the CA has not answered the request for a test certificate within {waited:?}; it is still waited for"
+            )));
+        };
+        let Err(error) = tester.attempt(&test.mesh, &backend, overdue).await else {
+            return say(Outcome::Passed);
+        };
+        failures += 1;
+        say(Outcome::Failed(error.to_string()));
+        let (patience, is_source) = match &error {
+            TestError::Source(_) => (Patience::Away, true),
+            TestError::Issue(error) => (error.patience(), false),
+        };
+        let wait = retry_after(patience, failures, None, fastrand::f64()).min(AT_MOST);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            // A CA certificate that was missing may be there now.
+            Ok(()) = tester.secrets.changed(), if is_source => {}
+        }
+    }
+}
+
+struct Metrics {
+    attempts: Family<IssuanceLabels, Counter>,
+    held_back: Family<MeshLabels, Gauge>,
+}
+
+impl Metrics {
+    fn new(registry: &mut Registry) -> Self {
+        let metrics = Self { attempts: Family::default(), held_back: Family::default() };
+        registry.register("preflights", "Test certificates asked of CA backends, by outcome", metrics.attempts.clone());
+        registry.register(
+            "preflight_held_back",
+            "Signing backends of a mesh that are not in force because they have not passed their preflight",
+            metrics.held_back.clone(),
+        );
+        metrics
+    }
+
+    fn count(&self, test: &Test, outcome: &Outcome) {
+        let (mesh, backend) = (test.mesh.to_string(), test.backend.to_string());
+        self.attempts.get_or_create(&IssuanceLabels { mesh, backend, outcome: outcome.label() }).inc();
+    }
+
+    fn show(&self, verdicts: &Verdicts) {
+        let meshes: BTreeSet<&Arc<str>> = verdicts.keys().map(|(mesh, _)| mesh).collect();
+        self.held_back.clear();
+        for mesh in meshes {
+            let held = verdicts.iter().filter(|((of, _), verdict)| of == mesh && verdict.holds_back).count();
+            let labels = MeshLabels { mesh: mesh.to_string() };
+            self.held_back.get_or_create(&labels).set(i64::try_from(held).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,186 @@
+//! Which policies are in force, given those that are wanted and what is known of their signers: the pure core.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use jiff::Timestamp;
+
+use super::compose::{compose, signers};
+use crate::model::policy::{Backend, BackendKind, CaSource, DataSource, MeshPolicy, PolicySet};
+use crate::model::preflight::{Outcome, Verdict, Verdicts};
+
+/// A backend to be tested, as it is defined now.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Test {
+    pub(super) mesh: Arc<str>,
+    pub(super) backend: Arc<str>,
+    /// Of what makes it this CA and no other, in hex; nothing secret is in it.
+    pub(super) digest: Arc<str>,
+}
+
+impl Test {
+    pub(super) fn of(mesh: &Arc<str>, backend: &Backend) -> Self {
+        Self { mesh: mesh.clone(), backend: backend.name.clone(), digest: digest_of(backend) }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    wanted: Arc<PolicySet>,
+    in_force: Arc<PolicySet>,
+    /// What is known of the signers of both, and since when.
+    known: BTreeMap<Test, (Outcome, Timestamp)>,
+    /// The signers that this server has heard of: what was remembered of one counts the first time only. One that is
+    /// enabled again after a while is tested again.
+    seen: BTreeSet<(Arc<str>, Arc<str>)>,
+    /// Those that hold a policy back.
+    held: BTreeSet<(Arc<str>, Arc<str>)>,
+}
+
+impl State {
+    /// These are wanted now. `has_passed` says whether a test is remembered to have been good before the server started.
+    pub(super) fn want(&mut self, wanted: Arc<PolicySet>, has_passed: impl Fn(&Test) -> bool, now: Timestamp) {
+        self.wanted = wanted;
+        for (test, _, skip) in all_signers(&self.wanted) {
+            let is_first = self.seen.insert((test.mesh.clone(), test.backend.clone()));
+            let outcome = match self.known.get(&test) {
+                Some((Outcome::Passed, _)) => continue,
+                _ if skip => Outcome::Skipped,
+                None if is_first && has_passed(&test) => Outcome::Passed,
+                None | Some((Outcome::Skipped, _)) => Outcome::Pending,
+                Some(_) => continue,
+            };
+            self.note(test, outcome, now);
+        }
+        self.settle();
+    }
+
+    /// A test has come out so. Says whether that is news.
+    pub(super) fn told(&mut self, test: &Test, outcome: Outcome, now: Timestamp) -> bool {
+        let is_news = self.known.get(test).is_some_and(|(before, _)| *before != outcome);
+        if is_news {
+            self.note(test.clone(), outcome, now);
+            self.settle();
+        }
+        is_news
+    }
+
+    fn note(&mut self, test: Test, outcome: Outcome, now: Timestamp) {
+        let before = self.known.get(&test).filter(|(before, _)| *before == outcome);
+        let since = before.map_or(now, |(_, since)| *since);
+        self.known.insert(test, (outcome, since));
+    }
+
+    fn settle(&mut self) {
+        let mut next = PolicySet::default();
+        self.held.clear();
+        for (mesh, wanted) in &self.wanted.meshes {
+            // The first since the server has started has nothing to keep.
+            let Some(old) = self.in_force.meshes.get(mesh) else {
+                next.meshes.insert(mesh.clone(), wanted.clone());
+                continue;
+            };
+            let in_force: BTreeSet<Test> = signers(old).values().map(|backend| Test::of(mesh, backend)).collect();
+            let (policy, held) = compose(old, wanted, |backend| {
+                let test = Test::of(mesh, backend);
+                in_force.contains(&test) || self.known.get(&test).is_some_and(|(outcome, _)| outcome.is_good())
+            });
+            next.meshes.insert(mesh.clone(), policy);
+            self.held.extend(held.into_iter().map(|backend| (mesh.clone(), backend)));
+        }
+        if next != *self.in_force {
+            self.in_force = Arc::new(next);
+        }
+        let needed: BTreeSet<Test> = [&self.wanted, &self.in_force]
+            .into_iter()
+            .flat_map(|set| all_signers(set))
+            .map(|(test, ..)| test)
+            .collect();
+        self.known.retain(|test, _| needed.contains(test));
+        self.seen.retain(|(mesh, name)| needed.iter().any(|test| test.mesh == *mesh && test.backend == *name));
+    }
+
+    /// The policies in force.
+    pub(super) fn in_force(&self) -> &Arc<PolicySet> {
+        &self.in_force
+    }
+
+    /// What is known of the signers that are wanted.
+    pub(super) fn verdicts(&self) -> Verdicts {
+        let verdict = |(test, ..): (Test, _, _)| {
+            let (outcome, since) = self.known.get(&test)?.clone();
+            let key = (test.mesh, test.backend);
+            let holds_back = self.held.contains(&key);
+            Some((key, Verdict { outcome, since, holds_back }))
+        };
+        all_signers(&self.wanted).filter_map(verdict).collect()
+    }
+
+    /// The tests that have yet to come out well.
+    pub(super) fn to_test(&self) -> BTreeMap<Test, Arc<Backend>> {
+        let is_open = |test: &Test| self.known.get(test).is_some_and(|(outcome, _)| !outcome.is_good());
+        let open = all_signers(&self.wanted).filter(|(test, ..)| is_open(test));
+        open.map(|(test, backend, _)| (test, backend)).collect()
+    }
+
+    /// All signers that are wanted, by mesh and name.
+    pub(super) fn wanted(&self) -> BTreeSet<(Arc<str>, Arc<str>)> {
+        all_signers(&self.wanted).map(|(test, ..)| (test.mesh, test.backend)).collect()
+    }
+}
+
+/// Each signer of each mesh, and whether its test is to be skipped.
+fn all_signers(policies: &PolicySet) -> impl Iterator<Item = (Test, Arc<Backend>, bool)> + use<> {
+    let of_mesh = |(mesh, policy): (&Arc<str>, &Arc<MeshPolicy>)| {
+        let signer = |backend: Arc<Backend>| (Test::of(mesh, &backend), backend, policy.skip_validation);
+        signers(policy).into_values().map(signer).collect::<Vec<_>>()
+    };
+    policies.meshes.iter().flat_map(of_mesh).collect::<Vec<_>>().into_iter()
+}
+
+/// Which CA it is, and whom its leaves have to lead to; how long they live is no matter.
+fn digest_of(backend: &Backend) -> Arc<str> {
+    let mut parts: Vec<String> = vec![backend.trust_domain.to_string(), backend.kind.label().to_owned()];
+    match &backend.kind {
+        BackendKind::Builtin(_) | BackendKind::NotInProgram(_) => {}
+        BackendKind::CertManager { issuer, trust } => {
+            parts.extend([issuer.group.clone(), issuer.kind.clone(), issuer.name.clone()]);
+            parts.extend(match trust {
+                CaSource::Inline(bundle) => ["inline".to_owned(), bundle.full_digest().to_string()],
+                CaSource::File(path) => ["file".to_owned(), path.display().to_string()],
+                CaSource::Secret(name) => ["secret".to_owned(), name.to_string()],
+                CaSource::Issuer => ["issuer".to_owned(), String::new()],
+            });
+        }
+        BackendKind::Provided(ca) => {
+            parts.extend(data_source(&ca.certificate, true));
+            parts.extend(data_source(&ca.private_key, false));
+            parts.push(ca.allow_self_signed.to_string());
+        }
+    }
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in parts {
+        context.update(&part.len().to_be_bytes());
+        context.update(part.as_bytes());
+    }
+    hex::encode(context.finish()).into()
+}
+
+/// Where it is, and what it is if it `is_public`.
+fn data_source(source: &DataSource, is_public: bool) -> [String; 2] {
+    match source {
+        DataSource::Inline(bytes) if is_public => {
+            ["inline".to_owned(), hex::encode(digest::digest(&digest::SHA256, bytes.expose()))]
+        }
+        DataSource::Inline(_) => ["inline".to_owned(), String::new()],
+        DataSource::File(path) => ["file".to_owned(), path.display().to_string()],
+        DataSource::Secret(name) => ["secret".to_owned(), name.to_string()],
+        DataSource::EnvVar(name) => ["envVar".to_owned(), name.to_string()],
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,244 @@
+//! What is in force while signers are tested, step by step.
+
+use std::time::Duration;
+
+use super::*;
+use crate::model::policy::{BuiltinSettings, IdentityPolicy, IssuerRef, Selector, TrustAnchors};
+use crate::testing::certs::{TestCa, timestamp};
+
+fn backend(name: &str, issuer: &str) -> Arc<Backend> {
+    let issuer = IssuerRef { name: issuer.into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+    Arc::new(Backend {
+        name: name.into(),
+        leaf_lifetime: None,
+        request_timeout: Duration::from_secs(10),
+        trust_domain: "default".into(),
+        kind: BackendKind::CertManager { issuer, trust: CaSource::Issuer },
+    })
+}
+
+/// A mesh whose first backend is enabled; each is `name=issuer`.
+fn mesh(backends: &str) -> MeshPolicy {
+    let parse = |text: &str| text.split_once('=').map(|(name, issuer)| backend(name, issuer)).unwrap();
+    let backends: Vec<_> = backends.split(' ').map(parse).collect();
+    MeshPolicy::classic("default".into(), backends[0].name.clone(), backends)
+}
+
+fn with_identity(mut policy: MeshPolicy, name: &str, issuer: &str) -> MeshPolicy {
+    let own = backend(&format!("of-{name}"), issuer);
+    policy.identities.push(Arc::new(IdentityPolicy {
+        name: name.into(),
+        selector: Selector::Nobody,
+        trust_domain: "default".into(),
+        path: None,
+        backend: own.name.clone(),
+    }));
+    policy.backends.push(own);
+    policy
+}
+
+struct Rig {
+    state: State,
+    now: i64,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { state: State::default(), now: 0 }
+    }
+
+    fn want(&mut self, policy: MeshPolicy) {
+        self.want_remembering(policy, &[]);
+    }
+
+    fn want_remembering(&mut self, policy: MeshPolicy, passed: &[&str]) {
+        self.now += 1;
+        let set = PolicySet { meshes: [(policy.name.clone(), Arc::new(policy))].into() };
+        self.state.want(Arc::new(set), |test| passed.contains(&&*test.backend), timestamp(self.now));
+    }
+
+    fn told(&mut self, backend: &str, outcome: Outcome) {
+        self.now += 1;
+        let test = self.state.to_test().into_keys().find(|test| *test.backend == *backend).expect("it is to be tested");
+        self.state.told(&test, outcome, timestamp(self.now));
+    }
+
+    /// The backends in force with their issuers, the one that signs first.
+    fn in_force(&self) -> String {
+        let policy = &self.state.in_force().meshes["default"];
+        let enabled = policy.enabled().map(|backend| backend.name.to_string()).unwrap_or_default();
+        let shown = policy.backends.iter().map(|backend| match &backend.kind {
+            BackendKind::CertManager { issuer, .. } => format!("{}={}", backend.name, issuer.name),
+            other => other.label().to_owned(),
+        });
+        format!("{enabled}: {}", shown.collect::<Vec<_>>().join(" "))
+    }
+
+    fn to_test(&self) -> Vec<String> {
+        self.state.to_test().into_keys().map(|test| test.backend.to_string()).collect()
+    }
+
+    /// Backend, outcome, whether it holds back, since when.
+    fn verdicts(&self) -> Vec<String> {
+        let show = |((_, backend), verdict): ((_, Arc<str>), Verdict)| {
+            let held = if verdict.holds_back { " holds back" } else { "" };
+            format!("{backend} {}{held} {}", verdict.outcome.label(), verdict.since.as_second())
+        };
+        self.state.verdicts().into_iter().map(show).collect()
+    }
+}
+
+fn failed() -> Outcome {
+    Outcome::Failed("no".into())
+}
+
+#[test]
+fn a_signer_that_fails_never_replaces_a_good_one() {
+    let mut rig = Rig::new();
+    rig.want(mesh("a=one"));
+    assert_eq!((rig.in_force(), rig.to_test()), ("a: a=one".into(), vec!["a".into()]), "there was nothing to keep");
+    rig.told("a", Outcome::Passed);
+    assert_eq!(rig.verdicts(), ["a passed 2"]);
+
+    // Another one is listed, which is nothing to be tested; then it is to sign.
+    rig.want(mesh("a=one b=two"));
+    assert_eq!((rig.in_force(), rig.to_test().len()), ("a: a=one b=two".into(), 0));
+    rig.want(mesh("b=two"));
+    assert_eq!(rig.in_force(), "a: a=one b=two");
+    assert_eq!(rig.verdicts(), ["b pending holds back 4"]);
+    rig.told("b", failed());
+    rig.told("b", failed());
+    assert_eq!(rig.in_force(), "a: a=one b=two");
+    assert_eq!(rig.verdicts(), ["b failed holds back 5"]);
+    rig.told("b", Outcome::Passed);
+    assert_eq!((rig.in_force(), rig.to_test().len()), ("b: b=two".into(), 0));
+    assert_eq!(rig.verdicts(), ["b passed 7"]);
+}
+
+#[test]
+fn an_edit_that_is_taken_back_leaves_nothing_to_test() {
+    let mut rig = Rig::new();
+    rig.want(mesh("a=one"));
+    rig.told("a", Outcome::Passed);
+    rig.want(mesh("a=other"));
+    assert_eq!(rig.in_force(), "a: a=one", "the same name, another CA");
+    rig.told("a", failed());
+    rig.want(mesh("a=one"));
+    assert_eq!((rig.in_force(), rig.to_test().len()), ("a: a=one".into(), 0));
+    assert_eq!(rig.verdicts(), ["a passed 2"]);
+    // And once more: what failed then may be good now.
+    rig.want(mesh("a=other"));
+    assert_eq!(rig.verdicts(), ["a pending holds back 6"]);
+}
+
+#[test]
+fn what_is_not_a_signer_is_never_held_back() {
+    let mut rig = Rig::new();
+    let ca = TestCa::root("Partner");
+    let trust = TrustAnchors { name: "t".into(), trust_domain: "partner".into(), bundle: Arc::new(ca.bundle()) };
+    let trusting = |mut policy: MeshPolicy| {
+        policy.trusts.push(Arc::new(trust.clone()));
+        policy
+    };
+    rig.want(trusting(mesh("a=one x=gone")));
+    rig.told("a", Outcome::Passed);
+    let mut longer = mesh("a=one");
+    Arc::make_mut(&mut longer.backends[0]).leaf_lifetime = Some(Duration::from_secs(60));
+    rig.want(trusting(longer.clone()));
+    assert_eq!(rig.state.in_force().meshes["default"].backends, longer.backends);
+    // Trust that is taken back does not wait for a signer.
+    rig.want(mesh("b=two"));
+    assert_eq!(rig.in_force(), "a: a=one");
+    assert_eq!(rig.state.in_force().meshes["default"].trusts.len(), 0);
+    // Nor does the end of the mesh, and one that takes its name has nothing to keep.
+    rig.state.want(Arc::default(), |_| false, timestamp(9));
+    assert_eq!(rig.state.in_force().meshes.len(), 0);
+    rig.want(mesh("b=two"));
+    assert_eq!(rig.in_force(), "b: b=two");
+}
+
+#[test]
+fn an_identity_policy_waits_for_its_own_signer_alone() {
+    let mut rig = Rig::new();
+    rig.want(mesh("a=one"));
+    rig.told("a", Outcome::Passed);
+    rig.want(with_identity(mesh("a=one"), "web", "two"));
+    assert_eq!(rig.in_force(), "a: a=one");
+    assert_eq!(rig.verdicts(), ["a passed 2", "of-web pending holds back 3"]);
+    // Meanwhile the mesh moves on.
+    rig.want(with_identity(mesh("b=other a=one"), "web", "two"));
+    rig.told("of-web", failed());
+    rig.told("b", Outcome::Passed);
+    assert_eq!(rig.in_force(), "b: b=other a=one");
+    rig.told("of-web", Outcome::Passed);
+    assert_eq!(rig.in_force(), "b: b=other a=one of-web=two");
+    // Changed, it stays what it was; the mesh's own signer as well.
+    rig.want(with_identity(mesh("c=more"), "web", "three"));
+    assert_eq!(rig.in_force(), "b: b=other a=one of-web=two");
+    rig.told("c", Outcome::Passed);
+    assert_eq!(rig.in_force(), "c: c=more of-web=two");
+    assert_eq!(rig.state.in_force().meshes["default"].identities.len(), 1);
+}
+
+#[test]
+fn without_validation_nothing_is_tested() {
+    let mut rig = Rig::new();
+    let skipping = |policy: MeshPolicy| MeshPolicy { skip_validation: true, ..policy };
+    rig.want(skipping(mesh("a=one")));
+    rig.want(skipping(mesh("b=two")));
+    assert_eq!((rig.in_force(), rig.to_test().len()), ("b: b=two".into(), 0));
+    assert_eq!(rig.verdicts(), ["b skipped 2"]);
+    rig.want(mesh("c=three"));
+    assert_eq!(rig.in_force(), "b: b=two");
+    rig.want(skipping(mesh("c=three")));
+    assert_eq!(rig.in_force(), "c: c=three");
+    rig.want(mesh("c=three"));
+    assert_eq!((rig.in_force(), rig.to_test()), ("c: c=three".into(), vec!["c".into()]));
+}
+
+#[test]
+fn what_has_passed_before_the_start_is_not_tested_because_the_server_starts() {
+    let mut rig = Rig::new();
+    rig.want_remembering(mesh("a=one"), &["a", "b"]);
+    assert_eq!((rig.verdicts(), rig.to_test().len()), (vec!["a passed 1".to_owned()], 0));
+    // Resources come one after the other.
+    rig.want_remembering(with_identity(mesh("a=one"), "web", "two"), &["a", "of-web"]);
+    assert_eq!((rig.in_force(), rig.to_test().len()), ("a: a=one of-web=two".into(), 0));
+    // What comes back later is tested again.
+    rig.want_remembering(mesh("b=two"), &["a"]);
+    rig.told("b", Outcome::Passed);
+    rig.want_remembering(mesh("b=two"), &["a"]);
+    rig.want_remembering(mesh("b=three"), &["a", "b"]);
+    assert_eq!(rig.to_test(), ["b"]);
+}
+
+#[test]
+fn the_digest_is_of_what_makes_the_ca() {
+    let of = |kind: BackendKind| digest_of(&Backend { kind, ..Backend::clone(&backend("a", "one")) });
+    let issuer = |kind: &str| IssuerRef { name: "one".into(), kind: kind.into(), group: "cert-manager.io".into() };
+    let (one, other) = (TestCa::root("One"), TestCa::root("Other"));
+    let trust = |ca: &TestCa| CaSource::Inline(Arc::new(ca.bundle()));
+    let provided = |certificate: &str, key: &str| {
+        let inline = |text: &str| DataSource::Inline(crate::model::secrets::SecretBytes::new(text.as_bytes().to_vec()));
+        let (certificate, private_key) = (inline(certificate), inline(key));
+        of(BackendKind::Provided(crate::model::policy::ProvidedCa {
+            certificate,
+            private_key,
+            allow_self_signed: true,
+        }))
+    };
+    let with = |kind: &str, trust: CaSource| of(BackendKind::CertManager { issuer: issuer(kind), trust });
+    let digests = [
+        with("Issuer", CaSource::Issuer),
+        with("ClusterIssuer", CaSource::Issuer),
+        with("Issuer", trust(&one)),
+        with("Issuer", trust(&other)),
+        with("Issuer", CaSource::Secret("x".into())),
+        with("Issuer", CaSource::File("x".into())),
+        of(BackendKind::Builtin(BuiltinSettings::default())),
+        provided("one", "key"),
+        provided("other", "key"),
+    ];
+    assert_eq!(digests.iter().collect::<BTreeSet<_>>().len(), digests.len());
+    assert_eq!(provided("one", "key"), provided("one", "another key"), "a key is in no digest");
+}

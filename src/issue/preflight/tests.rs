@@ -1,0 +1,201 @@
+//! The task with a CA that does what the test says, in paused time: what is asked for, when, and what comes of it.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use crate::model::certificate::Certificate;
+use crate::model::policy::{BackendKind, CaSource, IssuerRef, MeshPolicy};
+use crate::model::preflight::Verdict;
+use crate::model::secrets::{MeshSecrets, SecretBytes};
+use crate::testing::certs::{LeafOptions, TestCa, timestamp};
+
+/// Signs with the CA that the test has put in place; without one it is away, and with the name `silent` it says nothing.
+#[derive(Clone, Default)]
+struct FakeCa {
+    signer: Arc<Mutex<Option<TestCa>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    is_silent: bool,
+}
+
+impl std::fmt::Debug for FakeCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FakeCa")
+    }
+}
+
+#[async_trait]
+impl CertificateAuthority for FakeCa {
+    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+        self.asked.lock().unwrap().push(request.spiffe_id.to_string());
+        if self.is_silent {
+            std::future::pending::<()>().await;
+        }
+        let Some(signer) = self.signer.lock().unwrap().clone() else {
+            return Err(CaError::Unavailable("away".into()));
+        };
+        let leaf = signer.sign(&request.csr, &LeafOptions::default());
+        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.certificate().clone()] })
+    }
+}
+
+impl AuthoritySource for FakeCa {
+    fn of(&self, _: &str, backend: &Backend) -> Result<Arc<dyn CertificateAuthority>, String> {
+        Ok(Arc::new(Self { is_silent: *backend.name == *"silent", ..self.clone() }))
+    }
+
+    fn own_root(&self, _: &str, _: &Backend) -> Result<Option<Certificate>, String> {
+        Ok(None)
+    }
+}
+
+struct Rig {
+    ca: FakeCa,
+    wanted: watch::Sender<Arc<PolicySet>>,
+    secrets: watch::Sender<Arc<KnownSecrets>>,
+    preflight: Preflight,
+    registry: Registry,
+    _tasks: Tasks,
+}
+
+/// The mesh `default` with one backend.
+fn mesh(backend: &str, trust: CaSource) -> Arc<PolicySet> {
+    let issuer = IssuerRef { name: backend.into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+    let backend = Arc::new(Backend {
+        name: backend.into(),
+        leaf_lifetime: None,
+        request_timeout: Duration::from_secs(10),
+        trust_domain: "default".into(),
+        kind: BackendKind::CertManager { issuer, trust },
+    });
+    let policy = MeshPolicy::classic("default".into(), backend.name.clone(), vec![backend]);
+    Arc::new(PolicySet { meshes: [("default".into(), Arc::new(policy))].into() })
+}
+
+impl Rig {
+    fn start(state_dir: &std::path::Path, first: Arc<PolicySet>, signer: Option<TestCa>) -> Self {
+        let ca = FakeCa { signer: Arc::new(Mutex::new(signer)), ..FakeCa::default() };
+        let (wanted, wanted_rx) = watch::channel(first);
+        let (secrets, secrets_rx) = watch::channel(Arc::default());
+        let (tasks, _) = Tasks::new();
+        let settings = Settings {
+            wanted: wanted_rx,
+            secrets: secrets_rx,
+            authorities: Arc::new(ca.clone()),
+            state_dir: state_dir.to_owned(),
+            clock: Clock::simulated(timestamp(1_800_000_000)),
+        };
+        let mut registry = Registry::default();
+        let preflight = Preflight::start(settings, &mut registry, &tasks);
+        Self { ca, wanted, secrets, preflight, registry, _tasks: tasks }
+    }
+
+    fn signs(&self) -> String {
+        let policies = self.preflight.in_force.borrow();
+        policies.meshes["default"].enabled().unwrap().name.to_string()
+    }
+
+    fn asked(&self) -> usize {
+        self.ca.asked.lock().unwrap().len()
+    }
+
+    /// Waits for a verdict on the backend, and gives it.
+    async fn verdict(&mut self, backend: &str, wanted: impl Fn(&Outcome) -> bool) -> Verdict {
+        let key = (Arc::from("default"), Arc::from(backend));
+        let is_wanted = |verdicts: &Arc<Verdicts>| verdicts.get(&key).is_some_and(|verdict| wanted(&verdict.outcome));
+        let waiting = self.preflight.verdicts.wait_for(is_wanted);
+        let verdicts = tokio::time::timeout(Duration::from_secs(300), waiting).await.expect("a verdict").unwrap();
+        verdicts[&key].clone()
+    }
+
+    async fn fails(&mut self, backend: &str) -> Verdict {
+        self.verdict(backend, |outcome| matches!(outcome, Outcome::Failed(_))).await
+    }
+
+    async fn passes(&mut self, backend: &str) -> Verdict {
+        self.verdict(backend, |outcome| *outcome == Outcome::Passed).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_old_policy_stays_until_the_new_signer_has_passed() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::root("CA"));
+    let mut rig = Rig::start(folder.path(), mesh("one", CaSource::Issuer), Some(ca.clone()));
+    assert!(!rig.passes("one").await.holds_back);
+    assert_eq!(*rig.ca.asked.lock().unwrap(), ["spiffe://default/envoy-sds/preflight"]);
+    *rig.ca.signer.lock().unwrap() = None;
+    rig.wanted.send_replace(mesh("two", CaSource::Issuer));
+    let verdict = rig.fails("two").await;
+    assert_eq!((rig.signs().as_str(), verdict.holds_back), ("one", true));
+    assert_eq!(verdict.outcome, Outcome::Failed("the CA cannot be reached: away".into()));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &rig.registry).unwrap();
+    assert!(text.contains("preflight_held_back{mesh=\"default\"} 1"), "{text}");
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let asked = rig.asked();
+    assert!((60..=200).contains(&asked), "asked {asked} times in an hour");
+    assert_eq!(rig.signs(), "one");
+    *rig.ca.signer.lock().unwrap() = Some(ca);
+    assert!(!rig.passes("two").await.holds_back);
+    assert_eq!(rig.signs(), "two");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_asks_nobody_and_a_change_while_no_server_ran_is_tested() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::root("CA"));
+    let mut rig = Rig::start(folder.path(), mesh("one", CaSource::Issuer), Some(ca.clone()));
+    rig.passes("one").await;
+    drop(rig);
+    let mut rig = Rig::start(folder.path(), mesh("one", CaSource::Issuer), Some(ca.clone()));
+    rig.passes("one").await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!(rig.asked(), 0);
+    drop(rig);
+    let mut rig = Rig::start(folder.path(), mesh("two", CaSource::Issuer), Some(ca));
+    assert_eq!(rig.signs(), "two", "there is nothing to keep");
+    rig.passes("two").await;
+    assert_eq!(rig.asked(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_certificate_has_to_lead_to_the_ca_that_the_policy_says() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::root("CA"));
+    let mut rig = Rig::start(folder.path(), mesh("one", CaSource::Issuer), Some(ca.clone()));
+    rig.passes("one").await;
+    let stranger = Arc::new(TestCa::root("Stranger").bundle());
+    rig.wanted.send_replace(mesh("two", CaSource::Inline(stranger)));
+    let verdict = rig.fails("two").await;
+    let Outcome::Failed(reason) = verdict.outcome else { panic!("it has failed") };
+    assert!(reason.contains("CN=Stranger"), "{reason}");
+    rig.wanted.send_replace(mesh("two", CaSource::Inline(Arc::new(ca.bundle()))));
+    rig.passes("two").await;
+
+    // Where the CA is not known, nobody is asked.
+    let asked = rig.asked();
+    rig.wanted.send_replace(mesh("three", CaSource::Secret("mesh-ca".into())));
+    let verdict = rig.fails("three").await;
+    assert!(matches!(&verdict.outcome, Outcome::Failed(reason) if reason.contains("mesh-ca")), "{verdict:?}");
+    assert_eq!((rig.asked(), rig.signs().as_str()), (asked, "two"));
+    let pem = SecretBytes::new(ca.certificate().pem().into_bytes());
+    let files = MeshSecrets::from_iter([(("default".into(), "mesh-ca".into()), pem)]);
+    rig.secrets.send_replace(Arc::new(KnownSecrets { files: Arc::new(files), ..KnownSecrets::default() }));
+    rig.passes("three").await;
+    assert_eq!((rig.asked(), rig.signs().as_str()), (asked + 1, "three"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_does_not_answer_is_told_of_and_waited_for() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::root("CA"));
+    let mut rig = Rig::start(folder.path(), mesh("one", CaSource::Issuer), Some(ca));
+    rig.passes("one").await;
+    rig.wanted.send_replace(mesh("silent", CaSource::Issuer));
+    assert!(rig.fails("silent").await.holds_back);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!((rig.asked(), rig.signs().as_str()), (2, "one"), "a request that is pending is not asked twice");
+    // Taken back, it is as if it had never been.
+    rig.wanted.send_replace(mesh("one", CaSource::Issuer));
+    assert!(!rig.passes("one").await.holds_back);
+    assert_eq!(rig.asked(), 2);
+}
