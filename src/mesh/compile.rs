@@ -44,8 +44,11 @@ pub struct KnownGood {
     meshes: LastGood<Arc<str>, MeshDefinition>,
     secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
     identities: LastGood<IdentityKey, IdentityDefinition>,
-    trusts: LastGood<(Arc<str>, Arc<str>), Arc<TrustAnchors>>,
+    trusts: LastGood<TrustKey, Arc<TrustAnchors>>,
 }
+
+/// Mesh and name of a MeshTrust.
+type TrustKey = (Arc<str>, Arc<str>);
 
 /// What a [`Source`] holds; see [`Seen`] for `complete`.
 struct File {
@@ -148,7 +151,7 @@ fn update_identities(
         next.update(&pick(files, |found| match (&found.key, &found.definition) {
             (Key::Identity { mesh, name }, definition) => {
                 let definition = match definition {
-                    Some(Definition::Identity(definition)) => Some(definition.clone()),
+                    Some(Definition::Identity(definition)) => Some((**definition).clone()),
                     _ => None,
                 };
                 Some(((mesh.clone(), name.clone()), definition))
@@ -175,10 +178,7 @@ fn update_identities(
 }
 
 /// What is in force of all kinds, mesh by mesh; and the trusts of meshes that there are none of.
-fn assemble(
-    known: &KnownGood,
-    identities: BTreeMap<IdentityKey, IdentityDefinition>,
-) -> (PolicySet, Vec<(Arc<str>, Arc<str>)>) {
+fn assemble(known: &KnownGood, identities: BTreeMap<IdentityKey, IdentityDefinition>) -> (PolicySet, Vec<TrustKey>) {
     let classic = known.meshes.iter().filter_map(|(name, mesh)| Some((name.clone(), mesh.policy.as_deref()?.clone())));
     let mut meshes: BTreeMap<Arc<str>, MeshPolicy> = classic.collect();
     for ((mesh, _), definition) in identities {

@@ -32,7 +32,7 @@ pub(super) enum Key {
 pub(super) enum Definition {
     Mesh(MeshDefinition),
     Secret(SecretBytes),
-    Identity(IdentityDefinition),
+    Identity(Box<IdentityDefinition>),
     Trust(Arc<TrustAnchors>),
 }
 
@@ -202,7 +202,9 @@ fn decode_spec(
         return None;
     }
     match kind {
-        Kind::MeshIdentity => identity::decode(name, name_field, mesh, spec, context).map(Definition::Identity),
+        Kind::MeshIdentity => {
+            identity::decode(name, name_field, mesh, spec, context).map(Box::new).map(Definition::Identity)
+        }
         _ => trust::decode(name, spec, context).map(Arc::new).map(Definition::Trust),
     }
 }
