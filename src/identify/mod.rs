@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod membership;
 pub mod node_id;
+pub mod pods;
 pub mod service_account;
 pub mod standing;
 
