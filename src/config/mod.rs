@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
-pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule};
+pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule, VerifyTokens};
 pub use listener::{Listener, ListenerTls};
 pub use naming::{Naming, NamingProfile, SecretName};
 

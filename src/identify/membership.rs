@@ -20,7 +20,8 @@ const NODE_ID_CHARS: usize = 256;
 /// # Errors
 /// [`IdentifyError::Forbidden`] if there is no such mesh, or if a name cannot be part of a SPIFFE ID.
 pub fn identity(proof: &Proof, node: &NodeClaim, policies: &PolicySet) -> Result<Identity, IdentifyError> {
-    let mesh = mesh_of(proof.mesh.as_deref(), policies)?;
+    let facts = proof.standing.facts()?;
+    let mesh = mesh_of(proof.mesh.as_deref().or(facts.mesh.as_deref()), policies)?;
     let spiffe_id = default_spiffe_id(&mesh, &proof.workload)?;
     let instance = match &proof.instance {
         Some(instance) => Instance::Proven(instance.as_str().into()),
