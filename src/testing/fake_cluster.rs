@@ -200,6 +200,9 @@ impl State {
         let Some(mut object) = self.objects.get(&key).cloned() else {
             return answer(404, &status(404, "not found"));
         };
+        if *method == Method::GET {
+            return answer(200, &object);
+        }
         if *method == Method::DELETE {
             let wanted = &body["preconditions"];
             let differs = |field: &str| !wanted[field].is_null() && wanted[field] != object["metadata"][field];

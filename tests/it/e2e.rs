@@ -10,6 +10,7 @@ mod default;
 mod drop_in;
 mod embedded;
 mod hostile;
+mod kubernetes_identity;
 mod late_trust;
 mod outages;
 mod restart;

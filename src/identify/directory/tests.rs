@@ -146,7 +146,6 @@ async fn a_pod_that_the_watch_has_not_told_of_is_asked_for() {
     rig.api.put("pods", pod("web-2", "u3", json!({"app": "web"})));
     assert!(rig.standing("web-2", "u3").await.unwrap().facts().is_ok());
     is_gone(rig.standing("web-2", "u4").await);
-    rig.api.fault(Method::GET, "pods", Fault::Refuse(403, "pods is forbidden"));
 }
 
 #[tokio::test(start_paused = true)]

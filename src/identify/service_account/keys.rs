@@ -142,7 +142,10 @@ impl Keys {
         let mut state = self.state.clone();
         let of_file = asked.is_none() && state.borrow().keys.is_some();
         if !of_file && asked.is_none_or(|asked| asked.elapsed() >= AT_MOST_EVERY) {
-            self.wanted.notify_one();
+            // The first time, it is being asked already.
+            if asked.is_some() {
+                self.wanted.notify_one();
+            }
             let answered = state.wait_for(|state| state.asked != asked);
             let _ = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
         }
@@ -254,3 +257,7 @@ impl Stands for SigningKey {
             .boxed()
     }
 }
+
+#[cfg(test)]
+#[path = "keys_tests.rs"]
+mod tests;
