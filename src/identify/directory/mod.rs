@@ -8,6 +8,7 @@ mod kinds;
 mod table;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ pub struct Account {
 
 /// Knows whether service accounts and pods are there.
 #[async_trait]
-pub trait KnowAccounts: std::fmt::Debug + Send + Sync + 'static {
+pub trait KnowAccounts: fmt::Debug + Send + Sync + 'static {
     /// Waits, for some seconds at most, until accounts and pods are known.
     ///
     /// # Errors
@@ -65,9 +66,8 @@ pub trait KnowAccounts: std::fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Directory(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
-    client: Questions,
+    questions: Questions,
     pods: Shelf,
     namespaces: Shelf,
     accounts: Shelf,
@@ -79,21 +79,21 @@ struct Questions {
     slots: Semaphore,
 }
 
-impl std::fmt::Debug for Questions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Questions").finish_non_exhaustive()
+/// Not what it knows: that is all of a cluster, and each proof has a reference to it.
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Directory").finish_non_exhaustive()
     }
 }
 
 /// The objects of one kind, and who waits for changes of which. The lock is held for lookups only, never across an await.
-#[derive(Debug)]
 struct Shelf {
     state: Mutex<State>,
     /// Counts what the watch has told about itself: a list begun or complete, a failure.
     told: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     table: Table,
     /// By object, so that an event wakes the streams of that object and no others. Dropped with the object, which is the
@@ -147,7 +147,7 @@ impl Directory {
     /// serviceaccounts in all of it.
     pub fn start(client: Client, tasks: &Tasks) -> Self {
         let inner = Inner {
-            client: Questions { client: client.clone(), slots: Semaphore::new(AT_ONCE) },
+            questions: Questions { client: client.clone(), slots: Semaphore::new(AT_ONCE) },
             pods: Shelf::new(),
             namespaces: Shelf::new(),
             accounts: Shelf::new(),
@@ -189,8 +189,8 @@ impl Inner {
         }
         let number = shelf.lock().table.ask(key.clone(), uid.clone());
         let asked = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let _slot = self.client.slots.acquire().await.map_err(|closed| closed.to_string())?;
-            kind.ask(&self.client.client, key).await
+            let _slot = self.questions.slots.acquire().await.map_err(|closed| closed.to_string())?;
+            kind.ask(&self.questions.client, key).await
         });
         let answer = asked.await.unwrap_or_else(|_elapsed| Err("the API server does not answer".to_owned()));
         let mut state = shelf.lock();
@@ -275,7 +275,7 @@ impl FindPods for Directory {
         self.0.unlisted(METHOD, Kind::Pod).map_err(|error| error.to_string())?;
         let Some(key) = shelf.lock().table.by_uid(uid).cloned() else { return Ok(None) };
         let asked = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let questions = &self.0.client;
+            let questions = &self.0.questions;
             let _slot = questions.slots.acquire().await.map_err(|closed| closed.to_string())?;
             kinds::account_of(&questions.client, &key, uid).await
         });
@@ -302,8 +302,8 @@ struct Subject {
     uid: Option<Arc<str>>,
 }
 
-impl std::fmt::Display for Subject {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, key: Key { namespace, name }, uid } = self;
         let slash = if namespace.is_empty() { "" } else { "/" };
         write!(f, "the {} {namespace}{slash}{name}", kind.noun())?;
