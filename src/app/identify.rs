@@ -5,12 +5,13 @@ use std::sync::Arc;
 use kube::Client;
 use tokio::sync::watch;
 
-use super::{StartError, convert};
-use crate::config::Config;
+use super::{StartError, convert, wrong};
+use crate::config::{Config, VerifyTokens};
 use crate::identify::Identify;
 use crate::identify::chain::Identifiers;
+use crate::identify::directory::Directory;
 use crate::identify::proxy_token::ProxyTokens;
-use crate::identify::service_account::{ApiServer, ServiceAccountTokens};
+use crate::identify::service_account::{ApiServer, Keys, ServiceAccountTokens, Verifier};
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::KnownSecrets;
@@ -49,8 +50,18 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
         methods.push(Arc::new(tokens));
     }
     if let (Some(method), Some(client)) = (&identify.service_account_token, kubernetes) {
-        let reviewer = Arc::new(ApiServer::new(client));
-        methods.push(Arc::new(ServiceAccountTokens::new(reviewer, method.audiences.clone(), clock, tasks)));
+        let verifier = match method.verify.clone() {
+            VerifyTokens::TokenReview => Verifier::Review(Arc::new(ApiServer::new(client.clone()))),
+            VerifyTokens::Jwks { issuer: Some(issuer), file: Some(file) } => {
+                let keys = Keys::of_file(&file, issuer, tasks)
+                    .map_err(|error| wrong("identify.serviceAccountToken.jwks.file", error.to_string(), None))?;
+                Verifier::Keys(keys)
+            }
+            VerifyTokens::Jwks { issuer, file: _ } => Verifier::Keys(Keys::of_cluster(client.clone(), issuer, tasks)),
+        };
+        let directory = Arc::new(Directory::start(client, tasks));
+        let audiences = method.audiences.clone();
+        methods.push(Arc::new(ServiceAccountTokens::new(verifier, directory, audiences, clock, tasks)));
     }
     let rules = convert::rules(&config.membership);
     let zone = config.zone.as_str().into();

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
-pub use identify::{Identify, ProxyToken, PublicKey, Revocations, ServiceAccountToken, UnixPeerRule};
+pub use identify::{Identify, ProxyToken, PublicKey, Revocations, ServiceAccountToken, UnixPeerRule, VerifyTokens};
 pub use listener::{Listener, ListenerTls};
 pub use membership::{AllowRule, Membership, ServiceAccountName};
 pub use naming::{Naming, NamingProfile, SecretName};

@@ -166,6 +166,19 @@ fn problems_are_told_all_at_once() {
             ],
         ),
         (
+            "identify:\n  serviceAccountToken:\n    issuer: a\n",
+            &[
+                "s.yaml:3: identify.serviceAccountToken.issuer: is for tokens that are verified here (add `verify: jwks`, or leave it out)",
+            ],
+        ),
+        (
+            "identify:\n  serviceAccountToken:\n    verify: jwks\n    jwks: {file: /keys}\n",
+            &[
+                "s.yaml:4: identify.serviceAccountToken.jwks: a key set in a file does not say whose it is (add `issuer`: what \
+                 the API server has as --service-account-issuer, and tokens have as `iss`)",
+            ],
+        ),
+        (
             "listeners: [{address: 'a:1'}]\nadmin: {address: 'a:1'}\nidentify:\n  clientCertificate: {}\n  \
              unixPeer: [{uid: 1, name: a, workload: a}, {uid: 1, name: b, workload: b}, {uid: -1}]\n",
             &[

@@ -1,8 +1,10 @@
 //! Stage 1, who is on the stream: from what the transport proves to an [`Identity`].
 
 pub mod chain;
+pub mod directory;
 pub mod membership;
 pub mod node_id;
+pub mod pods;
 pub mod proxy_token;
 pub mod service_account;
 pub mod standing;

@@ -3,13 +3,14 @@
 use std::env;
 use std::error::Error;
 use std::fmt;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
@@ -110,22 +111,28 @@ async fn from_file(path: &Path) -> Result<Config, KubeconfigError> {
 /// What a watch tells. Objects are guarded: one that does not parse is handed over as such and spoils nothing else.
 pub type WatchEvent<K> = watcher::Event<DeserializeGuard<K>>;
 
-type Events<K> = Pin<Box<dyn Stream<Item = watcher::Result<WatchEvent<K>>> + Send>>;
+/// What a watch of metadata tells.
+pub type MetadataEvent<K> = watcher::Event<PartialObjectMeta<K>>;
+
+type Events<E> = Pin<Box<dyn Stream<Item = watcher::Result<watcher::Event<E>>> + Send>>;
 
 /// A watch that never ends and needs no care: it waits between attempts, and after *any* error begins anew with a list.
 ///
 /// kube resumes most errors by itself, but not all: after an ERROR event other than 410 it keeps listening to a stream
 /// on which nothing may ever come again, and a watch that is refused with 410 at its start is repeated unchanged for
 /// ever. A list costs little here, so no stream that misbehaved once is trusted again.
-pub struct Watch<K> {
+pub struct Watch<K, E = DeserializeGuard<K>> {
     what: &'static str,
-    api: Api<DeserializeGuard<K>>,
-    config: watcher::Config,
-    events: Events<K>,
+    begin: Box<dyn Fn() -> Events<E> + Send>,
+    events: Events<E>,
     backoff: watcher::DefaultBackoff,
     not_before: Option<Instant>,
     failing: bool,
+    kind: PhantomData<fn() -> K>,
 }
+
+/// A watch of nothing but the metadata of objects.
+pub type MetadataWatch<K> = Watch<K, PartialObjectMeta<K>>;
 
 impl<K> Watch<K>
 where
@@ -135,21 +142,44 @@ where
     /// first [`Watch::next`].
     pub fn new(what: &'static str, api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
         let config = config.timeout(WATCH_SECONDS);
-        let events = watcher(api.clone(), config.clone()).boxed();
-        Self {
-            what,
-            api,
-            config,
-            events,
-            backoff: watcher::DefaultBackoff::default(),
-            not_before: None,
-            failing: false,
-        }
+        Self::of(what, Box::new(move || watcher(api.clone(), config.clone()).boxed()))
+    }
+}
+
+impl<K> MetadataWatch<K>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+{
+    /// The same, and only their metadata is asked for.
+    pub fn of_metadata(what: &'static str, api: Api<PartialObjectMeta<K>>, config: watcher::Config) -> Self {
+        let config = config.timeout(WATCH_SECONDS);
+        Self::of(what, Box::new(move || watcher(api.clone(), config.clone()).boxed()))
+    }
+}
+
+impl<K, E> Watch<K, E> {
+    fn of(what: &'static str, begin: Box<dyn Fn() -> Events<E> + Send>) -> Self {
+        let events = begin();
+        let backoff = watcher::DefaultBackoff::default();
+        Self { what, begin, events, backoff, not_before: None, failing: false, kind: PhantomData }
     }
 
     /// The next event; waits out API server failures. `Init` is told *before* the list is asked for, so what was known
     /// to exist by then is in the list. Cancel safe.
-    pub async fn next(&mut self) -> WatchEvent<K> {
+    pub async fn next(&mut self) -> watcher::Event<E> {
+        loop {
+            if let Ok(event) = self.attempt().await {
+                return event;
+            }
+        }
+    }
+
+    /// The same, for whoever has to say why nothing is known: the next event, or why there is none at the moment. After
+    /// an error it is to be called again. Cancel safe.
+    ///
+    /// # Errors
+    /// What the API server says.
+    pub async fn attempt(&mut self) -> Result<watcher::Event<E>, String> {
         loop {
             if let Some(not_before) = self.not_before {
                 tokio::time::sleep_until(not_before).await;
@@ -161,7 +191,7 @@ where
                         tracing::info!(what = self.what, "the watch works again");
                         self.failing = false;
                     }
-                    return event;
+                    return Ok(event);
                 }
                 Some(Err(error)) => {
                     let error = explain(&error);
@@ -173,6 +203,7 @@ where
                     }
                     self.not_before = self.backoff.next().map(|pause| Instant::now() + pause);
                     self.relist();
+                    return Err(error);
                 }
                 None => self.relist(),
             }
@@ -181,11 +212,11 @@ where
 
     /// Begins anew: the next event is `Init`. A pause after an error is still kept.
     pub fn relist(&mut self) {
-        self.events = watcher(self.api.clone(), self.config.clone()).boxed();
+        self.events = (self.begin)();
     }
 }
 
-impl<K> fmt::Debug for Watch<K> {
+impl<K, E> fmt::Debug for Watch<K, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch").field("what", &self.what).field("failing", &self.failing).finish_non_exhaustive()
     }

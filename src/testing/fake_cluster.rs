@@ -139,10 +139,7 @@ impl FakeApi {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let mut path: Vec<&str> =
-            parts.uri.path().split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
-        path.resize(2, "");
-        let (plural, name) = (path[0].to_owned(), path[1].to_owned());
+        let (plural, name) = plural_and_name(parts.uri.path());
         let query: BTreeMap<String, String> = parts.uri.query().map(parse_query).unwrap_or_default();
         let fault = {
             let mut state = self.lock();
@@ -203,6 +200,9 @@ impl State {
         let Some(mut object) = self.objects.get(&key).cloned() else {
             return answer(404, &status(404, "not found"));
         };
+        if *method == Method::GET {
+            return answer(200, &object);
+        }
         if *method == Method::DELETE {
             let wanted = &body["preconditions"];
             let differs = |field: &str| !wanted[field].is_null() && wanted[field] != object["metadata"][field];
@@ -262,6 +262,21 @@ impl Watch {
     fn send(&self, event: &Value) {
         let _ = self.events.send(Ok(format!("{event}\n").into()));
     }
+}
+
+/// Of `/api/v1/…` and `/apis/<group>/<version>/…`, in a namespace or not. Any other path is an object whose name is the path.
+fn plural_and_name(path: &str) -> (String, String) {
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    let rest = match parts.as_slice() {
+        ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
+        _ => return (path.to_owned(), path.to_owned()),
+    };
+    let rest = match rest {
+        ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
+        rest => rest,
+    };
+    let part = |at: usize| rest.get(at).copied().unwrap_or_default().to_owned();
+    (part(0), part(1))
 }
 
 fn answer(code: u16, body: &Value) -> Response<Body> {

@@ -38,6 +38,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "app/cluster_secrets",
             "app/identify",
             "issue/ca/cert_manager",
+            "identify/directory",
             "identify/service_account",
             "trust/source/mesh_secret",
         ],

@@ -11,6 +11,7 @@ mod drop_in;
 mod embedded;
 mod federation;
 mod hostile;
+mod kubernetes_identity;
 mod late_trust;
 mod membership;
 mod outages;

@@ -5,7 +5,7 @@ mod service_account_token;
 mod unix_peer;
 
 pub use proxy_token::{ProxyToken, PublicKey, Revocations};
-pub use service_account_token::ServiceAccountToken;
+pub use service_account_token::{ServiceAccountToken, VerifyTokens};
 pub use unix_peer::UnixPeerRule;
 
 use crate::document::{Field, Fields};

@@ -7,7 +7,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
+use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
+
+use super::claims::MAX_TOKEN_BYTES;
+use super::review::{POD_NAME, POD_UID};
 use super::*;
+use crate::identify::standing::{Facts, Stands};
+use crate::model::identity::Pod;
 
 #[derive(Debug, Default)]
 struct Fake {
@@ -34,6 +40,41 @@ impl Fake {
     }
 }
 
+/// All accounts and pods are there until told otherwise.
+#[derive(Debug, Default)]
+struct Accounts {
+    asked: Mutex<Vec<Account>>,
+    unknown: Mutex<bool>,
+    gone: Arc<Mutex<bool>>,
+}
+
+#[async_trait]
+impl KnowAccounts for Accounts {
+    async fn ready(&self, method: &'static str) -> Result<(), IdentifyError> {
+        let reason = "not listed".to_owned();
+        if *self.unknown.lock().unwrap() { Err(IdentifyError::Unavailable { method, reason }) } else { Ok(()) }
+    }
+
+    async fn standing(&self, _method: &'static str, account: &Account) -> Result<Standing, IdentifyError> {
+        self.asked.lock().unwrap().push(account.clone());
+        let stands = Standing::on(Arc::new(UntilGone(self.gone.clone())));
+        stands.facts().map(|_| stands)
+    }
+}
+
+#[derive(Debug)]
+struct UntilGone(Arc<Mutex<bool>>);
+
+impl Stands for UntilGone {
+    fn facts(&self) -> Result<Facts, IdentifyError> {
+        if *self.0.lock().unwrap() { Err(refused("gone")) } else { Ok(Facts::default()) }
+    }
+
+    fn changes(&self) -> futures::stream::BoxStream<'static, ()> {
+        Box::pin(futures::stream::pending())
+    }
+}
+
 fn yes() -> TokenReviewStatus {
     let extra = [(POD_NAME, "web-0"), (POD_UID, "u1")];
     TokenReviewStatus {
@@ -42,6 +83,7 @@ fn yes() -> TokenReviewStatus {
         error: None,
         user: Some(UserInfo {
             username: Some("system:serviceaccount:shop:web".to_owned()),
+            uid: Some("a1".to_owned()),
             extra: Some(extra.map(|(key, value)| (key.to_owned(), vec![value.to_owned()])).into()),
             ..UserInfo::default()
         }),
@@ -53,11 +95,19 @@ fn no() -> TokenReviewStatus {
 }
 
 fn rig(status: Option<TokenReviewStatus>) -> (Arc<Fake>, ServiceAccountTokens) {
+    let (fake, _, method) = rig_with_accounts(status);
+    (fake, method)
+}
+
+fn rig_with_accounts(status: Option<TokenReviewStatus>) -> (Arc<Fake>, Arc<Accounts>, ServiceAccountTokens) {
     let fake = Arc::new(Fake::default());
     fake.answer(status);
     let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
     let audiences = vec!["other".to_owned(), "envoy-sds".to_owned()];
-    (fake.clone(), ServiceAccountTokens::new(fake, audiences, clock, &Tasks::new().0))
+    let accounts = Arc::new(Accounts::default());
+    let verifier = Verifier::Review(fake.clone());
+    let method = ServiceAccountTokens::new(verifier, accounts.clone(), audiences, clock, &Tasks::new().0);
+    (fake, accounts, method)
 }
 
 fn jwt(claims: &Value) -> String {
@@ -218,4 +268,34 @@ async fn a_review_goes_on_when_whoever_asked_has_given_up() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(identify(&method, token(3600)).await.is_ok());
     assert_eq!(fake.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_token_names_must_stand() {
+    let (fake, accounts, method) = rig_with_accounts(Some(yes()));
+    let proof = identify(&method, token(3600)).await.unwrap().unwrap();
+    let pod = Some(Pod { name: "web-0".into(), uid: "u1".into() });
+    let account = Account { namespace: "shop".into(), name: "web".into(), uid: Some("a1".into()), pod };
+    assert_eq!(*accounts.asked.lock().unwrap(), [account]);
+    assert!(proof.standing.facts().is_ok());
+    // It is gone: the verdict that is remembered counts no more, and the next one is no.
+    *accounts.gone.lock().unwrap() = true;
+    for _ in 0..3 {
+        assert!(matches!(identify(&method, token(3600)).await, Err(IdentifyError::Refused { .. })));
+    }
+    assert_eq!(fake.calls(), 2);
+    // A mistake heals.
+    *accounts.gone.lock().unwrap() = false;
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(identify(&method, token(3600)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_pods_are_not_known_nobody_is_asked() {
+    let (fake, accounts, method) = rig_with_accounts(Some(yes()));
+    *accounts.unknown.lock().unwrap() = true;
+    assert!(matches!(identify(&method, token(3600)).await, Err(IdentifyError::Unavailable { .. })));
+    assert_eq!(fake.calls(), 0);
+    *accounts.unknown.lock().unwrap() = false;
+    assert!(identify(&method, token(3600)).await.is_ok());
 }

@@ -1,0 +1,169 @@
+//! The three kinds of objects, and how each is asked for. Only their metadata is: of a pod that is a twentieth.
+
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use kube::api::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use kube::runtime::watcher::{Config, Event};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+
+use super::Directory;
+use super::table::Key;
+use crate::model::identity::Labels;
+use crate::runtime::cluster::{MetadataWatch, explain};
+use crate::runtime::tasks::Tasks;
+
+/// Label of pods and namespaces: the mesh that they are assigned to.
+pub(super) const MESH: &str = "kuma.io/mesh";
+
+/// The account of a pod that names none.
+const DEFAULT_ACCOUNT: &str = "default";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Namespace,
+    ServiceAccount,
+    Pod,
+}
+
+/// What counts of an object.
+#[derive(Debug)]
+pub(super) struct Object {
+    pub(super) uid: String,
+    pub(super) labels: Labels,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 3] = [Self::Namespace, Self::ServiceAccount, Self::Pod];
+
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::ServiceAccount => "service account",
+            Self::Pod => "pod",
+        }
+    }
+
+    /// As in RBAC rules.
+    pub(super) fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::ServiceAccount => "serviceaccounts",
+            Self::Pod => "pods",
+        }
+    }
+
+    /// What counts: all labels of a pod, of a namespace only its mesh, of an account none, so that changes of others wake
+    /// nobody and take no room.
+    fn keep(self, metadata: ObjectMeta) -> Object {
+        let labels = metadata.labels.unwrap_or_default().into_iter().filter(|(key, _)| match self {
+            Self::Namespace => key == MESH,
+            Self::ServiceAccount => false,
+            Self::Pod => true,
+        });
+        let labels = labels.map(|(key, value)| (key.into(), value.into())).collect();
+        Object { uid: metadata.uid.unwrap_or_default(), labels }
+    }
+
+    /// Asks for one object.
+    pub(super) async fn ask(self, client: &Client, key: &Key) -> Result<Option<Object>, String> {
+        let metadata = match self {
+            Self::Namespace => metadata(Api::<Namespace>::all(client.clone()), key).await,
+            Self::ServiceAccount => metadata(in_namespace::<ServiceAccount>(client, key), key).await,
+            Self::Pod => metadata(in_namespace::<Pod>(client, key), key).await,
+        };
+        Ok(metadata?.map(|metadata| self.keep(metadata)))
+    }
+}
+
+fn in_namespace<K>(client: &Client, key: &Key) -> Api<K>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+{
+    Api::namespaced(client.clone(), &key.namespace)
+}
+
+async fn metadata<K>(api: Api<K>, key: &Key) -> Result<Option<ObjectMeta>, String>
+where
+    K: Clone + DeserializeOwned + fmt::Debug,
+{
+    let object = api.get_metadata_opt(&key.name).await.map_err(|error| explain(&error))?;
+    Ok(object.map(|object| object.metadata))
+}
+
+/// The service account of a pod, if it still has that uid. This is not in its metadata.
+pub(super) async fn account_of(client: &Client, key: &Key, uid: &str) -> Result<Option<Arc<str>>, String> {
+    let pod = in_namespace::<Pod>(client, key).get_opt(&key.name).await.map_err(|error| explain(&error))?;
+    let pod = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
+    let account = |pod: Pod| pod.spec.and_then(|spec| spec.service_account_name).filter(|name| !name.is_empty());
+    Ok(pod.map(|pod| account(pod).map_or(DEFAULT_ACCOUNT.into(), Arc::from)))
+}
+
+pub(super) fn watch_all(directory: &Directory, client: Client, tasks: &Tasks) {
+    watch::<Namespace>(Kind::Namespace, directory, &client, tasks);
+    watch::<ServiceAccount>(Kind::ServiceAccount, directory, &client, tasks);
+    watch::<Pod>(Kind::Pod, directory, &client, tasks);
+}
+
+fn watch<K>(kind: Kind, directory: &Directory, client: &Client, tasks: &Tasks)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+{
+    let mut events = MetadataWatch::<K>::of_metadata(kind.plural(), Api::all(client.clone()), Config::default());
+    let directory = directory.clone();
+    tasks.spawn_essential("directory watch", async move {
+        loop {
+            match events.attempt().await {
+                Ok(event) => directory.on_event(kind, event),
+                Err(reason) => directory.on_failure(kind, reason),
+            }
+        }
+    });
+}
+
+impl Directory {
+    fn on_event<K>(&self, kind: Kind, event: Event<PartialObjectMeta<K>>) {
+        let shelf = self.0.shelf(kind);
+        let mut state = shelf.lock();
+        match event {
+            Event::Init => state.table.begin(),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let key = key_of(&object.metadata);
+                let Object { uid, labels } = kind.keep(object.metadata);
+                if state.table.apply(key.clone(), &uid, labels) {
+                    state.ring(&key);
+                }
+                return;
+            }
+            Event::Delete(object) => {
+                let key = key_of(&object.metadata);
+                if state.table.delete(&key, object.metadata.uid.as_deref().unwrap_or_default()) {
+                    state.bells.remove(&key);
+                }
+                return;
+            }
+            Event::InitDone => {
+                for key in state.table.complete() {
+                    state.bells.remove(&key);
+                }
+            }
+        }
+        drop(state);
+        shelf.told.send_modify(|count| *count += 1);
+    }
+
+    fn on_failure(&self, kind: Kind, reason: String) {
+        let shelf = self.0.shelf(kind);
+        shelf.lock().table.fails(reason);
+        shelf.told.send_modify(|count| *count += 1);
+    }
+}
+
+fn key_of(metadata: &ObjectMeta) -> Key {
+    let text = |text: &Option<String>| Arc::from(text.as_deref().unwrap_or_default());
+    Key { namespace: text(&metadata.namespace), name: text(&metadata.name) }
+}

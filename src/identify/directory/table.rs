@@ -1,0 +1,195 @@
+//! What is known of the objects of one kind. Pure: what the watch tells goes in, and which objects are other than before
+//! comes out.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::model::identity::Labels;
+
+/// An object's name; the namespace is empty for what has none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) namespace: Arc<str>,
+    pub(super) name: Arc<str>,
+}
+
+/// All that is kept of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) uid: Arc<str>,
+    pub(super) labels: Arc<Labels>,
+}
+
+impl Entry {
+    fn is(&self, uid: Option<&str>) -> bool {
+        uid.is_none_or(|uid| *uid == *self.uid)
+    }
+}
+
+/// The answer to whether an object is there.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    /// It is.
+    There(&'a Entry),
+    /// It is not, or one of that name is that has another uid.
+    Absent,
+}
+
+/// Someone asks the API server for an object that the watch has not told of.
+#[derive(Debug)]
+struct Question {
+    number: u64,
+    key: Key,
+    uid: Option<Arc<str>>,
+    /// The object was deleted, or a list was begun, since: the answer may be older than what the watch has told.
+    outdated: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    entries: HashMap<Key, Entry>,
+    /// Those that only the API server's answer to a question has told of. The watch is behind it: what it still tells of
+    /// an older object of that name does not count.
+    ahead: HashSet<Key>,
+    /// What a list has shown so far.
+    listing: Option<HashSet<Key>>,
+    listed: bool,
+    failure: Option<String>,
+    questions: Vec<Question>,
+    asked: u64,
+    /// Pods of one Deployment have the same labels; they are kept once.
+    labels: HashSet<Arc<Labels>>,
+}
+
+impl Table {
+    /// Whether all of them have been listed once. From then on the last that was known counts.
+    pub(super) fn is_listed(&self) -> bool {
+        self.listed
+    }
+
+    /// Whether they are being listed at the moment, so that what is not known may be there.
+    pub(super) fn is_listing(&self) -> bool {
+        self.listing.is_some()
+    }
+
+    /// Why the watch does not work, if so.
+    pub(super) fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    pub(super) fn find(&self, key: &Key, uid: Option<&str>) -> Found<'_> {
+        match self.entries.get(key) {
+            Some(entry) if entry.is(uid) => Found::There(entry),
+            _ => Found::Absent,
+        }
+    }
+
+    /// The name of the object with this uid.
+    pub(super) fn by_uid(&self, uid: &str) -> Option<&Key> {
+        self.entries.iter().find(|(_, entry)| *entry.uid == *uid).map(|(key, _)| key)
+    }
+
+    /// The watch does not work.
+    pub(super) fn fails(&mut self, reason: String) {
+        self.failure = Some(reason);
+    }
+
+    /// A list is about to be asked for. What is known stays until it is complete.
+    pub(super) fn begin(&mut self) {
+        self.listing = Some(HashSet::new());
+        self.ahead.clear();
+        self.questions.iter_mut().for_each(|question| question.outdated = true);
+    }
+
+    /// The list is complete: gives what is gone.
+    pub(super) fn complete(&mut self) -> Vec<Key> {
+        (self.listed, self.failure) = (true, None);
+        let Some(seen) = self.listing.take() else { return Vec::new() };
+        let gone: Vec<Key> = self.entries.keys().filter(|key| !seen.contains(key)).cloned().collect();
+        gone.iter().for_each(|key| drop(self.entries.remove(key)));
+        gone
+    }
+
+    /// An object as it is now; says whether anything about it that counts has changed.
+    pub(super) fn apply(&mut self, key: Key, uid: &str, labels: Labels) -> bool {
+        if let Some(seen) = &mut self.listing {
+            seen.insert(key.clone());
+        }
+        if self.ahead.contains(&key) {
+            let caught_up = self.entries.get(&key).is_none_or(|entry| *entry.uid == *uid);
+            if !caught_up {
+                return false;
+            }
+            self.ahead.remove(&key);
+        }
+        self.put(key, uid, labels)
+    }
+
+    /// An object is gone; says whether it was known.
+    pub(super) fn delete(&mut self, key: &Key, uid: &str) -> bool {
+        for question in self.questions.iter_mut().filter(|question| question.key == *key) {
+            question.outdated |= question.uid.as_deref().is_none_or(|asked| asked == uid);
+        }
+        // That of another uid has taken its place already.
+        if self.entries.get(key).is_none_or(|entry| *entry.uid != *uid) {
+            return false;
+        }
+        self.ahead.remove(key);
+        self.entries.remove(key);
+        true
+    }
+
+    /// The API server is about to be asked for an object; gives the question's number.
+    pub(super) fn ask(&mut self, key: Key, uid: Option<Arc<str>>) -> u64 {
+        self.asked += 1;
+        self.questions.push(Question { number: self.asked, key, uid, outdated: self.is_listing() });
+        self.asked
+    }
+
+    /// No answer is to be expected any more.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.questions.retain(|question| question.number != number);
+    }
+
+    /// The API server has answered with this object; says whether that counts, and whether it changes anything.
+    pub(super) fn answer(&mut self, number: u64, uid: &str, labels: Labels) -> (bool, bool) {
+        let Some(at) = self.questions.iter().position(|question| question.number == number) else {
+            return (false, false);
+        };
+        let Question { key, outdated, .. } = self.questions.swap_remove(at);
+        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *uid) {
+            return (true, false);
+        }
+        if outdated {
+            return (false, false);
+        }
+        self.ahead.insert(key.clone());
+        (true, self.put(key, uid, labels))
+    }
+
+    fn put(&mut self, key: Key, uid: &str, labels: Labels) -> bool {
+        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *uid && *entry.labels == labels) {
+            return false;
+        }
+        let labels = self.shared(labels);
+        self.entries.insert(key, Entry { uid: uid.into(), labels });
+        true
+    }
+
+    fn shared(&mut self, labels: Labels) -> Arc<Labels> {
+        if let Some(known) = self.labels.get(&labels) {
+            return known.clone();
+        }
+        // Now and then those go that nobody has any more; as the set doubles between, that costs little on the whole.
+        if self.labels.len() == self.labels.capacity() {
+            self.labels.retain(|labels| Arc::strong_count(labels) > 1);
+        }
+        let labels = Arc::new(labels);
+        self.labels.insert(labels.clone());
+        labels
+    }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

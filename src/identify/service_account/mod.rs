@@ -1,0 +1,244 @@
+//! Kubernetes service account tokens, verified by the API server (TokenReview) or here, with the cluster's public keys.
+
+mod claims;
+mod jwks;
+mod keys;
+mod review;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_lc_rs::digest;
+use jiff::{SignedDuration, Timestamp};
+use moka::Expiry;
+use moka::future::Cache;
+use tokio::sync::{Semaphore, oneshot};
+
+pub use self::keys::{FileError, Keys};
+pub use self::review::{ApiServer, ReviewTokens};
+use super::directory::{Account, KnowAccounts};
+use super::standing::Standing;
+use super::{BearerToken, Evidence, Identify, IdentifyError, Proof};
+use crate::model::identity::Workload;
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::Tasks;
+
+/// The name of the method, as configured.
+pub const METHOD: &str = "serviceAccountToken";
+
+/// How long a "no" is remembered: long enough that a proxy which retries every second costs little, short enough that a
+/// service account which was just created is soon let in.
+const REFUSAL_LASTS: SignedDuration = SignedDuration::from_secs(10);
+
+/// How many verdicts are remembered, half a KiB each: as many as there may be streams (`limits.streams`).
+const MAX_VERDICTS: u64 = 50_000;
+
+/// Tokens that are verified at once. When hundreds of pods start together, the API server throttles whoever asks for all at
+/// once (istio#27945: 24 s for one review).
+const AT_ONCE: usize = 32;
+
+/// Bound on one review, and on the wait for its turn.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who verifies tokens.
+#[derive(Debug)]
+pub enum Verifier {
+    /// The API server, for each of them.
+    Review(Arc<dyn ReviewTokens>),
+    /// This server, with the cluster's keys.
+    Keys(Keys),
+}
+
+/// Whose token it is.
+#[derive(Debug)]
+struct Verified {
+    account: Account,
+    /// What of the verification may cease to hold.
+    standing: Standing,
+}
+
+/// Why a token proves nothing.
+#[derive(Debug, PartialEq, Eq)]
+enum Unverified {
+    /// It is no good.
+    Refused(String),
+    /// That cannot be told now.
+    Unavailable(String),
+}
+
+/// Identifies pods by their service account's token.
+///
+/// A verdict is remembered until the token expires, or until what it depends on is gone (its pod, its account), so that a
+/// fleet which reconnects while the API server is away is let in all the same.
+#[derive(Debug)]
+pub struct ServiceAccountTokens {
+    judge: Arc<Judge>,
+    tasks: Tasks,
+}
+
+/// What outlives a call: a review goes on when whoever asked for it has given up, because the next one asks again.
+#[derive(Debug)]
+struct Judge {
+    verifier: Verifier,
+    accounts: Arc<dyn KnowAccounts>,
+    audiences: Vec<String>,
+    clock: Clock,
+    /// By SHA-256 of the token, so that no token is kept.
+    verdicts: Cache<[u8; 32], Arc<Verdict>>,
+    slots: Semaphore,
+}
+
+#[derive(Debug)]
+struct Verdict {
+    outcome: Result<Proof, IdentifyError>,
+    /// From this moment on it counts no more.
+    until: Timestamp,
+}
+
+impl Verdict {
+    /// Whether it counts. If a pod is gone by what is known of it, the token is verified anew, which finds out whether
+    /// that is so.
+    fn counts(&self, now: Timestamp) -> bool {
+        self.until > now && self.outcome.as_ref().map_or(true, |proof| proof.standing.facts().is_ok())
+    }
+}
+
+/// Verdicts are kept for as long as they count, asked for or not: whoever reconnects after a day of quiet has to be let
+/// in while the API server is away.
+#[derive(Debug)]
+struct Lifetime(Clock);
+
+impl Lifetime {
+    fn left(&self, verdict: &Verdict) -> Option<Duration> {
+        let left = verdict.until.duration_since(self.0.now()).max(SignedDuration::ZERO);
+        Some(left.unsigned_abs())
+    }
+}
+
+#[expect(clippy::disallowed_types, reason = "the interface is moka's")]
+impl Expiry<[u8; 32], Arc<Verdict>> for Lifetime {
+    fn expire_after_create(&self, _: &[u8; 32], verdict: &Arc<Verdict>, _: std::time::Instant) -> Option<Duration> {
+        self.left(verdict)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &[u8; 32],
+        verdict: &Arc<Verdict>,
+        _: std::time::Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        self.left(verdict)
+    }
+}
+
+/// Reads a token as far as that is done before anybody verifies it, for fuzzing: its end and how many audiences it has.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_unverified(token: &str) -> Option<(Option<Timestamp>, usize)> {
+    claims::read_unverified(token)
+}
+
+#[async_trait]
+impl Identify for ServiceAccountTokens {
+    fn method(&self) -> &'static str {
+        METHOD
+    }
+
+    async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
+        let Some(token) = &evidence.bearer_token else { return Ok(None) };
+        let Some(expires) = claims::preview(token.expose(), &self.judge.audiences, self.judge.clock.now())? else {
+            return Ok(None);
+        };
+        let mut key = [0; 32];
+        key.copy_from_slice(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref());
+        if let Some(known) = self.judge.verdicts.get(&key).await
+            && known.counts(self.judge.clock.now())
+        {
+            return known.outcome.clone().map(Some);
+        }
+        let (tell, told) = oneshot::channel();
+        let (judge, token) = (self.judge.clone(), token.clone());
+        self.tasks.spawn(async move {
+            // Nobody may be waiting for it any more; it is remembered all the same.
+            let _ = tell.send(judge.verdict(key, token, expires).await);
+        });
+        let verdict = told.await.map_err(|_ended| {
+            let reason = "the server is shutting down".to_owned();
+            IdentifyError::Unavailable { method: METHOD, reason }
+        })?;
+        verdict.outcome.clone().map(Some)
+    }
+}
+
+impl ServiceAccountTokens {
+    /// Accepts tokens for any of `audiences`, of accounts and pods that `accounts` knows; verifying them runs as `tasks`.
+    pub fn new(
+        verifier: Verifier,
+        accounts: Arc<dyn KnowAccounts>,
+        audiences: Vec<String>,
+        clock: Clock,
+        tasks: &Tasks,
+    ) -> Self {
+        let verdicts = Cache::builder().max_capacity(MAX_VERDICTS).expire_after(Lifetime(clock.clone())).build();
+        let slots = Semaphore::new(AT_ONCE);
+        let judge = Judge { verifier, accounts, audiences, clock, verdicts, slots };
+        Self { judge: Arc::new(judge), tasks: tasks.clone() }
+    }
+}
+
+impl Judge {
+    /// The verdict on a token. One review per token at a time, however many streams bring it; the others wait for it.
+    async fn verdict(&self, key: [u8; 32], token: BearerToken, expires: Timestamp) -> Arc<Verdict> {
+        let review = Box::pin(async {
+            let outcome = self.proof(token.expose(), expires).await;
+            let until = match &outcome {
+                Ok(_) => expires,
+                // Not remembered: it says nothing about the token.
+                Err(IdentifyError::Unavailable { .. }) => Timestamp::MIN,
+                Err(_) => self.clock.now().saturating_add(REFUSAL_LASTS).unwrap_or(Timestamp::MAX),
+            };
+            Arc::new(Verdict { outcome, until })
+        });
+        let ended = |old: &Arc<Verdict>| !old.counts(self.clock.now());
+        self.verdicts.entry(key).or_insert_with_if(review, ended).await.into_value()
+    }
+
+    /// What a token proves.
+    async fn proof(&self, token: &str, expires: Timestamp) -> Result<Proof, IdentifyError> {
+        let unavailable = |reason: String| IdentifyError::Unavailable { method: METHOD, reason };
+        // Whoever asks gives up after some seconds, so there is no point in a longer queue.
+        let _slot = match tokio::time::timeout(REVIEW_TIMEOUT, self.slots.acquire()).await {
+            Ok(Ok(slot)) => slot,
+            Ok(Err(closed)) => return Err(unavailable(closed.to_string())),
+            Err(_elapsed) => return Err(unavailable("too many tokens wait to be verified".to_owned())),
+        };
+        // Before anybody is asked: without it the answer would be of no use.
+        self.accounts.ready(METHOD).await?;
+        let verified = match &self.verifier {
+            Verifier::Review(reviewer) => review::verify(&**reviewer, token, &self.audiences).await,
+            Verifier::Keys(keys) => keys.verify(token, &self.audiences, self.clock.now()).await,
+        };
+        let Verified { account, standing } = verified.map_err(|unverified| match unverified {
+            Unverified::Refused(reason) => refused(reason),
+            Unverified::Unavailable(reason) => unavailable(reason),
+        })?;
+        let standing = standing.and(self.accounts.standing(METHOD, &account).await?);
+        let Account { namespace, name, pod, .. } = account;
+        Ok(Proof {
+            method: METHOD,
+            instance: pod.as_ref().map(|pod| format!("{namespace}/{}/{}", pod.name, pod.uid)),
+            workload: Workload { namespace: Some(namespace), service_account: Some(name), pod, name: None },
+            until: Some(expires),
+            standing,
+            ..Proof::default()
+        })
+    }
+}
+
+fn refused(reason: impl Into<String>) -> IdentifyError {
+    IdentifyError::Refused { method: METHOD, reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests;
