@@ -6,6 +6,7 @@ mod gate;
 mod identify;
 mod known_secrets;
 pub mod naming;
+mod pods;
 mod resource_metrics;
 mod resources;
 mod trust_readiness;
@@ -100,6 +101,9 @@ impl App {
             .map_err(|error| wrong("kubernetes", error.to_string(), None))?;
         if kubernetes.is_none() && config.identify.service_account_token.is_some() {
             return Err(no_cluster_for("identify.serviceAccountToken"));
+        }
+        if kubernetes.is_none() && config.identify.asks_for_pods() {
+            return Err(no_cluster_for("identify.unixPeer"));
         }
         // The error's text has its causes in it already.
         let bound =

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
-pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerRule};
+pub use identify::{Identify, ProxyToken, PublicKey, ServiceAccountToken, UnixPeerIs, UnixPeerRule};
 pub use listener::{Listener, ListenerTls};
 pub use naming::{Naming, NamingProfile, SecretName};
 
@@ -154,11 +154,7 @@ impl Config {
 
     /// What is configured but not in the program yet, in sentences for the log.
     pub fn not_yet(&self) -> Vec<String> {
-        let methods = [
-            ("proxyToken", self.identify.proxy_token.is_some()),
-            ("clientCertificate", self.identify.client_certificate),
-            ("unixPeer", !self.identify.unix_peers.is_empty()),
-        ];
+        let methods = [("proxyToken", self.identify.proxy_token.is_some())];
         methods
             .into_iter()
             .filter(|(_, configured)| *configured)

@@ -81,15 +81,20 @@ impl Authenticate for Identifiers {
 
 /// What two methods prove together: the first, with what only the second knows.
 fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
-    let same_mesh = first.mesh.is_none() || second.mesh.is_none() || first.mesh == second.mesh;
-    let pods_agree =
-        first.workload.pod.is_none() || second.workload.pod.is_none() || first.workload.pod == second.workload.pod;
-    if !same_mesh || !pods_agree || subject(&first.workload) != subject(&second.workload) {
+    let meshes_agree = agree(first.mesh.as_ref(), second.mesh.as_ref());
+    let domains_agree = agree(first.trust_domain.as_ref(), second.trust_domain.as_ref());
+    let instances_agree = agree(first.instance.as_ref(), second.instance.as_ref());
+    let pods_agree = agree(first.workload.pod.as_ref(), second.workload.pod.as_ref());
+    let labels_agree = first.labels.iter().all(|(key, value)| agree(Some(value), second.labels.get(key)));
+    let subjects_agree = subject(&first.workload) == subject(&second.workload);
+    if !(meshes_agree && domains_agree && instances_agree && pods_agree && labels_agree && subjects_agree) {
         let reason = format!("it proves another identity than {}", first.method);
         return Err(IdentifyError::Refused { method: second.method, reason });
     }
     Ok(Proof {
         mesh: first.mesh.or(second.mesh),
+        trust_domain: first.trust_domain.or(second.trust_domain),
+        labels: first.labels.into_iter().chain(second.labels).collect(),
         instance: first.instance.or(second.instance),
         workload: Workload { pod: first.workload.pod.or(second.workload.pod), ..first.workload },
         // The stream ends when either proof does.
@@ -99,6 +104,11 @@ fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
     })
 }
 
+/// Whether both say the same, or one of them nothing.
+fn agree<T: PartialEq>(first: Option<&T>, second: Option<&T>) -> bool {
+    first.zip(second).is_none_or(|(first, second)| first == second)
+}
+
 /// What becomes the SPIFFE ID.
 fn subject(workload: &Workload) -> (Option<&str>, Option<&str>, Option<&str>) {
     match (workload.namespace.as_deref(), workload.service_account.as_deref()) {
@@ -106,6 +116,10 @@ fn subject(workload: &Workload) -> (Option<&str>, Option<&str>, Option<&str>) {
         _ => (None, None, workload.name.as_deref()),
     }
 }
+
+#[cfg(test)]
+#[path = "combination_tests.rs"]
+mod combinations;
 
 #[cfg(test)]
 mod tests {

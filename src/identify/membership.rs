@@ -20,7 +20,17 @@ const NODE_ID_CHARS: usize = 256;
 /// # Errors
 /// [`IdentifyError::Forbidden`] if there is no such mesh, or if a name cannot be part of a SPIFFE ID.
 pub fn identity(proof: &Proof, node: &NodeClaim, policies: &PolicySet) -> Result<Identity, IdentifyError> {
-    let mesh = mesh_of(proof.mesh.as_deref(), policies)?;
+    proof.standing.facts()?;
+    let of_domain = proof.trust_domain.as_deref().map(|domain| mesh_with(domain, policies)).transpose()?;
+    let named = match (proof.mesh.as_deref(), of_domain) {
+        (Some(named), Some(of_domain)) if *named != **of_domain => {
+            return Err(IdentifyError::Forbidden(format!(
+                "it is proven to be in two meshes, {named:?} and {of_domain:?}"
+            )));
+        }
+        (named, of_domain) => named.or(of_domain.map(AsRef::as_ref)),
+    };
+    let mesh = mesh_of(named, policies)?;
     let spiffe_id = default_spiffe_id(&mesh, &proof.workload)?;
     let instance = match &proof.instance {
         Some(instance) => Instance::Proven(instance.as_str().into()),
@@ -35,6 +45,13 @@ pub fn identity(proof: &Proof, node: &NodeClaim, policies: &PolicySet) -> Result
         method: proof.method,
         proven_until: proof.until,
     })
+}
+
+/// The mesh that has this trust domain.
+fn mesh_with<'p>(trust_domain: &str, policies: &'p PolicySet) -> Result<&'p Arc<str>, IdentifyError> {
+    let found = policies.meshes.iter().find(|(_, policy)| policy.own_trust_domains().contains(trust_domain));
+    let unknown = || IdentifyError::Forbidden(format!("no mesh has the trust domain {trust_domain:?}"));
+    found.map(|(mesh, _)| mesh).ok_or_else(unknown)
 }
 
 /// The mesh that the proof names; else the only one there is; else `default`.

@@ -11,7 +11,7 @@ use super::listen::Peer;
 use super::redact;
 use super::refusal::Refusal;
 use super::shared::Shared;
-use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof};
+use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof, client_certificate};
 use crate::model::identity::Identity;
 use crate::serve::wire::{Node, metadata};
 
@@ -74,6 +74,10 @@ async fn verify(shared: &Shared, peer: &Peer, evidence: &Evidence) -> Result<Opt
     };
     verified.map_err(|error| {
         tracing::info!(%peer, reason = reason(&error), "refused");
+        // A connection has one client certificate for ever; a proxy that has a new one is to make another connection.
+        if matches!(error, IdentifyError::Refused { method: client_certificate::METHOD, .. }) {
+            peer.leave.cancel();
+        }
         refusal(shared, &error)
     })
 }
@@ -158,6 +162,7 @@ pub(super) fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Sta
         address: peer.address,
         bearer_token,
         peer_certificates: peer.certificates.to_vec(),
+        client_ca: peer.client_ca.clone(),
         unix_peer: peer.unix,
     })
 }

@@ -6,7 +6,7 @@ mod unix_peer;
 
 pub use proxy_token::{ProxyToken, PublicKey};
 pub use service_account_token::ServiceAccountToken;
-pub use unix_peer::UnixPeerRule;
+pub use unix_peer::{UnixPeerIs, UnixPeerRule};
 
 use crate::document::{Field, Fields};
 use crate::model::diagnostic::Location;
@@ -29,7 +29,10 @@ pub struct Identify {
 impl Identify {
     /// Whether nothing is listed that is in the program already.
     pub fn accepts_nobody_yet(&self) -> bool {
-        self.service_account_token.is_none() && !self.insecure_node_id
+        self.service_account_token.is_none()
+            && !self.client_certificate
+            && self.unix_peers.is_empty()
+            && !self.insecure_node_id
     }
 }
 
@@ -41,6 +44,11 @@ pub(super) struct Places {
 }
 
 impl Identify {
+    /// Whether a peer of a unix socket may be the pod behind it.
+    pub fn asks_for_pods(&self) -> bool {
+        self.unix_peers.iter().any(UnixPeerRule::is_pod)
+    }
+
     /// Whether nothing is accepted.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
