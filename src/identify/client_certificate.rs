@@ -69,6 +69,10 @@ fn read(chain: &[CertificateDer<'static>]) -> Result<Proof, String> {
         return Err(format!("it has {} URI names instead of one SPIFFE ID", leaf.uris().len()));
     };
     let id: SpiffeId = uri.parse().map_err(|error| format!("its URI name is no SPIFFE ID: {error}"))?;
+    // The parser lowers capitals: what is not said exactly is not said.
+    if id.to_string() != *uri {
+        return Err("its URI name is no SPIFFE ID: scheme and trust domain are lower case".to_owned());
+    }
     let segments: Vec<&str> = id.path().split('/').skip(1).collect();
     let workload = match segments.as_slice() {
         ["ns", namespace, "sa", account] => Workload {

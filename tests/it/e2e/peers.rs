@@ -112,7 +112,7 @@ async fn client_certificates_that_prove_nothing_or_no_longer() {
     let mut web = start(&server, "web", Login::ClientCertificate { identity: &ca.issue(&short) }).await;
     web.ready().await;
     assert_eq!(web.shown().await.expect("it shows a certificate")[0].uris, [WEB]);
-    server.logs("DEBUG", &["TLS handshake failed", "Expired"]).await;
+    server.logs("DEBUG", &["TLS handshake failed", "expired"]).await;
     is_cut_off(&web).await;
     web.set_certificate(&ca.issue(&Leaf::spiffe(WEB)));
     web.is_connected(PATIENCE).await;
