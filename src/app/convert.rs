@@ -31,6 +31,7 @@ pub(super) fn listeners(listeners: &[Listener]) -> Vec<listen::ListenerSettings>
             certificate: tls.certificate.clone(),
             private_key: tls.private_key.clone(),
             client_ca: tls.client_ca.clone(),
+            client_crl: tls.client_crl.clone(),
         }),
     };
     listeners.iter().map(of).collect()

@@ -6,12 +6,15 @@ use kube::Client;
 use tokio::sync::watch;
 
 use super::{StartError, convert, wrong};
-use crate::config::{Config, VerifyTokens};
+use crate::config::{Config, ServiceAccountToken, UnixPeerIs, UnixPeerRule, VerifyTokens};
 use crate::identify::Identify;
 use crate::identify::chain::Identifiers;
+use crate::identify::client_certificate::ClientCertificates;
 use crate::identify::directory::Directory;
+use crate::identify::pods::FindPods;
 use crate::identify::proxy_token::ProxyTokens;
 use crate::identify::service_account::{ApiServer, Keys, ServiceAccountTokens, Verifier};
+use crate::identify::unix_peer::{Behind, Rule, UnixPeers};
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::KnownSecrets;
@@ -43,28 +46,58 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
     let identify = &config.identify;
     let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
     let mut problems = Vec::new();
+    let asks_for_pods =
+        identify.service_account_token.is_some() || identify.unix_peers.iter().any(UnixPeerRule::is_pod);
+    let cluster = kubernetes.filter(|_| asks_for_pods).map(|client| {
+        let directory = Arc::new(Directory::start(client.clone(), tasks));
+        (client, directory)
+    });
+    if let (Some(method), Some((client, directory))) = (&identify.service_account_token, &cluster) {
+        let (verifier, audiences) = (verifier(method, client, tasks)?, method.audiences.clone());
+        let tokens = ServiceAccountTokens::new(verifier, directory.clone(), audiences, clock.clone(), tasks);
+        methods.push(Arc::new(tokens));
+    }
     if let Some(method) = &identify.proxy_token {
         let settings = convert::proxy_tokens(method, &config.state_dir, secrets);
         let tokens = ProxyTokens::start(settings, clock.clone(), tasks).map_err(StartError::Configuration)?;
         problems.push(tokens.problems());
         methods.push(Arc::new(tokens));
     }
-    if let (Some(method), Some(client)) = (&identify.service_account_token, kubernetes) {
-        let verifier = match method.verify.clone() {
-            VerifyTokens::TokenReview => Verifier::Review(Arc::new(ApiServer::new(client.clone()))),
-            VerifyTokens::Jwks { issuer: Some(issuer), file: Some(file) } => {
-                let keys = Keys::of_file(&file, issuer, tasks)
-                    .map_err(|error| wrong("identify.serviceAccountToken.jwks.file", error.to_string(), None))?;
-                Verifier::Keys(keys)
-            }
-            VerifyTokens::Jwks { issuer, file: _ } => Verifier::Keys(Keys::of_cluster(client.clone(), issuer, tasks)),
-        };
-        let directory = Arc::new(Directory::start(client, tasks));
-        let audiences = method.audiences.clone();
-        methods.push(Arc::new(ServiceAccountTokens::new(verifier, directory, audiences, clock, tasks)));
+    if identify.client_certificate {
+        methods.push(Arc::new(ClientCertificates::new(clock)));
+    }
+    if !identify.unix_peers.is_empty() {
+        let pods = cluster.map(|(_, directory)| directory as Arc<dyn FindPods>);
+        methods.push(Arc::new(UnixPeers::new(identify.unix_peers.iter().map(rule).collect(), pods)));
     }
     let rules = convert::rules(&config.membership);
     let zone = config.zone.as_str().into();
     let identifiers = Identifiers::new(methods, identify.insecure_node_id, policies, rules, zone);
     Ok(Started { identifiers, problems })
+}
+
+/// What says whether a service account token is good.
+fn verifier(method: &ServiceAccountToken, client: &Client, tasks: &Tasks) -> Result<Verifier, StartError> {
+    Ok(match method.verify.clone() {
+        VerifyTokens::TokenReview => Verifier::Review(Arc::new(ApiServer::new(client.clone()))),
+        VerifyTokens::Jwks { issuer: Some(issuer), file: Some(file) } => {
+            let keys = Keys::of_file(&file, issuer, tasks)
+                .map_err(|error| wrong("identify.serviceAccountToken.jwks.file", error.to_string(), None))?;
+            Verifier::Keys(keys)
+        }
+        VerifyTokens::Jwks { issuer, file: _ } => Verifier::Keys(Keys::of_cluster(client.clone(), issuer, tasks)),
+    })
+}
+
+fn rule(rule: &UnixPeerRule) -> Rule {
+    let is = match &rule.is {
+        UnixPeerIs::Pod => Behind::Pod,
+        UnixPeerIs::Proxy { mesh, name, workload, labels } => Behind::Proxy {
+            mesh: mesh.clone(),
+            name: name.clone(),
+            workload: workload.as_str().into(),
+            labels: labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+        },
+    };
+    Rule { uid: rule.uid, gid: rule.gid, is }
 }

@@ -102,6 +102,9 @@ impl App {
         if kubernetes.is_none() && config.identify.service_account_token.is_some() {
             return Err(no_cluster_for("identify.serviceAccountToken"));
         }
+        if kubernetes.is_none() && config.identify.asks_for_pods() {
+            return Err(no_cluster_for("identify.unixPeer"));
+        }
         // The error's text has its causes in it already.
         let bound =
             listen::bind(&convert::listeners(&config.listeners), &clock).await.map_err(|error| match error {

@@ -67,7 +67,9 @@ impl Check {
 /// TLS files are read when the server starts; that they are there should be known beforehand.
 fn tls_files(config: &Config) -> Vec<Problem> {
     let files = config.listeners.iter().filter_map(|listener| listener.tls.as_ref());
-    let files = files.flat_map(|tls| [Some(&tls.certificate), Some(&tls.private_key), tls.client_ca.as_ref()]);
+    let files = files.flat_map(|tls| {
+        [Some(&tls.certificate), Some(&tls.private_key), tls.client_ca.as_ref(), tls.client_crl.as_ref()]
+    });
     let check = |path: &PathBuf| {
         let error = std::fs::read(path).err()?;
         let at = Location { field: Some("listeners".to_owned()), ..Location::default() };

@@ -28,6 +28,8 @@ pub struct ListenerTls {
     pub private_key: PathBuf,
     /// CAs for client certificates, PEM; without it, none is asked for.
     pub client_ca: Option<PathBuf>,
+    /// Revocation lists for client certificates, PEM; only with `client_ca`.
+    pub client_crl: Option<PathBuf>,
 }
 
 impl Listener {
@@ -76,9 +78,18 @@ impl ListenerTls {
         let path = |field: Field<'_>| field.name().map(PathBuf::from);
         let certificate = fields.required("certificate").and_then(path);
         let private_key = fields.required("privateKey").and_then(path);
-        let client_ca = fields.optional("clientCa").and_then(path);
+        let client_ca = fields.optional("clientCa");
+        let client_crl = fields.optional("clientCrl");
         fields.refuse_others();
-        Some(Self { certificate: certificate?, private_key: private_key?, client_ca })
+        if let (None, Some(client_crl)) = (&client_ca, &client_crl) {
+            client_crl.problem_with_hint("is for client certificates, and none is asked for", "give clientCa as well");
+        }
+        Some(Self {
+            certificate: certificate?,
+            private_key: private_key?,
+            client_ca: client_ca.and_then(path),
+            client_crl: client_crl.and_then(path),
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::endpoint::{Endpoint, HostPort};
 use super::file::File;
-use super::{Config, DEFAULT_SYSTEM_NAMESPACE, Listener, Overrides, Surroundings, defaults};
+use super::{Config, DEFAULT_SYSTEM_NAMESPACE, Kubernetes, Listener, Overrides, Surroundings, defaults};
 use crate::model::diagnostic::{Location, Problem};
 
 /// Puts `overrides` on what `file` says (`None`: there is none), and defaults under both and under what is broken.
@@ -47,6 +47,13 @@ pub(super) fn merge(
     {
         let what = "no listener asks for client certificates".to_owned();
         problems.push(Problem { at, what, hint: Some("give one of them tls.clientCa".to_owned()) });
+    }
+    if let Some(at) = file.places.unix_peer.clone()
+        && identify.asks_for_pods()
+        && file.kubernetes == Kubernetes::Off
+    {
+        let what = "a rule asks for the pod behind a peer, and Kubernetes is turned off".to_owned();
+        problems.push(Problem { at, what, hint: Some("leave kubernetes: off out, or name the proxy".to_owned()) });
     }
     if let Some(at) = file.places.unix_peer
         && !listeners.iter().any(|(listener, _)| matches!(listener.at, Endpoint::Unix(_)))

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 pub use defaults::Surroundings;
 pub use endpoint::{Endpoint, HostPort};
-pub use identify::{Identify, ProxyToken, PublicKey, Revocations, ServiceAccountToken, UnixPeerRule, VerifyTokens};
+pub use identify::{
+    Identify, ProxyToken, PublicKey, Revocations, ServiceAccountToken, UnixPeerIs, UnixPeerRule, VerifyTokens,
+};
 pub use listener::{Listener, ListenerTls};
 pub use membership::{AllowRule, Membership, ServiceAccountName};
 pub use naming::{Naming, NamingProfile, SecretName};
@@ -156,22 +158,9 @@ impl Config {
         merge::merge(file, overrides, surroundings)
     }
 
-    /// What is configured but not in the program yet, in sentences for the log.
-    pub fn not_yet(&self) -> Vec<String> {
-        let methods = [
-            ("clientCertificate", self.identify.client_certificate),
-            ("unixPeer", !self.identify.unix_peers.is_empty()),
-        ];
-        methods
-            .into_iter()
-            .filter(|(_, configured)| *configured)
-            .map(|(method, _)| format!("identify.{method} is not in the program yet: no proxy is accepted by it"))
-            .collect()
-    }
-
-    /// What the operator should know before the first proxy comes, [`Config::not_yet`] included.
+    /// What the operator should know before the first proxy comes.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.not_yet();
+        let mut warnings = Vec::new();
         if self.identify.is_empty() {
             warnings.push("nothing is listed under identify: no proxy is accepted".to_owned());
         }

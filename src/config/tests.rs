@@ -24,6 +24,7 @@ listeners:
     certificate: /etc/envoy-sds/tls/tls.crt
     privateKey: /etc/envoy-sds/tls/tls.key
     clientCa: /etc/envoy-sds/tls/client-ca.crt
+    clientCrl: /etc/envoy-sds/tls/client.crl
 - unix: /run/envoy-sds/sds.sock
   mode: "0600"
 admin: {address: 127.0.0.1:5681}
@@ -56,8 +57,30 @@ fn the_documented_example_is_read() {
     assert_eq!(config.listeners[1].mode, 0o600);
     assert_eq!(config.kubernetes, Kubernetes::Off);
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.identify.unix_peers[0].labels.len(), 1);
-    assert_eq!(config.not_yet().len(), 2, "{:?}", config.not_yet());
+    let UnixPeerIs::Proxy { labels, .. } = &config.identify.unix_peers[0].is else { panic!("{:?}", config.identify) };
+    assert_eq!(labels.len(), 1);
+}
+
+#[test]
+fn peers_of_unix_sockets() {
+    let with = |rules: &str, kubernetes: &str| {
+        let text = format!("listeners: [{{unix: /tmp/s}}]\nkubernetes: {kubernetes}\nidentify:\n  unixPeer: {rules}\n");
+        load(&text).map(|config| config.identify.unix_peers)
+    };
+    let rules = with("[{pod: true}, {pod: true, gid: 7}, {uid: 7, gid: 7, name: a, workload: a}]", "auto").unwrap();
+    let ids: Vec<_> = rules.iter().map(|rule| (rule.uid, rule.gid, rule.is_pod())).collect();
+    assert_eq!(ids, [(None, None, true), (None, Some(7), true), (Some(7), Some(7), false)]);
+    for (rules, kubernetes, problem) in [
+        ("[{pod: true}, {pod: true}]", "auto", "the same peer is there twice"),
+        ("[{pod: true, name: a}]", "auto", "name"),
+        ("[{pod: false}]", "auto", "uid: is missing"),
+        ("[{gid: 7, name: a, workload: a}]", "auto", "uid: is missing"),
+        ("[{pod: true, uid: -1}]", "auto", "must be a whole number"),
+        ("[{pod: true}]", "off", "Kubernetes is turned off"),
+    ] {
+        let problems = with(rules, kubernetes).unwrap_err();
+        assert!(format!("{problems:?}").contains(problem), "{rules}: {problems:?}");
+    }
 }
 
 #[test]

@@ -89,10 +89,11 @@ impl Authenticate for Identifiers {
 fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
     let meshes_agree = agree(first.mesh.as_ref(), second.mesh.as_ref());
     let domains_agree = agree(first.trust_domain.as_ref(), second.trust_domain.as_ref());
+    let instances_agree = agree(first.instance.as_ref(), second.instance.as_ref());
     let pods_agree = agree(first.workload.pod.as_ref(), second.workload.pod.as_ref());
     let labels_agree = first.labels.iter().all(|(key, value)| agree(Some(value), second.labels.get(key)));
     let subjects_agree = subject(&first.workload) == subject(&second.workload);
-    if !(meshes_agree && domains_agree && pods_agree && labels_agree && subjects_agree) {
+    if !(meshes_agree && domains_agree && instances_agree && pods_agree && labels_agree && subjects_agree) {
         let reason = format!("it proves another identity than {}", first.method);
         return Err(IdentifyError::Refused { method: second.method, reason });
     }
@@ -121,6 +122,10 @@ fn subject(workload: &Workload) -> (Option<&str>, Option<&str>, Option<&str>) {
         _ => (None, None, workload.name.as_deref()),
     }
 }
+
+#[cfg(test)]
+#[path = "combination_tests.rs"]
+mod combinations;
 
 #[cfg(test)]
 mod tests {

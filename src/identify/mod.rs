@@ -1,13 +1,18 @@
 //! Stage 1, who is on the stream: from what the transport proves to an [`Identity`].
 
 pub mod chain;
+pub mod client_ca;
+pub mod client_certificate;
 pub mod directory;
 pub mod membership;
 pub mod node_id;
+pub mod pod_cgroup;
 pub mod pods;
+pub mod process;
 pub mod proxy_token;
 pub mod service_account;
 pub mod standing;
+pub mod unix_peer;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,6 +24,7 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use self::client_ca::ClientCaWatch;
 use self::standing::Standing;
 use crate::model::identity::{Identity, Labels, Workload};
 
@@ -32,6 +38,8 @@ pub struct Evidence {
     pub bearer_token: Option<BearerToken>,
     /// The client certificate's chain, verified against the listener's client CA; empty if there is none.
     pub peer_certificates: Vec<CertificateDer<'static>>,
+    /// That client CA, as it is at any time; `None` without a client certificate.
+    pub client_ca: Option<ClientCaWatch>,
     /// The peer's credentials on a unix socket.
     pub unix_peer: Option<UnixPeer>,
 }
@@ -65,8 +73,10 @@ pub struct UnixPeer {
     pub uid: u32,
     /// Group id.
     pub gid: u32,
-    /// Process id, where the system tells it.
+    /// Process id, where the system tells it; 0 for a process of a PID namespace that this server cannot see.
     pub pid: Option<i32>,
+    /// When that process began, as it was when the connection was accepted; see [`process::started`].
+    pub started: Option<u64>,
 }
 
 /// What a proxy says of itself in its first request (`envoy.config.core.v3.Node`). Labels; see [`Evidence`].

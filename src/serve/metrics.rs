@@ -24,6 +24,7 @@ pub struct Metrics {
     refused: Family<RefusalLabel, Counter>,
     stalled: Counter,
     handshakes_given_up: Counter,
+    tls_files_broken: Gauge,
     stale_nonces: Counter,
     large_responses: Counter,
     subscriptions: Gauge,
@@ -137,6 +138,7 @@ impl Metrics {
             refused: Family::default(),
             stalled: Counter::default(),
             handshakes_given_up: Counter::default(),
+            tls_files_broken: Gauge::default(),
             stale_nonces: Counter::default(),
             large_responses: Counter::default(),
             subscriptions: Gauge::default(),
@@ -159,6 +161,11 @@ impl Metrics {
             "tls_handshakes_given_up",
             "TLS handshakes that led nowhere and made way for others",
             metrics.handshakes_given_up.clone(),
+        );
+        registry.register(
+            "tls_files_broken",
+            "Listeners whose TLS files, client CA or revocation lists have changed and are no good; the last good stay",
+            metrics.tls_files_broken.clone(),
         );
         registry.register(
             "stale_nonces",
@@ -227,6 +234,16 @@ impl Metrics {
 
     pub(crate) fn handshake_given_up(&self) {
         self.handshakes_given_up.inc();
+    }
+
+    /// The changed TLS files of one more listener are no good.
+    pub(crate) fn tls_files_broke(&self) {
+        self.tls_files_broken.inc();
+    }
+
+    /// Those of one listener are good again.
+    pub(crate) fn tls_files_mended(&self) {
+        self.tls_files_broken.dec();
     }
 
     pub(crate) fn withheld(&self, reason: Withheld) {

@@ -13,7 +13,7 @@ use super::redact;
 use super::refusal::Refusal;
 use super::refusals::host;
 use super::shared::Shared;
-use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof};
+use crate::identify::{BearerToken, Evidence, IdentifyError, NodeClaim, Proof, client_certificate};
 use crate::model::identity::Identity;
 use crate::serve::wire::{Node, metadata};
 
@@ -83,6 +83,10 @@ async fn verify(shared: &Shared, peer: &Peer, evidence: &Evidence) -> Result<Opt
         let reason = reason(&error);
         tracing::info!(%peer, reason, "refused");
         remember(shared, &host(peer), None, method(&error), &reason);
+        // A connection has one client certificate for ever; a proxy that has a new one is to make another connection.
+        if matches!(error, IdentifyError::Refused { method: client_certificate::METHOD, .. }) {
+            peer.leave.cancel();
+        }
         refusal(shared, &error)
     })
 }
@@ -195,6 +199,7 @@ pub(super) fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Sta
         address: peer.address,
         bearer_token,
         peer_certificates: peer.certificates.to_vec(),
+        client_ca: peer.client_ca.clone(),
         unix_peer: peer.unix,
     })
 }

@@ -8,7 +8,11 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use prometheus_client::registry::Registry;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 
@@ -39,6 +43,7 @@ pub(super) struct Ca {
 pub(super) fn ca(name: &str) -> Ca {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().unwrap();
     let certificate = Certificate::from_der(params.self_signed(&key).unwrap().der().clone()).unwrap();
@@ -49,6 +54,29 @@ impl Ca {
     /// A leaf for `names` and its key, PEM.
     pub(super) fn leaf(&self, names: Vec<SanType>) -> (Certificate, String) {
         self.leaf_until(names, jiff::Timestamp::MAX)
+    }
+
+    /// A list, PEM, of these certificates as revoked.
+    pub(super) fn crl(&self, revoked: &[&CertificateDer<'static>]) -> String {
+        let (from, until) = (time::OffsetDateTime::UNIX_EPOCH, CertificateParams::default().not_after);
+        let revoked = revoked.iter().map(|der| RevokedCertParams {
+            serial_number: {
+                let certificate = Certificate::from_der((*der).clone()).unwrap();
+                SerialNumber::from(hex::decode(certificate.serial()).unwrap())
+            },
+            revocation_time: from,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: from,
+            next_update: until,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// A leaf as above that ends at `until`, or in 4096.

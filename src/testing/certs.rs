@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use time::OffsetDateTime;
 
@@ -72,8 +73,12 @@ impl TestCa {
     }
 
     pub(crate) fn intermediate(&self, name: &str) -> Self {
+        self.intermediate_until(name, timestamp(CA_UNTIL))
+    }
+
+    pub(crate) fn intermediate_until(&self, name: &str, until: Timestamp) -> Self {
         let key = KeyPair::generate().unwrap();
-        let params = ca_params(name, timestamp(CA_UNTIL));
+        let params = ca_params(name, until);
         let certificate = params.signed_by(&key, &self.0.issuer).unwrap();
         Self::new(params, &certificate, key)
     }
@@ -90,6 +95,31 @@ impl TestCa {
 
     pub(crate) fn bundle(&self) -> Bundle {
         Bundle::from_certificates([self.certificate().clone()]).unwrap()
+    }
+
+    /// A leaf with a key of its own, which nobody has.
+    pub(crate) fn leaf(&self, options: &LeafOptions) -> Certificate {
+        let csr = CertificateParams::default().serialize_request(&KeyPair::generate().unwrap()).unwrap();
+        self.sign(csr.der(), options)
+    }
+
+    /// A list, PEM, of these certificates as revoked, until `next_update`.
+    pub(crate) fn crl(&self, revoked: &[&Certificate], next_update: Timestamp) -> String {
+        let revoked = revoked.iter().map(|certificate| RevokedCertParams {
+            serial_number: SerialNumber::from(hex::decode(certificate.serial()).unwrap()),
+            revocation_time: offset(timestamp(FROM)),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update: offset(timestamp(FROM)),
+            next_update: offset(next_update),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.0.issuer).unwrap().pem().unwrap()
     }
 
     /// Signs `csr` (DER) as `options` say.

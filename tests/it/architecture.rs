@@ -37,6 +37,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "runtime/cluster",
             "app/cluster_secrets",
             "app/identify",
+            "app/pods",
             "issue/ca/cert_manager",
             "identify/directory",
             "identify/service_account",

@@ -15,6 +15,7 @@ mod kubernetes_identity;
 mod late_trust;
 mod membership;
 mod outages;
+mod peers;
 mod preflight;
 mod proxy_tokens;
 mod restart;

@@ -6,7 +6,7 @@ mod unix_peer;
 
 pub use proxy_token::{ProxyToken, PublicKey, Revocations};
 pub use service_account_token::{ServiceAccountToken, VerifyTokens};
-pub use unix_peer::UnixPeerRule;
+pub use unix_peer::{UnixPeerIs, UnixPeerRule};
 
 use crate::document::{Field, Fields};
 use crate::model::diagnostic::Location;
@@ -50,6 +50,11 @@ pub(super) struct Places {
 }
 
 impl Identify {
+    /// Whether a peer of a unix socket may be the pod behind it.
+    pub fn asks_for_pods(&self) -> bool {
+        self.unix_peers.iter().any(UnixPeerRule::is_pod)
+    }
+
     /// Whether nothing is accepted.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

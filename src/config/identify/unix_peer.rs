@@ -4,21 +4,33 @@ use std::collections::BTreeMap;
 
 use crate::document::{Field, Fields};
 
-/// A peer of a unix socket, and the proxy that it is.
+/// Some peers of a unix socket, and who they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixPeerRule {
-    /// User id.
-    pub uid: u32,
+    /// User id; any, if absent.
+    pub uid: Option<u32>,
     /// Group id; any, if absent.
     pub gid: Option<u32>,
-    /// Its mesh.
-    pub mesh: String,
-    /// Its name.
-    pub name: String,
-    /// Its workload.
-    pub workload: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    /// Who is behind them.
+    pub is: UnixPeerIs,
+}
+
+/// Who is behind a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UnixPeerIs {
+    /// `pod: true`: the Kubernetes pod that its process runs in.
+    Pod,
+    /// A proxy.
+    Proxy {
+        /// Its mesh.
+        mesh: String,
+        /// Its name.
+        name: String,
+        /// Its workload.
+        workload: String,
+        /// Its labels.
+        labels: BTreeMap<String, String>,
+    },
 }
 
 pub(super) fn decode(field: &Field<'_>) -> Vec<UnixPeerRule> {
@@ -37,16 +49,34 @@ impl UnixPeerRule {
     fn decode(field: &Field<'_>) -> Option<Self> {
         let fields = field.map()?;
         let id = |field: Field<'_>| field.integer(0..=i64::from(u32::MAX)).and_then(|id| u32::try_from(id).ok());
+        let pod = fields.optional("pod").and_then(|field| field.boolean()).unwrap_or_default();
+        // A proxy is one user's: whoever else is in its group would be it too.
+        let uid = if pod { fields.optional("uid") } else { fields.required("uid") };
+        let (uid_given, uid) = (uid.is_some(), uid.and_then(id));
+        let gid = fields.optional("gid");
+        let (gid_given, gid) = (gid.is_some(), gid.and_then(id));
+        let is = if pod { Some(UnixPeerIs::Pod) } else { UnixPeerIs::proxy(&fields) };
+        fields.refuse_others();
+        // One that cannot be read must not become anybody's.
+        let readable = uid_given == uid.is_some() && gid_given == gid.is_some() && (pod || uid_given);
+        Some(Self { uid, gid, is: is.filter(|_| readable)? })
+    }
+
+    /// Whether it asks for the pod behind a peer.
+    pub fn is_pod(&self) -> bool {
+        self.is == UnixPeerIs::Pod
+    }
+}
+
+impl UnixPeerIs {
+    fn proxy(fields: &Fields<'_>) -> Option<Self> {
         let text = |field: Field<'_>| field.name().map(str::to_owned);
-        let uid = fields.required("uid").and_then(id);
-        let gid = fields.optional("gid").and_then(id);
         let mesh = fields.optional("mesh").map_or_else(|| Some("default".to_owned()), text);
         let name = fields.required("name").and_then(text);
         let workload = fields.required("workload").and_then(text);
         let labels = fields.optional("labels").and_then(|field| field.map());
         let labels = labels.iter().flat_map(Fields::entries);
         let labels = labels.filter_map(|(key, field)| Some((key.to_owned(), field.text()?.to_owned()))).collect();
-        fields.refuse_others();
-        Some(Self { uid: uid?, gid, mesh: mesh?, name: name?, workload: workload?, labels })
+        Some(Self::Proxy { mesh: mesh?, name: name?, workload: workload?, labels })
     }
 }

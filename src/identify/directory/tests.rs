@@ -4,6 +4,8 @@ use axum::http::Method;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
+use std::fmt;
+
 use super::*;
 use crate::runtime::tasks::Deaths;
 use crate::testing::fake_cluster::{FakeApi, Fault};

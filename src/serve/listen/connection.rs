@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -17,7 +18,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::places::ConnectionPlace;
-use crate::identify::UnixPeer;
+use crate::identify::client_ca::ClientCaWatch;
+use crate::identify::{UnixPeer, process};
 
 /// What a connection proves about its peer. It is in the extensions of every call.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +28,8 @@ pub struct Peer {
     pub address: Option<SocketAddr>,
     /// Its certificate chain, verified against the listener's client CA; empty if it has shown none.
     pub certificates: Arc<[CertificateDer<'static>]>,
+    /// That client CA, as it is at any time; `None` if no certificate was shown.
+    pub client_ca: Option<ClientCaWatch>,
     /// The credentials of the peer of a unix socket.
     pub unix: Option<UnixPeer>,
     /// Closes the connection when cancelled.
@@ -63,6 +67,8 @@ pub struct Connection {
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     /// `None` once the peer has spoken.
     silence: Option<Silence>,
+    /// Whom its listener verifies client certificates against.
+    client_ca: Option<ClientCaWatch>,
     _place: Option<ConnectionPlace>,
 }
 
@@ -92,12 +98,17 @@ impl Connection {
         let end = CancellationToken::new();
         let ended = Box::pin(end.clone().cancelled_owned());
         let limit = Box::pin(tokio::time::sleep_until(deadline));
-        Self { io, end, ended, silence: Some(Silence { missing: PREFACE, limit }), _place: None }
+        Self { io, end, ended, silence: Some(Silence { missing: PREFACE, limit }), client_ca: None, _place: None }
     }
 
     /// The connection with the place that it has.
     pub(super) fn at(self, place: Option<ConnectionPlace>) -> Self {
         Self { _place: place, ..self }
+    }
+
+    /// The connection with what its certificate was verified against, if it has shown one.
+    pub(super) fn verified_by(self, client_ca: Option<ClientCaWatch>) -> Self {
+        Self { client_ca, ..self }
     }
 
     /// An error once it has been ended from within. HTTP/2 always reads or writes, so one of these is always waiting.
@@ -129,15 +140,22 @@ impl Connection {
             Io::Plain(stream) => Peer { address: stream.peer_addr().ok(), ..base },
             Io::Tls(stream) => {
                 let (stream, session) = stream.get_ref();
+                let certificates = session.peer_certificates().unwrap_or_default();
                 Peer {
                     address: stream.peer_addr().ok(),
-                    certificates: session.peer_certificates().unwrap_or_default().into(),
+                    certificates: certificates.into(),
+                    client_ca: self.client_ca.clone().filter(|_| !certificates.is_empty()),
                     ..base
                 }
             }
             Io::Unix(stream) => {
-                let peer =
-                    |peer: tokio::net::unix::UCred| UnixPeer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() };
+                let peer = |peer: tokio::net::unix::UCred| UnixPeer {
+                    uid: peer.uid(),
+                    gid: peer.gid(),
+                    pid: peer.pid(),
+                    // Now, as the number may be another process's by the time that somebody asks.
+                    started: peer.pid().and_then(|pid| process::started(Path::new(process::PROC), pid)),
+                };
                 Peer { unix: stream.peer_cred().ok().map(peer), ..base }
             }
             #[cfg(test)]

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Connection, Io};
 use super::places::ConnectionPlace;
+use crate::identify::client_ca::ClientCaWatch;
 use crate::runtime::tasks::Tasks;
 use crate::serve::metrics::Metrics;
 
@@ -32,14 +33,19 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Handshakes {
     config: watch::Receiver<Arc<ServerConfig>>,
+    client_ca: Option<ClientCaWatch>,
     places: Places,
     metrics: Metrics,
 }
 
 impl Handshakes {
-    /// Handshakes with whatever `config` is when they begin.
-    pub(super) fn new(config: watch::Receiver<Arc<ServerConfig>>, metrics: Metrics) -> Self {
-        Self { config, places: Places::default(), metrics }
+    /// Handshakes with whatever `config` is when they begin. `client_ca` is what it verifies client certificates against.
+    pub(super) fn new(
+        config: watch::Receiver<Arc<ServerConfig>>,
+        client_ca: Option<ClientCaWatch>,
+        metrics: Metrics,
+    ) -> Self {
+        Self { config, client_ca, places: Places::default(), metrics }
     }
 
     /// Waits until another one can begin. To be called by the one loop that also starts them.
@@ -60,7 +66,7 @@ impl Handshakes {
             tracing::debug!(peer = ?stream.peer_addr(), "too many TLS handshakes; the connection is closed");
             return;
         };
-        let metrics = self.metrics.clone();
+        let (metrics, client_ca) = (self.metrics.clone(), self.client_ca.clone());
         let acceptor = TlsAcceptor::from(self.config.borrow().clone());
         tasks.spawn(async move {
             let peer = stream.peer_addr();
@@ -68,8 +74,9 @@ impl Handshakes {
             match place.given_up.run_until_cancelled(handshake).await {
                 Some(Ok(Ok(stream))) => {
                     drop(place);
+                    let made = Connection::new(Io::Tls(Box::new(stream)), deadline).at(connection);
                     // An error means that the server is gone.
-                    drop(accepted.send(Connection::new(Io::Tls(Box::new(stream)), deadline).at(connection)).await);
+                    drop(accepted.send(made.verified_by(client_ca)).await);
                 }
                 Some(Ok(Err(error))) => tracing::debug!(?peer, %error, "TLS handshake failed"),
                 Some(Err(_elapsed)) => tracing::debug!(?peer, "TLS handshake took too long"),

@@ -79,6 +79,7 @@ fn write(folder: &Path, ca: &Ca) -> TlsFiles {
         private_key: replace("tls.key", &key),
         certificate: replace("tls.crt", &certificate.pem()),
         client_ca: Some(folder.join("client-ca.crt")),
+        client_crl: None,
     }
 }
 
@@ -147,6 +148,55 @@ async fn tls_and_its_reload_without_dropping_a_stream() {
     tokio::time::timeout(Duration::from_secs(10), reloaded).await.expect("new connections see the new certificate");
     server.issue();
     next(&mut responses).await;
+}
+
+#[tokio::test]
+async fn revocation_lists_are_read_again_for_those_who_come_and_those_who_are_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, clients) = (ca("CA"), ca("client CA"));
+    let crl = folder.path().join("client.crl");
+    let replace = |text: &str| {
+        std::fs::write(folder.path().join("next"), text).unwrap();
+        std::fs::rename(folder.path().join("next"), &crl).unwrap();
+    };
+    std::fs::write(folder.path().join("client-ca.crt"), clients.certificate.pem()).unwrap();
+    replace(&clients.crl(&[]));
+    let tls = Some(TlsFiles { client_crl: Some(crl.clone()), ..write(folder.path(), &ca) });
+    let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls };
+    let server = TestServer::start(ServeSettings::default(), &[settings]).await;
+    let address = server.addresses[0].clone();
+    server.issue();
+    let (certificate, key) = client_certificate(&clients);
+    let io = connect(&address, &ca, Some((certificate.clone(), key.clone_key()))).await.unwrap();
+    let (_requests, mut responses) = subscribe(io).await;
+    next(&mut responses).await;
+    let mut judge = server.authenticate.seen.lock().unwrap()[0].client_ca.clone().unwrap();
+    let chain = [certificate.clone()];
+    let accepts =
+        |judge: &crate::identify::client_ca::ClientCaWatch| judge.borrow().verify(&chain, Clock::system().now());
+    accepts(&judge).unwrap();
+
+    replace(&clients.crl(&[&certificate]));
+    let changed = tokio::time::timeout(Duration::from_secs(10), judge.changed()).await;
+    changed.expect("those who are there hear of it").unwrap();
+    accepts(&judge).unwrap_err();
+    if let Ok(mut revoked) = connect(&address, &ca, Some((certificate.clone(), key.clone_key()))).await {
+        revoked.read_u8().await.unwrap_err();
+    }
+
+    // What is no list, or nobody's of these, changes nothing and is told.
+    for broken in ["", &self::ca("client CA").crl(&[])] {
+        replace(broken);
+        eventually(|| server.metrics().contains("tls_files_broken 1")).await;
+        replace(&clients.crl(&[&certificate]));
+        eventually(|| server.metrics().contains("tls_files_broken 0")).await;
+        accepts(&judge).unwrap_err();
+    }
+    judge.mark_unchanged();
+    replace(&clients.crl(&[]));
+    judge.changed().await.unwrap();
+    accepts(&judge).unwrap();
+    connect(&address, &ca, Some((certificate, key))).await.unwrap();
 }
 
 #[tokio::test]

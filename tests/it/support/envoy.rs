@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -13,6 +14,17 @@ use serde_json::Value;
 use super::eventually::eventually;
 use super::process::Process;
 use super::{PATIENCE, http, parts};
+
+/// Who starts an Envoy.
+#[derive(Debug, Clone, Copy)]
+pub enum StartedBy<'a> {
+    /// The test's own user.
+    Test,
+    /// Another user, and a group of the same number; the test has to be root's.
+    User(u32),
+    /// A shell that has moved into this control group.
+    Cgroup(&'a Path),
+}
 
 /// Merged over every bootstrap, so that each Envoy gets an admin port of its own.
 const ADMIN: &str = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}";
@@ -42,11 +54,32 @@ impl Envoy {
     /// Starts Envoy with this bootstrap (which needs no `admin`), and waits for its admin interface: not for readiness,
     /// which may be what the test is about. `dir` gets the bootstrap and the log.
     pub async fn start(bootstrap: &str, dir: &Path) -> Self {
+        Self::start_by(StartedBy::Test, bootstrap, dir).await
+    }
+
+    /// The same, by another. For another user, `dir` has to be open to everybody, and gets a copy of the program, as the
+    /// parts may be where nobody else can look.
+    pub async fn start_by(starter: StartedBy<'_>, bootstrap: &str, dir: &Path) -> Self {
         let file = dir.join("envoy.yaml");
         fs::write(&file, bootstrap).expect("the bootstrap can be written");
         let address_file = dir.join("envoy-admin");
         let _ = fs::remove_file(&address_file); // an earlier Envoy of the same folder
-        let mut command = Command::new(parts::program("envoy"));
+        let program = parts::program("envoy");
+        let mut command = match starter {
+            StartedBy::Test => Command::new(program),
+            StartedBy::User(id) => {
+                let copy = dir.join("envoy");
+                fs::copy(program, &copy).expect("the program can be copied");
+                let mut command = Command::new(copy);
+                command.uid(id).gid(id).current_dir(dir);
+                command
+            }
+            StartedBy::Cgroup(cgroup) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(cgroup).arg(program);
+                command
+            }
+        };
         command.arg("-c").arg(&file).arg("--admin-address-path").arg(&address_file);
         // Hot restart needs shared memory with an id that no other Envoy has, and nothing here restarts hot.
         command.args(["--config-yaml", ADMIN, "--disable-hot-restart", "--concurrency", "1"]);

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -62,8 +63,7 @@ impl Leaf {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = self.usages.clone();
         params.use_authority_key_identifier_extension = true;
-        let now = Duration::from_secs(jiff::Timestamp::now().as_second().try_into().expect("it is after 1970"));
-        params.not_before = date_time_ymd(1970, 1, 1) + now - self.age;
+        params.not_before = now() - self.age;
         params.not_after = params.not_before + self.lifetime;
         params
     }
@@ -88,6 +88,30 @@ impl TestCa {
         let cert = leaf.params().signed_by(&key, &self.issuer).expect("a leaf can be signed");
         let between = if self.cert_pem == self.root_pem { "" } else { &self.cert_pem };
         Identity { chain_pem: cert.pem() + between, key_pem: key.serialize_pem() }
+    }
+
+    /// A list, PEM, of these identities' certificates as revoked; good for a day.
+    pub fn crl(&self, revoked: &[&Identity]) -> String {
+        let now = now();
+        let revoked = revoked.iter().map(|identity| {
+            let leaf = identity.chain().remove(0);
+            let (_, leaf) = x509_parser::parse_x509_certificate(&leaf).expect("it is a certificate");
+            RevokedCertParams {
+                serial_number: SerialNumber::from_slice(leaf.raw_serial()),
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            }
+        });
+        let params = CertificateRevocationListParams {
+            this_update: now - Duration::from_secs(60),
+            next_update: now + Duration::from_secs(24 * 3600),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).expect("a list can be signed").pem().expect("a list is PEM-encodable")
     }
 
     /// For certificates that [`issue`](Self::issue) cannot make.
@@ -128,6 +152,11 @@ pub fn spiffe_csr(id: &str) -> (String, KeyPair) {
 /// A new P-256 key.
 pub fn new_key() -> KeyPair {
     KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key can be made")
+}
+
+fn now() -> time::OffsetDateTime {
+    let now = Duration::from_secs(jiff::Timestamp::now().as_second().try_into().expect("it is after 1970"));
+    date_time_ymd(1970, 1, 1) + now
 }
 
 fn uri_san(uri: &str) -> SanType {

@@ -1,13 +1,14 @@
 //! Envoys with the bootstraps of `envoy-config/`: those very files, so that what users copy is what is tested; and with
 //! those that other systems publish (`bootstrap.rs`).
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::bootstrap::{self, Bootstrap, Names, Party, Place, stat_of};
-use super::envoy::{Envoy, Secret};
+use super::envoy::{Envoy, Secret, StartedBy};
 use super::eventually::eventually;
 use super::pki::Identity;
 use super::server::Server;
@@ -24,6 +25,10 @@ pub enum Login<'a> {
     EnvoyGrpc { token: &'a str },
     /// A proxy token, sent by Envoy's own gRPC client over the unix socket.
     ProxyToken { token: &'a str },
+    /// A client certificate.
+    ClientCertificate { identity: &'a Identity },
+    /// The user or the control group of its process, over the unix socket.
+    UnixPeer { process: StartedBy<'a> },
     /// Not at all: over the unix socket, by its node id.
     NodeId,
 }
@@ -39,6 +44,8 @@ pub struct Proxy {
     /// What its secrets are called.
     pub names: Names,
     dir: PathBuf,
+    /// Of an Envoy of another user, removed after it has ended.
+    _home: Option<tempfile::TempDir>,
 }
 
 impl Proxy {
@@ -53,13 +60,18 @@ impl Proxy {
     /// Starts one; not yet ready.
     pub async fn start(server: &Server, name: &str, login: Login<'_>, inbound: SocketAddr, peer: SocketAddr) -> Self {
         let dir = scratch::dir(&format!("envoy-{name}"));
-        let (token_file, token_secret) = (dir.join("token"), dir.join("token.yaml"));
+        let (token_file, secret_file) = (dir.join("token"), dir.join("secret.yaml"));
         let file = match login {
             Login::GoogleGrpc { .. } => "service-account-google-grpc.yaml",
             Login::EnvoyGrpc { .. } => "service-account-envoy-grpc.yaml",
+            Login::ClientCertificate { .. } => "client-certificate.yaml",
             Login::ProxyToken { .. } => "proxy-token.yaml",
+            Login::UnixPeer { .. } => "unix-peer.yaml",
             Login::NodeId => "unix-node-id.yaml",
         };
+        if let Login::ClientCertificate { identity } = login {
+            set_certificate(&dir, identity);
+        }
         if let Login::GoogleGrpc { token } | Login::EnvoyGrpc { token } | Login::ProxyToken { token } = login {
             set_token(&dir, token);
         }
@@ -72,17 +84,20 @@ impl Proxy {
             ("SDS_CA_FILE", path(&server.ca_file())),
             ("SDS_SOCKET", path(&server.socket)),
             ("TOKEN_FILE", path(&token_file)),
-            ("TOKEN_SECRET_FILE", path(&token_secret)),
+            ("CERTIFICATE_FOLDER", path(&dir.join("client"))),
+            ("CERTIFICATE_SECRET_FILE", path(&secret_file)),
+            ("TOKEN_SECRET_FILE", path(&secret_file)),
             ("PEER_HOST", peer.ip().to_string()),
             ("PEER_PORT", peer.port().to_string()),
         ];
         let secret = match login {
             Login::EnvoyGrpc { .. } => Some("service-account-token.yaml"),
             Login::ProxyToken { .. } => Some("proxy-token-secret.yaml"),
-            Login::GoogleGrpc { .. } | Login::NodeId => None,
+            Login::ClientCertificate { .. } => Some("client-certificate-secret.yaml"),
+            Login::GoogleGrpc { .. } | Login::UnixPeer { .. } | Login::NodeId => None,
         };
         if let Some(secret) = secret {
-            fs::write(&token_secret, render(secret, &values)).expect("the file can be written");
+            fs::write(&secret_file, render(secret, &values)).expect("the file can be written");
         }
         let outbound = free_address();
         let bootstrap = render(file, &values);
@@ -94,8 +109,18 @@ impl Proxy {
             "{max_connection_duration: 3600s}",
             "{max_connection_duration: 3600s, max_requests_per_connection: 1}",
         );
-        let envoy = Envoy::start(&bootstrap, &dir).await;
-        Self { name: name.into(), envoy, inbound, outbound, names: Names::default(), dir }
+        let (starter, home) = match login {
+            Login::UnixPeer { process: process @ StartedBy::User(_) } => (process, Some(home_of_anybody())),
+            Login::UnixPeer { process } => (process, None),
+            _ => (StartedBy::Test, None),
+        };
+        let envoy = Envoy::start_by(starter, &bootstrap, home.as_ref().map_or(&dir, |home| home.path())).await;
+        Self { name: name.into(), envoy, inbound, outbound, names: Names::default(), dir, _home: home }
+    }
+
+    /// Replaces the client certificate and its key, as cert-manager's CSI driver or a kubelet does.
+    pub fn set_certificate(&self, identity: &Identity) {
+        set_certificate(&self.dir, identity);
     }
 
     /// Starts two that call each other, with a bootstrap that is not of `envoy-config/`; not yet ready.
@@ -122,7 +147,7 @@ impl Proxy {
         let place = Place { own, peer, inbound, outbound: free_address(), to, dir: &dir };
         let (text, names) = bootstrap.render(server, &place);
         let envoy = Envoy::start(&text, &dir).await;
-        Self { name: own.name.into(), envoy, inbound, outbound: place.outbound, names, dir }
+        Self { name: own.name.into(), envoy, inbound, outbound: place.outbound, names, dir, _home: None }
     }
 
     /// Replaces the token file, as a kubelet does.
@@ -141,7 +166,7 @@ impl Proxy {
     pub async fn assert_sound(&mut self) {
         self.envoy.process.assert_running();
         let mut secrets = self.envoy.config_dump_secrets().await.expect("Envoy dumps its secrets");
-        secrets.remove("token"); // what it proves its identity with: from a file, not from the server
+        secrets.retain(|name, _| !["token", "client"].contains(&name.as_str())); // what it proves its identity with: from a file, not from the server
         let asked: Vec<_> = secrets.keys().map(String::as_str).collect();
         let mut names: Vec<_> = self.names.all().collect();
         names.sort_unstable();
@@ -297,6 +322,28 @@ fn replace_after(text: &str, marker: &str, old: &str, new: &str) -> String {
     let (before, after) = text.split_once(marker).unwrap_or_else(|| panic!("there is no {marker:?}"));
     assert!(after.contains(old), "there is no {old:?} after {marker:?}");
     format!("{before}{marker}{}", after.replacen(old, new, 1))
+}
+
+/// A folder where every user may write.
+fn home_of_anybody() -> tempfile::TempDir {
+    let home = tempfile::Builder::new().prefix("envoy").tempdir().expect("a temporary folder can be made");
+    fs::set_permissions(home.path(), Permissions::from_mode(0o777)).expect("it is the test's own");
+    home
+}
+
+/// Both files change at once, by a link to their folder, which is moved: so do mounts of Kubernetes.
+fn set_certificate(dir: &Path, identity: &Identity) {
+    let mounted = dir.join("client");
+    fs::create_dir_all(&mounted).expect("the scratch folder can be written");
+    let version = tempfile::Builder::new().prefix("..").tempdir_in(&mounted).expect("a folder can be made").keep();
+    fs::write(version.join("tls.crt"), &identity.chain_pem).expect("the scratch folder can be written");
+    fs::write(version.join("tls.key"), &identity.key_pem).expect("the scratch folder can be written");
+    let (link, next) = (mounted.join("..data"), mounted.join("..next"));
+    symlink(&version, &next).expect("a link can be made");
+    fs::rename(&next, &link).expect("a link can be replaced");
+    for name in ["tls.crt", "tls.key"] {
+        let _ = symlink(Path::new("..data").join(name), mounted.join(name)); // it may be there already
+    }
 }
 
 fn set_token(dir: &Path, token: &str) {

@@ -1,7 +1,8 @@
 //! The program under test: `envoy-sds serve`, as a process of its own.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -32,6 +33,15 @@ pub struct Settings<'a> {
 /// A server without a cluster that believes node ids; the resource file is still to be given.
 pub const NODE_ID: Settings<'_> = Settings { mesh: "", identify: "{insecureNodeId: true}", kubernetes: None, more: "" };
 
+/// What differs about its listeners.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Listeners<'a> {
+    /// The CA of client certificates, and a list of those that are revoked; without, none is asked for.
+    pub clients: Option<(&'a str, &'a str)>,
+    /// Whether every user may connect to the unix socket, and not only the server's own.
+    pub everybody: bool,
+}
+
 /// The cluster that it uses.
 #[derive(Debug, Clone, Copy)]
 pub struct Kubernetes<'a> {
@@ -56,6 +66,11 @@ pub struct Server {
 impl Server {
     /// Starts it, and waits until it listens: not for readiness, which may be what the test is about.
     pub async fn start(settings: Settings<'_>) -> Self {
+        Self::start_with(settings, Listeners::default()).await
+    }
+
+    /// The same, with other listeners.
+    pub async fn start_with(settings: Settings<'_>, listeners: Listeners<'_>) -> Self {
         let dir = scratch::dir("server");
         let run_dir = tempfile::Builder::new().prefix("sds").tempdir().expect("a temporary folder can be made");
         let socket = run_dir.path().join("sds.sock");
@@ -64,7 +79,14 @@ impl Server {
         let ca = TestCa::root("SDS server CA");
         fs::write(dir.join("tls/ca.crt"), &ca.root_pem).expect("the scratch folder can be written");
         fs::write(dir.join("mesh.yaml"), settings.mesh).expect("the scratch folder can be written");
-        fs::write(dir.join("server.yaml"), config(&settings, &dir, &socket, tls_port, admin))
+        if let Some((ca, crl)) = listeners.clients {
+            replace_file(&dir, "tls/client-ca.crt", ca);
+            replace_file(&dir, "tls/client.crl", crl);
+        }
+        if listeners.everybody {
+            fs::set_permissions(run_dir.path(), Permissions::from_mode(0o755)).expect("it is the test's own");
+        }
+        fs::write(dir.join("server.yaml"), config(&settings, listeners, &dir, &socket, tls_port, admin))
             .expect("the scratch folder can be written");
 
         let file = |name: &str| dir.join(name).display().to_string();
@@ -101,6 +123,11 @@ impl Server {
     /// Replaces the TLS listener's key and certificate by new ones of the same CA.
     pub fn replace_certificate(&self) {
         replace_certificate(&self.dir, &self.ca);
+    }
+
+    /// Replaces the revocation list of the TLS listener.
+    pub fn set_client_crl(&self, text: &str) {
+        self.replace_file("tls/client.crl", text);
     }
 
     fn replace_file(&self, name: &str, text: &str) {
@@ -268,9 +295,21 @@ fn spawn(arguments: &[String], dir: &Path) -> Process {
 }
 
 /// A server configuration with both kinds of listener.
-fn config(settings: &Settings<'_>, dir: &Path, socket: &Path, port: u16, admin: SocketAddr) -> String {
+fn config(
+    settings: &Settings<'_>,
+    listeners: Listeners<'_>,
+    dir: &Path,
+    socket: &Path,
+    port: u16,
+    admin: SocketAddr,
+) -> String {
     let dir = dir.display();
-    let tls = format!("{{certificate: {dir}/tls/tls.crt, privateKey: {dir}/tls/tls.key}}");
+    let clients = match listeners.clients {
+        Some(_) => format!(", clientCa: {dir}/tls/client-ca.crt, clientCrl: {dir}/tls/client.crl"),
+        None => String::new(),
+    };
+    let tls = format!("{{certificate: {dir}/tls/tls.crt, privateKey: {dir}/tls/tls.key{clients}}}");
+    let mode = if listeners.everybody { "0666" } else { "0600" };
     // `localhost` is whatever the machine says it is, and Envoy may look for IPv6 first.
     let six = match TcpListener::bind("[::1]:0") {
         Ok(_) => format!("- {{address: '[::1]:{port}', tls: {tls}}}\n"),
@@ -283,7 +322,7 @@ fn config(settings: &Settings<'_>, dir: &Path, socket: &Path, port: u16, admin: 
     format!(
         "listeners:
 - {{address: 127.0.0.1:{port}, tls: {tls}}}
-{six}- {{unix: {socket}, mode: '0600'}}
+{six}- {{unix: {socket}, mode: '{mode}'}}
 admin: {{address: '{admin}'}}
 resources: [{dir}/mesh.yaml]
 stateDir: {dir}/state

@@ -1,0 +1,153 @@
+//! `clientCertificate`: a certificate with a SPIFFE ID, shown in the TLS handshake and verified against the listener's
+//! client CA (X509-SVID §5).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use futures::stream::{BoxStream, StreamExt};
+use rustls::pki_types::CertificateDer;
+use spiffe::SpiffeId;
+use tokio_stream::wrappers::WatchStream;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::client_ca::{ClientCa, ClientCaWatch};
+use super::standing::{Facts, Standing, Stands};
+use super::{Evidence, Identify, IdentifyError, Proof};
+use crate::model::certificate::Certificate;
+use crate::model::identity::Workload;
+use crate::runtime::clock::Clock;
+
+/// The name of the method, as configured.
+pub const METHOD: &str = "clientCertificate";
+
+/// See the module.
+#[derive(Debug)]
+pub struct ClientCertificates {
+    clock: Clock,
+}
+
+impl ClientCertificates {
+    /// `clock` says when certificates are verified anew.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock }
+    }
+}
+
+#[async_trait]
+impl Identify for ClientCertificates {
+    fn method(&self) -> &'static str {
+        METHOD
+    }
+
+    async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
+        let chain = &evidence.peer_certificates;
+        if chain.is_empty() {
+            return Ok(None);
+        }
+        let Some(client_ca) = evidence.client_ca.clone() else {
+            return Err(refused("nothing says which CA it was verified against"));
+        };
+        let shown = Shown { chain: chain.clone(), client_ca, clock: self.clock.clone(), judged: Mutex::default() };
+        // The handshake may have been hours ago: a connection has one, and opens streams as it likes.
+        shown.judge()?;
+        let proof = read(chain).map_err(refused)?;
+        Ok(Some(Proof { standing: Standing::on(Arc::new(shown)), ..proof }))
+    }
+}
+
+/// What a verified chain, leaf first, proves.
+fn read(chain: &[CertificateDer<'static>]) -> Result<Proof, String> {
+    let parse = |der: &CertificateDer<'static>| Certificate::from_der(der.clone()).map_err(|error| error.to_string());
+    let chain = chain.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let leaf = chain.first().ok_or("there is no certificate")?;
+    if leaf.is_ca() || signs_others(leaf)? {
+        return Err("it is a CA's certificate".to_owned());
+    }
+    let [uri] = leaf.uris() else {
+        return Err(format!("it has {} URI names instead of one SPIFFE ID", leaf.uris().len()));
+    };
+    let id: SpiffeId = uri.parse().map_err(|error| format!("its URI name is no SPIFFE ID: {error}"))?;
+    // The parser lowers capitals: what is not said exactly is not said.
+    if id.to_string() != *uri {
+        return Err("its URI name is no SPIFFE ID: scheme and trust domain are lower case".to_owned());
+    }
+    let segments: Vec<&str> = id.path().split('/').skip(1).collect();
+    let workload = match segments.as_slice() {
+        ["ns", namespace, "sa", account] => Workload {
+            namespace: Some((*namespace).into()),
+            service_account: Some((*account).into()),
+            ..Workload::default()
+        },
+        [name] => Workload { name: Some((*name).into()), ..Workload::default() },
+        _ => {
+            return Err(format!(
+                "the path of {id} names no workload; understood are /ns/<namespace>/sa/<service account> and /<workload>"
+            ));
+        }
+    };
+    Ok(Proof {
+        method: METHOD,
+        trust_domain: Some(id.trust_domain_name().into()),
+        workload,
+        until: chain.iter().map(|certificate| certificate.validity().not_after).min(),
+        ..Proof::default()
+    })
+}
+
+/// A leaf must not be able to sign certificates or revocation lists (X509-SVID §4.3).
+fn signs_others(leaf: &Certificate) -> Result<bool, String> {
+    let (_, leaf) = X509Certificate::from_der(leaf.der()).map_err(|error| error.to_string())?;
+    let usage = leaf.key_usage().map_err(|error| error.to_string())?;
+    Ok(usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()))
+}
+
+/// A chain that was shown. It stands for as long as the listener's newest client CA accepts it.
+struct Shown {
+    chain: Vec<CertificateDer<'static>>,
+    client_ca: ClientCaWatch,
+    clock: Clock,
+    /// The last judge and its verdict. Streams ask for other reasons too, and thousands of them at a time.
+    judged: Mutex<Option<(Arc<ClientCa>, Result<(), IdentifyError>)>>,
+}
+
+impl Shown {
+    fn judge(&self) -> Result<(), IdentifyError> {
+        let newest = self.client_ca.borrow().clone();
+        let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*judged {
+            Some((judge, verdict)) if Arc::ptr_eq(judge, &newest) => verdict.clone(),
+            _ => {
+                let verdict = newest.verify(&self.chain, self.clock.now());
+                let verdict = verdict.map_err(|reason| refused(format!("the client CA does not accept it: {reason}")));
+                *judged = Some((newest, verdict.clone()));
+                verdict
+            }
+        }
+    }
+}
+
+impl Stands for Shown {
+    fn facts(&self) -> Result<Facts, IdentifyError> {
+        self.judge().map(|()| Facts::default())
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        WatchStream::from_changes(self.client_ca.clone()).map(drop).boxed()
+    }
+}
+
+impl fmt::Debug for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shown").field("certificates", &self.chain.len()).finish_non_exhaustive()
+    }
+}
+
+fn refused(reason: impl Into<String>) -> IdentifyError {
+    IdentifyError::Refused { method: METHOD, reason: reason.into() }
+}
+
+#[cfg(test)]
+#[path = "client_certificate_tests.rs"]
+mod tests;

@@ -1,0 +1,172 @@
+use futures::FutureExt;
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use super::*;
+use crate::testing::certs::{LeafOptions, TestCa, timestamp};
+
+const NOW: i64 = 1_800_000_000;
+const LATER: i64 = 1_800_050_000;
+
+fn client_ca(ca: &TestCa, crl: Option<&str>) -> Arc<ClientCa> {
+    let pem = ca.certificate().pem();
+    Arc::new(ClientCa::from_pem(pem.as_bytes(), crl.map(str::as_bytes)).unwrap())
+}
+
+fn evidence(chain: &[&Certificate], client_ca: &watch::Sender<Arc<ClientCa>>) -> Evidence {
+    let peer_certificates = chain.iter().map(|certificate| certificate.der().clone()).collect();
+    Evidence { peer_certificates, client_ca: Some(client_ca.subscribe()), ..Evidence::default() }
+}
+
+fn leaf(uris: &[&str]) -> LeafOptions {
+    LeafOptions { uris: Some(uris.iter().map(ToString::to_string).collect()), ..LeafOptions::default() }
+}
+
+fn method() -> ClientCertificates {
+    ClientCertificates::new(Clock::fixed(timestamp(NOW)))
+}
+
+async fn proof(ca: &TestCa, options: &LeafOptions) -> Result<Option<Proof>, IdentifyError> {
+    let (judges, _) = watch::channel(client_ca(ca, None));
+    method().identify(&evidence(&[&ca.leaf(options)], &judges)).await
+}
+
+#[tokio::test]
+async fn a_spiffe_id_says_trust_domain_and_workload() {
+    let ca = TestCa::root("clients");
+    let proven = proof(&ca, &leaf(&["spiffe://prod/ns/shop/sa/web"])).await.unwrap().unwrap();
+    assert_eq!((proven.method, proven.trust_domain.as_deref(), proven.mesh), (METHOD, Some("prod"), None));
+    let (namespace, account) = (proven.workload.namespace.as_deref(), proven.workload.service_account.as_deref());
+    assert_eq!((namespace, account), (Some("shop"), Some("web")));
+    assert_eq!((proven.workload.name, proven.instance), (None, None));
+
+    let with_dns = LeafOptions { dns: vec!["web.shop".to_owned()], ..leaf(&["spiffe://prod/web"]) };
+    let proven = proof(&ca, &with_dns).await.unwrap().unwrap();
+    assert_eq!((proven.workload.name.as_deref(), proven.workload.namespace), (Some("web"), None));
+}
+
+#[tokio::test]
+async fn the_proof_ends_with_the_first_certificate_of_the_chain() {
+    let root = TestCa::root("clients");
+    let (judges, _) = watch::channel(client_ca(&root, None));
+    for (intermediate, end) in
+        [(root.intermediate("long"), 1_800_086_400), (root.intermediate_until("short", timestamp(LATER)), LATER)]
+    {
+        let leaf = intermediate.leaf(&leaf(&["spiffe://prod/web"]));
+        let proven =
+            method().identify(&evidence(&[&leaf, intermediate.certificate()], &judges)).await.unwrap().unwrap();
+        assert_eq!(proven.until, Some(timestamp(end)));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_svid_is_refused() {
+    let ca = TestCa::root("clients");
+    let of_ca = LeafOptions { is_ca: true, ..leaf(&["spiffe://prod/web"]) };
+    let server_only = LeafOptions { client_auth: false, ..leaf(&["spiffe://prod/web"]) };
+    let ended =
+        LeafOptions { validity: Some((timestamp(NOW - 9000), timestamp(NOW - 1))), ..leaf(&["spiffe://prod/web"]) };
+    for (options, reason) in [
+        (leaf(&[]), "0 URI names"),
+        (leaf(&["spiffe://prod/web", "spiffe://prod/db"]), "2 URI names"),
+        (leaf(&["https://prod/web"]), "no SPIFFE ID"),
+        (leaf(&["spiffe://PROD/web"]), "no SPIFFE ID"),
+        (leaf(&["spiffe://prod/web/"]), "no SPIFFE ID"),
+        (leaf(&["spiffe://prod/../db"]), "no SPIFFE ID"),
+        (leaf(&["spiffe://prod"]), "understood are /ns/<namespace>/sa/<service account> and /<workload>"),
+        (leaf(&["spiffe://prod/ns/shop/sa"]), "understood are"),
+        (leaf(&["spiffe://prod/ns/shop/sa/web/0"]), "understood are"),
+        (leaf(&["spiffe://prod/sa/web/ns/shop"]), "understood are"),
+        (of_ca, "CA"),
+        (server_only, "does not accept it"),
+        (ended, "does not accept it"),
+    ] {
+        let error = proof(&ca, &options).await.unwrap_err();
+        assert!(matches!(&error, IdentifyError::Refused { .. }) && error.to_string().contains(reason), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_nothing_is_proven_and_a_foreign_one_is_refused() {
+    assert_eq!(method().identify(&Evidence::default()).await, Ok(None));
+    let (judges, _) = watch::channel(client_ca(&TestCa::root("clients"), None));
+    let foreign = TestCa::root("clients").leaf(&leaf(&["spiffe://prod/web"]));
+    let error = method().identify(&evidence(&[&foreign], &judges)).await.unwrap_err();
+    assert!(matches!(error, IdentifyError::Refused { .. }), "{error}");
+    let unknown = Evidence { client_ca: None, ..evidence(&[&foreign], &judges) };
+    assert!(method().identify(&unknown).await.is_err());
+}
+
+#[tokio::test]
+async fn it_stands_until_the_newest_client_ca_does_not_accept_it() {
+    let (ca, other) = (TestCa::root("clients"), TestCa::root("others"));
+    let [web, db] = ["spiffe://prod/web", "spiffe://prod/db"].map(|id| ca.leaf(&leaf(&[id])));
+    let next = timestamp(LATER);
+    let without = client_ca(&ca, Some(&ca.crl(&[], next)));
+    let with = client_ca(&ca, Some(&ca.crl(&[&web], next)));
+    for (judge, stands) in
+        [(client_ca(&ca, None), [true, true]), (with, [false, true]), (client_ca(&other, None), [false, false])]
+    {
+        let (judges, _) = watch::channel(without.clone());
+        for (certificate, stands) in [&web, &db].into_iter().zip(stands) {
+            judges.send_replace(without.clone());
+            let evidence = evidence(&[certificate], &judges);
+            let proven = method().identify(&evidence).await.unwrap().unwrap();
+            let mut changes = proven.standing.changes();
+            assert_eq!(changes.next().now_or_never(), None);
+            assert_eq!(proven.standing.facts(), Ok(Facts::default()));
+            judges.send_replace(judge.clone());
+            assert_eq!(changes.next().now_or_never(), Some(Some(())));
+            assert_eq!(proven.standing.facts().is_ok(), stands);
+            // A further stream of the same connection.
+            assert_eq!(method().identify(&evidence).await.is_ok(), stands);
+        }
+    }
+}
+
+#[test]
+fn revocation_lists() {
+    let (root, next) = (TestCa::root("clients"), timestamp(LATER));
+    let intermediate = root.intermediate("below");
+    let leaf = intermediate.leaf(&leaf(&["spiffe://prod/web"]));
+    let chain = [leaf.der().clone(), intermediate.certificate().der().clone()];
+    let verdict = |crl: &str, at: i64| client_ca(&root, Some(crl)).verify(&chain, timestamp(at));
+    // The issuer has no list here: not revoked.
+    assert_eq!(verdict(&root.crl(&[], next), NOW), Ok(()));
+    assert_eq!(verdict(&intermediate.crl(&[], next), NOW), Ok(()));
+    assert!(verdict(&intermediate.crl(&[&leaf], next), NOW).unwrap_err().contains("Revoked"));
+    // The whole path is looked at, and all lists.
+    let both = intermediate.crl(&[], next) + &root.crl(&[intermediate.certificate()], next);
+    assert!(verdict(&both, NOW).unwrap_err().contains("Revoked"));
+    // A list that has ended says nothing of anybody.
+    assert!(verdict(&root.crl(&[], next), LATER + 1).unwrap_err().contains("expired"));
+    let judge = client_ca(&root, Some(&root.crl(&[], next)));
+    assert_eq!(judge.next_end(timestamp(NOW)), Some(next));
+    assert_eq!((judge.next_end(next), judge.ended(next).len(), judge.ended(timestamp(NOW)).len()), (None, 1, 0));
+}
+
+#[test]
+fn revocation_lists_that_are_no_good() {
+    let (ca, namesake) = (TestCa::root("clients"), TestCa::root("clients"));
+    let next = timestamp(LATER);
+    let pem = ca.certificate().pem();
+    let load =
+        |crl: &str| ClientCa::from_pem(pem.as_bytes(), Some(crl.as_bytes())).map(drop).map_err(|e| e.to_string());
+    assert_eq!(load(&ca.crl(&[], next)), Ok(()));
+    assert_eq!(load(&TestCa::root("another").crl(&[], next)), Ok(()), "it may be an intermediate's");
+    assert!(load("").unwrap_err().contains("no PEM block"));
+    assert!(load(&pem).unwrap_err().contains("no PEM block"));
+    assert!(load(&namesake.crl(&[], next)).unwrap_err().contains("has not signed it"));
+    let broken = ca.crl(&[], next) + "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+    assert!(load(&broken).unwrap_err().contains("revocation list 2"), "{:?}", load(&broken));
+    assert!(ClientCa::from_pem(b"", None).unwrap_err().to_string().contains("CERTIFICATE"));
+}
+
+#[test]
+fn it_prints_no_certificate() {
+    let ca = TestCa::root("clients");
+    let (_, client_ca) = watch::channel(client_ca(&ca, None));
+    let chain = vec![ca.certificate().der().clone()];
+    let shown = Shown { chain, client_ca, clock: Clock::fixed(Timestamp::UNIX_EPOCH), judged: Mutex::default() };
+    assert_eq!(format!("{shown:?}"), "Shown { certificates: 1, .. }");
+}

@@ -1,0 +1,141 @@
+//! `unixPeer`: the user and group of a process that connects to a unix socket, as the kernel tells them; and on a node of
+//! Kubernetes the pod behind that process.
+//!
+//! A process is known by its number, which is another's after its end. So its beginning is noted when the connection is
+//! accepted, and compared after its control groups were read: then what was read is that process's, whatever became of the
+//! connection's file descriptor meanwhile. What is left is the moment between connecting and being accepted: a process
+//! that ends within it, and whose number goes to another one within it too, is taken for that other.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::pods::{FindPods, FoundPod};
+use super::{Evidence, Identify, IdentifyError, Proof, UnixPeer, pod_cgroup, process};
+use crate::model::identity::{Labels, Workload};
+
+/// The name of the method, as configured.
+pub const METHOD: &str = "unixPeer";
+
+/// Who is behind some peers.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// The peer's user; any, if absent.
+    pub uid: Option<u32>,
+    /// The peer's group; any, if absent.
+    pub gid: Option<u32>,
+    /// Who it is.
+    pub is: Behind,
+}
+
+/// Who is behind a peer.
+#[derive(Debug, Clone)]
+pub enum Behind {
+    /// This proxy, whichever of the peer's processes connects.
+    Proxy {
+        /// Its mesh.
+        mesh: String,
+        /// Its name.
+        name: String,
+        /// Its workload.
+        workload: Arc<str>,
+        /// Its labels.
+        labels: Labels,
+    },
+    /// The pod that the process runs in.
+    Pod,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct UnixPeers {
+    /// The most specific first.
+    rules: Vec<Rule>,
+    pods: Option<Arc<dyn FindPods>>,
+    proc: PathBuf,
+}
+
+impl UnixPeers {
+    /// Goes by `rules`, of which the one that names most of a peer counts: user and group, user, group, none. `pods` finds
+    /// pods; without it, no peer is one.
+    pub fn new(mut rules: Vec<Rule>, pods: Option<Arc<dyn FindPods>>) -> Self {
+        rules.sort_by_key(|rule| (rule.uid.is_none(), rule.gid.is_none()));
+        Self { rules, pods, proc: PathBuf::from(process::PROC) }
+    }
+
+    /// Reads of processes there.
+    #[cfg(test)]
+    fn reading(self, proc: &Path) -> Self {
+        Self { proc: proc.to_owned(), ..self }
+    }
+
+    fn rule(&self, peer: UnixPeer) -> Option<&Rule> {
+        let fits = |wanted: Option<u32>, id: u32| wanted.is_none_or(|wanted| wanted == id);
+        self.rules.iter().find(|rule| fits(rule.uid, peer.uid) && fits(rule.gid, peer.gid))
+    }
+
+    async fn pod(&self, peer: UnixPeer) -> Result<Proof, IdentifyError> {
+        let uid = pod_uid(&self.proc, peer).map_err(refused)?;
+        let pods =
+            self.pods.as_deref().ok_or_else(|| refused("there is no Kubernetes to ask for the pod".to_owned()))?;
+        let found = pods.by_uid(&uid).await.map_err(|reason| IdentifyError::Unavailable { method: METHOD, reason })?;
+        let Some(FoundPod { workload, standing }) = found else {
+            return Err(refused(format!("the API server knows no pod with the uid {uid}")));
+        };
+        let (Some(namespace), Some(pod)) = (&workload.namespace, &workload.pod) else {
+            return Err(refused(format!(
+                "the API server tells neither namespace nor name of the pod with the uid {uid}"
+            )));
+        };
+        let instance = Some(format!("{namespace}/{}/{}", pod.name, pod.uid));
+        Ok(Proof { method: METHOD, instance, workload, standing, ..Proof::default() })
+    }
+}
+
+#[async_trait]
+impl Identify for UnixPeers {
+    fn method(&self) -> &'static str {
+        METHOD
+    }
+
+    async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
+        let Some(peer) = evidence.unix_peer else { return Ok(None) };
+        let Some(rule) = self.rule(peer) else { return Ok(None) };
+        match &rule.is {
+            Behind::Pod => self.pod(peer).await.map(Some),
+            Behind::Proxy { mesh, name, workload, labels } => Ok(Some(Proof {
+                method: METHOD,
+                mesh: Some(mesh.clone()),
+                instance: Some(name.clone()),
+                workload: Workload { name: Some(workload.clone()), ..Workload::default() },
+                labels: labels.clone(),
+                ..Proof::default()
+            })),
+        }
+    }
+}
+
+/// The uid of the pod that the peer's process runs in. Reading from `/proc` takes no waiting.
+fn pod_uid(proc: &Path, peer: UnixPeer) -> Result<String, String> {
+    let (Some(pid), Some(began)) = (peer.pid.filter(|pid| *pid > 0), peer.started) else {
+        return Err(
+            "the peer's process cannot be seen from here; run the server in the node's PID namespace (hostPID: true)"
+                .to_owned(),
+        );
+    };
+    let gone = |_| format!("the process {pid} that connected is gone");
+    let cgroups = std::fs::read_to_string(proc.join(pid.to_string()).join("cgroup")).map_err(gone)?;
+    if process::started(proc, pid) != Some(began) {
+        return Err(format!("the process {pid} that connected is gone, and the number is another's"));
+    }
+    pod_cgroup::pod_uid(&cgroups).map_err(|reason| format!("the process {pid} runs in no pod: {reason}"))
+}
+
+fn refused(reason: String) -> IdentifyError {
+    IdentifyError::Refused { method: METHOD, reason }
+}
+
+#[cfg(test)]
+#[path = "unix_peer_tests.rs"]
+mod tests;
