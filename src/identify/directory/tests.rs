@@ -65,11 +65,11 @@ async fn sleeps(changes: &mut BoxStream<'static, ()>) {
     assert!(timeout(Duration::from_secs(5), changes.next()).await.is_err(), "woken for nothing");
 }
 
-fn is_gone(result: Result<impl std::fmt::Debug, IdentifyError>) {
+fn is_gone(result: Result<impl fmt::Debug, IdentifyError>) {
     assert!(matches!(&result, Err(IdentifyError::Refused { reason, .. }) if reason.contains("gone")), "{result:?}");
 }
 
-fn why_unknown(result: Result<impl std::fmt::Debug, IdentifyError>) -> String {
+fn why_unknown(result: Result<impl fmt::Debug, IdentifyError>) -> String {
     match result {
         Err(IdentifyError::Unavailable { reason, .. }) => reason,
         other => panic!("{other:?}"),
