@@ -122,7 +122,7 @@ fn no_algorithm_but_the_keys_own() {
     }
     // The public key as if it were a shared secret.
     let header = Header { kid: Some("one".to_owned()), ..Header::new(Algorithm::HS256) };
-    let secret = EncodingKey::from_secret(&signer.pair.der_bytes());
+    let secret = EncodingKey::from_secret(signer.pair.der_bytes());
     let token = jsonwebtoken::encode(&header, &claims(), &secret).unwrap();
     assert!(matches!(verify(&keys, &token), Err(NotVerified::Refused(_))));
     let nameless = Header::new(Algorithm::ES256);
