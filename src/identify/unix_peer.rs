@@ -81,7 +81,9 @@ impl UnixPeers {
             self.pods.as_deref().ok_or_else(|| refused("there is no Kubernetes to ask for the pod".to_owned()))?;
         let found = pods.by_uid(&uid).await.map_err(|reason| IdentifyError::Unavailable { method: METHOD, reason })?;
         let Some(FoundPod { workload, standing }) = found else {
-            return Err(refused(format!("the API server knows no pod with the uid {uid}")));
+            // Here, as reasons are redacted before they are logged, and uids look like secrets; this one is the kernel's.
+            tracing::info!(uid, "the API server does not know the pod of a unix peer");
+            return Err(refused("the API server does not know the pod that its control groups name".to_owned()));
         };
         let (Some(namespace), Some(pod)) = (&workload.namespace, &workload.pod) else {
             return Err(refused(format!(

@@ -202,7 +202,7 @@ async fn the_pod_behind_a_unix_peer() {
 
     let nobodys = Cgroup::of_pod("11111111-2222-3333-4444-555555555555");
     let other = start(&server, "other", Login::UnixPeer { process: StartedBy::Cgroup(nobodys.path()) }).await;
-    server.logs("INFO", &["refused", "knows no pod with the uid 11111111"]).await;
+    server.logs("INFO", &["does not know the pod of a unix peer", "11111111"]).await;
     assert!(!other.envoy.is_ready().await && other.is_shut().await);
     drop((web, other));
 }
