@@ -8,7 +8,9 @@ use tokio::sync::watch;
 
 /// What is published of each mesh now, and `None` for one that has nothing. Cheap to clone.
 #[derive(Debug)]
-pub(super) struct PerMesh<T>(Arc<DashMap<Arc<str>, watch::Sender<Option<Arc<T>>>>>);
+pub(super) struct PerMesh<T>(Arc<DashMap<Arc<str>, Current<T>>>);
+
+type Current<T> = watch::Sender<Option<Arc<T>>>;
 
 impl<T> Clone for PerMesh<T> {
     fn clone(&self) -> Self {

@@ -199,13 +199,9 @@ async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_a
         before.keep(&key(mesh));
     }
     let (complete, is_complete) = watch::channel(false);
+    let (_secrets, secrets) = watch::channel(in_files(MeshSecrets::default()));
     let (_policies, policies) = watch::channel(policies(&[("default", CaSource::Issuer)]));
-    let sources = Sources {
-        policies,
-        secrets: watch::channel(in_files(MeshSecrets::default())).1,
-        complete: is_complete,
-        state_dir: state_dir.path().to_owned(),
-    };
+    let sources = Sources { policies, secrets, complete: is_complete, state_dir: state_dir.path().to_owned() };
     let (tasks, _deaths) = Tasks::new();
     let store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
     let some_looks = || tokio::time::sleep(Duration::from_secs(150));
