@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod bundle_set;
+pub mod ca_pair;
 pub mod certificate;
 pub mod diagnostic;
 pub mod duration;

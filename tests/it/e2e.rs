@@ -12,6 +12,7 @@ mod embedded;
 mod hostile;
 mod late_trust;
 mod outages;
+mod provided;
 mod restart;
 mod rotation;
 mod served;
