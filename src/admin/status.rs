@@ -62,8 +62,13 @@ fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
     for policy in admin.policies.borrow().meshes.values() {
         writeln!(page, "\nmesh {}", policy.name)?;
         for backend in &policy.backends {
-            let role = if Some(&backend.name) == policy.enabled_backend.as_ref() { "signs" } else { "is trusted" };
-            writeln!(page, "  backend {} ({}) {role}", backend.name, backend.kind.label())?;
+            let name = &backend.name;
+            let classic = (Some(name) == policy.enabled_backend.as_ref()).then(|| "signs".to_owned());
+            let identities = policy.identities.iter().filter(|identity| identity.backend == *name);
+            let identities = identities.map(|identity| format!("signs for MeshIdentity {}", identity.name));
+            let roles: Vec<String> = classic.into_iter().chain(identities).collect();
+            let role = if roles.is_empty() { "is trusted".to_owned() } else { roles.join(", ") };
+            writeln!(page, "  backend {name} ({}) {role}", backend.kind.label())?;
         }
         match trust.borrow().meshes.get(&policy.name) {
             None => writeln!(page, "  trust bundle: not known yet")?,

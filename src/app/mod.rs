@@ -137,7 +137,9 @@ impl App {
         });
         let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
-        let authorities = Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
+        let authorities =
+            Authorities::new(config.state_dir.clone(), cert_manager.clone(), secrets.clone(), clock.clone());
+        let authorities = Arc::new(authorities);
         let settings = preflight::Settings {
             wanted: resources.policies,
             secrets: secrets.clone(),
@@ -156,8 +158,13 @@ impl App {
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
 
-        let announcer =
-            Announcer { authorities: authorities.clone(), roots: Arc::new(trust.clone()), clock: clock.clone() };
+        let issue_metrics = issue::metrics::Metrics::new(&mut registry);
+        let announcer = Announcer {
+            authorities: authorities.clone(),
+            roots: Arc::new(trust.clone()),
+            clock: clock.clone(),
+            metrics: issue_metrics.clone(),
+        };
         tasks.spawn_essential("root announcer", announcer.run(policies.clone()));
         let settings = ManagerSettings {
             in_flight_limit: config.limits.issuances_in_flight,
@@ -166,7 +173,7 @@ impl App {
             authorities,
             roots: Arc::new(trust.clone()),
             clock: clock.clone(),
-            metrics: issue::metrics::Metrics::new(&mut registry),
+            metrics: issue_metrics,
         };
         let manager = Manager::start(settings, &tasks);
         manager.register(&mut registry, clock.clone());

@@ -1,8 +1,8 @@
 //! Tells the trust store which CA each listed backend issues under, before any proxy asks.
 //!
 //! A mesh's trust bundle holds the CAs of *all* listed backends, also of those that do not sign. A builtin CA just shows
-//! its root. An issuer that is to name its CA itself (no `conf.caCert`) does so only with an answer to a request: so one
-//! certificate is asked for that nobody gets (`spiffe://<mesh>/envoy-sds/probe`; approvers have to know it), its key thrown
+//! its root, and a provided one what it was given to lead to, whenever it is given another. An issuer that is to name its CA itself (no `conf.caCert`) does so only with an answer to a request: so one
+//! certificate is asked for that nobody gets (`spiffe://<trust domain>/envoy-sds/probe`; approvers have to know it), its key thrown
 //! away at once. A server that knows the issuer's root from before it was restarted does not ask at once: what proxies are
 //! issued tells it of another as well.
 
@@ -14,11 +14,13 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::ca::provided::{Given, Provided};
 use super::ca::{AuthoritySource, SigningRequest};
+use super::csr;
 use super::issuer::{IssueError, learnable};
+use super::metrics::Metrics;
 use super::renewal::retry_after;
 use super::verify::{Expected, valid_in};
-use super::{csr, issuer};
 use crate::model::certificate::Certificate;
 use crate::model::policy::{Backend, PolicySet};
 use crate::model::roots::{RootNews, RootSink};
@@ -42,6 +44,8 @@ pub struct Announcer {
     pub roots: Arc<dyn RootSink>,
     /// The time.
     pub clock: Clock,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
 }
 
 type Key = (Arc<str>, Arc<str>);
@@ -82,6 +86,9 @@ impl Announcer {
     }
 
     async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>, is_changed: bool) {
+        if let Some(ca) = self.authorities.given(&mesh, &backend) {
+            return self.follow(&mesh, &backend, &ca).await;
+        }
         loop {
             match self.authorities.own_root(&mesh, &backend) {
                 Ok(Some(root)) => return self.roots.publish(&mesh, &backend, RootNews::Own(root)),
@@ -96,6 +103,25 @@ impl Announcer {
             }
             tokio::time::sleep(TRY_AGAIN).await;
         }
+    }
+
+    /// Tells what a provided CA leads to. That is told before anything is signed with it, and then again with what is.
+    async fn follow(&self, mesh: &Arc<str>, backend: &Arc<Backend>, ca: &Provided) {
+        let ready = self.metrics.provided_ca_ready(mesh, &backend.name);
+        let mut told = None;
+        ca.follow(|Given { anchor, trouble }| {
+            ready.set(anchor.is_some() && trouble.is_none());
+            // Each time, as the CA that was named last stays for good; but what is in trouble has been told already.
+            if let Some(root) = anchor.filter(|anchor| trouble.is_none() || told.as_ref() != Some(anchor)) {
+                told = Some(root.clone());
+                let needed_until = self.clock.now();
+                self.roots.publish(mesh, backend, RootNews::Learned { root, needed_until });
+            }
+            if let Some(trouble) = trouble {
+                self.roots.publish(mesh, backend, RootNews::Missing(trouble));
+            }
+        })
+        .await;
     }
 
     async fn probe_for_ever(&self, mesh: &Arc<str>, backend: &Arc<Backend>) {
@@ -121,7 +147,7 @@ impl Announcer {
 
     async fn probe(&self, mesh: &Arc<str>, backend: &Arc<Backend>) -> Result<(Certificate, Timestamp), IssueError> {
         let authority = self.authorities.of(mesh, backend).map_err(IssueError::Internal)?;
-        let spiffe_id: Arc<str> = format!("spiffe://{mesh}/envoy-sds/probe").into();
+        let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/probe", backend.trust_domain).into();
         let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
         let issued = authority
             .sign(SigningRequest {
@@ -133,13 +159,12 @@ impl Announcer {
                 request_timeout: backend.request_timeout,
             })
             .await?;
-        let subject = issuer::Subject { mesh: mesh.clone(), proxy: "probe".into(), spiffe_id: spiffe_id.clone() };
-        let policy_digest = issuer::policy_digest(backend, &subject);
-        let expected = Expected { spiffe_id, public_key: made.public_key, policy_digest };
+        // The probe is given to nobody.
+        let expected = Expected { spiffe_id, public_key: made.public_key, policy_digest: "".into() };
         if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
             tokio::time::sleep(wait).await;
         }
-        learnable(&issued, &expected, &made.key, self.clock.now())
+        learnable(&backend.kind, &issued, &expected, &made.key, self.clock.now())
     }
 }
 
@@ -148,10 +173,15 @@ fn jittered(every: Duration) -> Duration {
 }
 
 #[cfg(test)]
+#[path = "announce_provided_tests.rs"]
+mod provided_tests;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use async_trait::async_trait;
+    use prometheus_client::registry::Registry;
     use tokio::sync::mpsc;
 
     use super::*;
@@ -211,7 +241,8 @@ mod tests {
             let (tell, mut asked) = mpsc::unbounded_channel();
             let issuer = Arc::new(Issuer { asked: tell, has_learned });
             let clock = Clock::simulated(timestamp(1_800_000_000));
-            let announcer = Announcer { authorities: issuer.clone(), roots: issuer, clock };
+            let metrics = Metrics::new(&mut Registry::default());
+            let announcer = Announcer { authorities: issuer.clone(), roots: issuer, clock, metrics };
             let (change, heard) = watch::channel(policies("one"));
             let began = tokio::time::Instant::now();
             let mut running = JoinSet::new();

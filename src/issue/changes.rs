@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::issuer::{Issuer, TRUST_GRACE, policy_digest};
 use super::resume::Anchors;
+use super::signer::Signer;
 use super::verify::is_trusted;
-use super::worker::{TRY_AGAIN, Worker, subject};
-use crate::model::bundle::TrustSet;
+use super::worker::{TRY_AGAIN, Worker, subject, trust_of};
 use crate::model::identity::ProxyKey;
 use crate::model::policy::Backend;
 
@@ -18,30 +18,34 @@ impl Worker {
     pub(super) fn policies_changed(&mut self) {
         let policies = self.settings.policies.borrow_and_update().clone();
         let mut issuers = HashMap::new();
-        let mut changed: HashSet<Arc<str>> = HashSet::new();
-        let tried_before = self.retry_at.take().is_some();
-        for (mesh, policy) in &policies.meshes {
-            let Some(backend) = policy.enabled() else { continue };
-            let kept = self.issuers.remove(mesh).filter(|issuer| issuer.backend == *backend);
+        let mut changed: HashSet<Signer> = HashSet::new();
+        let tried_before = std::mem::take(&mut self.unusable);
+        for (signer, backend) in policies.meshes.values().flat_map(|policy| Signer::all(policy)) {
+            let kept = self.issuers.remove(&signer).filter(|issuer| issuer.backend == *backend);
             if kept.is_none() {
-                changed.insert(mesh.clone());
+                changed.insert(signer.clone());
             }
-            match kept.map_or_else(|| self.issuer(mesh, backend), Ok) {
+            match kept.map_or_else(|| self.issuer(&signer.mesh, backend), Ok) {
                 Ok(issuer) => {
-                    issuers.insert(mesh.clone(), issuer);
+                    issuers.insert(signer, issuer);
                 }
                 Err(reason) => {
-                    self.retry_at = Some(Instant::now() + TRY_AGAIN);
-                    if !tried_before {
-                        tracing::error!(%mesh, backend = %backend.name, reason, "the backend cannot be used");
+                    let (mesh, backend) = (signer.mesh, backend.name.clone());
+                    // One backend may sign for several.
+                    let told = self.unusable.get(&(mesh.clone(), backend.clone()));
+                    if told.or_else(|| tried_before.get(&(mesh.clone(), backend.clone()))) != Some(&reason) {
+                        tracing::error!(%mesh, %backend, reason, "the backend cannot be used");
                     }
+                    self.unusable.insert((mesh, backend), reason);
                 }
             }
         }
         self.issuers = issuers;
+        self.retry_at = (!self.unusable.is_empty()).then(|| Instant::now() + TRY_AGAIN);
         let now = self.settings.clock.now();
-        self.open_meshes(now);
-        let of_changed = self.schedule.keys().filter(|key| changed.contains(&key.mesh));
+        self.know_anchors();
+        self.open_signers(now);
+        let of_changed = self.schedule.keys().filter(|key| changed.contains(&Signer::from(*key)));
         let outdated: Vec<ProxyKey> = of_changed.filter(|key| self.is_outdated(key)).cloned().collect();
         if !outdated.is_empty() {
             tracing::info!(proxies = outdated.len(), "the policy has changed; certificates are issued anew");
@@ -64,7 +68,7 @@ impl Worker {
 
     /// Whether what is held or asked for is not what the policy wants now.
     fn is_outdated(&self, key: &ProxyKey) -> bool {
-        let Some(issuer) = self.issuers.get(&key.mesh) else { return false };
+        let Some(issuer) = self.issuers.get(&Signer::from(key)) else { return false };
         let wanted = policy_digest(&issuer.backend, &subject(key));
         if let Some(flight) = self.flights.get(key) {
             // The answer is looked at the way that the policy said at the start; the trust of another policy may have been
@@ -91,22 +95,23 @@ impl Worker {
         let trust = self.settings.trust.borrow_and_update().clone();
         let now = self.settings.clock.now();
         let before = std::mem::replace(&mut self.checked, trust.clone());
-        let is_changed = |mesh: &str| is_changed(&before, &trust, mesh);
-        self.anchors.retain(|mesh, _| trust.meshes.contains_key(mesh));
-        for (mesh, bundle) in trust.meshes.iter().filter(|(mesh, _)| is_changed(mesh)) {
-            self.anchors.insert(mesh.clone(), Anchors::new(bundle));
-        }
-        self.open_meshes(now);
+        // Whether there are CAs that the proxy's leaf may lead to, and others than before.
+        let is_changed = |key: &ProxyKey| {
+            let wanted = trust_of(&trust, key);
+            wanted.is_some() && wanted != trust_of(&before, key)
+        };
+        self.know_anchors();
+        self.open_signers(now);
         let refused: Vec<ProxyKey> = self
             .slots
             .iter()
             // One in flight is checked against the trust of the moment it lands.
-            .filter(|slot| is_changed(&slot.key().mesh) && !self.flights.contains_key(slot.key()))
+            .filter(|slot| is_changed(slot.key()) && !self.flights.contains_key(slot.key()))
             .filter(|slot| {
                 let current = slot.current.borrow();
                 let Some(svid) = current.as_ref() else { return self.holds_refused(slot.key(), now) };
                 // One that has ended is due anyway.
-                let bundle = trust.meshes.get(&slot.key().mesh).filter(|_| svid.usable_until() > now);
+                let bundle = trust_of(&trust, slot.key()).filter(|_| svid.usable_until() > now);
                 bundle.is_some_and(|bundle| !is_trusted(svid, bundle, now))
             })
             .map(|slot| slot.key().clone())
@@ -121,7 +126,7 @@ impl Worker {
         let waiting: Vec<ProxyKey> = self
             .slots
             .iter()
-            .filter(|slot| slot.status.wants_other_trust && is_changed(&slot.key().mesh))
+            .filter(|slot| slot.status.wants_other_trust && is_changed(slot.key()))
             .filter(|slot| !self.flights.contains_key(slot.key()))
             .map(|slot| slot.key().clone())
             .collect();
@@ -153,26 +158,37 @@ impl Worker {
         }
     }
 
-    /// A mesh signs when it has a policy, and a trust bundle to check the answers against that has its backend's CA in it.
-    fn open_meshes(&mut self, now: Timestamp) {
+    /// Reads off the trust of each of the meshes' own domains what reported leaves are judged by.
+    fn know_anchors(&mut self) {
+        let policies = self.settings.policies.borrow().clone();
+        let mut before = std::mem::take(&mut self.anchors);
+        for (mesh, policy) in &policies.meshes {
+            for domain in policy.own_trust_domains() {
+                let Some(bundle) = self.checked.of(mesh, &domain) else { continue };
+                let key = (mesh.clone(), domain);
+                let kept = before.remove(&key).filter(|anchors| anchors.are_of(bundle));
+                self.anchors.insert(key, kept.unwrap_or_else(|| Anchors::new(bundle)));
+            }
+        }
+    }
+
+    /// A backend signs when there is a policy that wants it to, and trust to check the answers against that has its CA in it.
+    fn open_signers(&mut self, now: Timestamp) {
         let trust = self.checked.clone();
-        let opened = self.issuers.iter().filter(|(mesh, issuer)| {
-            trust.meshes.contains_key(*mesh) && trust.known.contains(&((*mesh).clone(), issuer.backend.name.clone()))
+        let opened = self.issuers.iter().filter(|(signer, issuer)| {
+            let Backend { name, trust_domain, .. } = &*issuer.backend;
+            let is_known = trust.known.contains(&(signer.mesh.clone(), name.clone()));
+            is_known && trust.of(&signer.mesh, trust_domain).is_some()
         });
-        let opened: HashSet<Arc<str>> = opened.map(|(mesh, _)| mesh.clone()).collect();
-        self.schedule.close_others(|mesh| opened.contains(mesh));
-        for mesh in opened {
-            if self.schedule.is_open(&mesh) {
+        let opened: HashSet<Signer> = opened.map(|(signer, _)| signer.clone()).collect();
+        self.schedule.close_others(&opened);
+        for signer in opened {
+            if self.schedule.is_open(&signer) {
                 continue;
             }
             // What proxies reported meanwhile is judged before anything is signed.
-            self.judge_those_that_waited(&mesh, now);
-            self.schedule.open(&mesh, true);
+            self.judge_those_that_waited(&signer, now);
+            self.schedule.open(&signer, true);
         }
     }
-}
-
-/// Whether the mesh has a trust bundle, and another one than before.
-fn is_changed(before: &TrustSet, now: &TrustSet, mesh: &str) -> bool {
-    now.meshes.get(mesh).is_some_and(|bundle| before.meshes.get(mesh) != Some(bundle))
 }

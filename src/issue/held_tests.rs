@@ -13,7 +13,7 @@ impl Rig {
     fn leaf(&self, name: &str, from: i64, until: i64) -> HeldLeaf {
         let backend = self.policies.borrow().meshes["default"].enabled().unwrap().clone();
         let spiffe_id = format!("spiffe://default/{name}").into();
-        let subject = Subject { mesh: "default".into(), proxy: name.into(), spiffe_id };
+        let subject = Subject { mesh: "default".into(), proxy: name.into(), spiffe_id, identity_policy: None };
         HeldLeaf {
             not_before: timestamp(START + from),
             not_after: timestamp(START + until),

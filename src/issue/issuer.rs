@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
 use super::csr::{self, KeyAndRequest};
 use super::renewal::Patience;
+use super::signer::trust_domain;
 use super::verify::{Expected, VerifyError, valid_in, verify};
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::certificate::Certificate;
@@ -36,9 +37,11 @@ pub struct Subject {
     pub proxy: Arc<str>,
     /// The SPIFFE ID.
     pub spiffe_id: Arc<str>,
+    /// The identity policy that gives it, if one does.
+    pub identity_policy: Option<Arc<str>>,
 }
 
-/// A backend that signs for a mesh, with what is needed to check its answers.
+/// A backend that signs for a mesh or one of its identity policies, with what is needed to check its answers.
 #[derive(Debug, Clone)]
 pub struct Issuer {
     /// The policy it follows.
@@ -73,6 +76,14 @@ pub enum IssueError {
          to the CA to trust (or add ca.crt to the issuer's Secret)"
     )]
     AuthorityNotRoot(String),
+    /// Whoever believes this CA believes it for another trust domain.
+    #[error("{spiffe_id} is not in trust domain {trust_domain:?}, which is all that the backend signs for")]
+    ForeignTrustDomain {
+        /// What was asked for.
+        spiffe_id: Arc<str>,
+        /// The backend's.
+        trust_domain: Arc<str>,
+    },
     /// The mesh's trust bundle is not complete.
     #[error(
         "the mesh's trust bundle is not complete, so the leaf cannot be checked; see the trust sources of the mesh"
@@ -93,7 +104,7 @@ impl IssueError {
             Self::Ca(error) => error.label(),
             Self::Verify(_) => "rejected",
             Self::NoAuthority | Self::AuthorityNotRoot(_) | Self::TrustUnknown => "trust_unknown",
-            Self::TrustChanged => "rejected",
+            Self::TrustChanged | Self::ForeignTrustDomain { .. } => "rejected",
             Self::Internal(_) => "internal",
         }
     }
@@ -110,7 +121,7 @@ impl IssueError {
     pub fn patience(&self) -> Patience {
         match self {
             Self::Ca(CaError::Unavailable(_)) | Self::Internal(_) | Self::TrustChanged => Patience::Away,
-            Self::NoAuthority | Self::AuthorityNotRoot(_) => Patience::Hopeless,
+            Self::NoAuthority | Self::AuthorityNotRoot(_) | Self::ForeignTrustDomain { .. } => Patience::Hopeless,
             _ => Patience::Refused,
         }
     }
@@ -130,6 +141,9 @@ impl Issuer {
     /// [`IssueError`].
     pub async fn issue(&self, subject: &Subject, in_no_hurry: bool) -> Result<Svid, IssueError> {
         let spiffe_id = subject.spiffe_id.clone();
+        if trust_domain(&spiffe_id) != &*self.backend.trust_domain {
+            return Err(IssueError::ForeignTrustDomain { spiffe_id, trust_domain: self.backend.trust_domain.clone() });
+        }
         // Off the threads that serve streams, and bounded by the number of signings in flight.
         let made = tokio::task::spawn_blocking(move || csr::generate(&spiffe_id)).await;
         let KeyAndRequest { key, public_key, request } =
@@ -143,7 +157,8 @@ impl Issuer {
         if self.backend.kind.takes_trust_from_issuer() {
             self.learn(subject, &issued, &expected, &key).await?;
         }
-        let trust = self.trust_of(&subject.mesh).ok_or(IssueError::TrustUnknown)?;
+        let trust = self.trust.borrow().of(&subject.mesh, &self.backend.trust_domain).cloned();
+        let trust = trust.ok_or(IssueError::TrustUnknown)?;
         let svid = verify(&issued, &expected, key, &trust, self.clock.now())?;
         if in_no_hurry {
             self.let_trust_spread(&subject.mesh, &svid).await;
@@ -184,31 +199,35 @@ impl Issuer {
         expected: &Expected,
         key: &PrivateKeyPem,
     ) -> Result<(), IssueError> {
-        let (root, needed_until) = learnable(issued, expected, key, self.clock.now())?;
+        let (root, needed_until) = learnable(&self.backend.kind, issued, expected, key, self.clock.now())?;
         let news = RootNews::Learned { root: root.clone(), needed_until };
         self.roots.publish(&subject.mesh, &self.backend, news);
+        // It signs, but not with what the user has given it last.
+        if let Some(trouble) = self.authority.trouble() {
+            self.roots.publish(&subject.mesh, &self.backend, RootNews::Missing(trouble));
+        }
         let mut trust = self.trust.clone();
-        let served = trust.wait_for(|set| set.meshes.get(&subject.mesh).is_some_and(|bundle| bundle.contains(&root)));
+        let (mesh, domain) = (&subject.mesh, &self.backend.trust_domain);
+        let served = trust.wait_for(|set| set.of(mesh, domain).is_some_and(|bundle| bundle.contains(&root)));
         match tokio::time::timeout(TRUST_DEADLINE, served).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(IssueError::TrustUnknown),
         }
     }
-
-    fn trust_of(&self, mesh: &Arc<str>) -> Option<Arc<Bundle>> {
-        self.trust.borrow().meshes.get(mesh).cloned()
-    }
 }
 
-/// The self-signed CA that the issuer names, if what it signed is good and leads there: until then it is hearsay, and must
-/// not come near the trust store. With it, the end of the leaf.
+/// The CA that the issuer names, if what it signed is good and leads there: until then it is hearsay, and must not come near
+/// the trust store. With it, the end of the leaf. It has to be self-signed, unless it is the user who has named it: a CA that
+/// was given to this server is trusted as it was given.
 pub(super) fn learnable(
+    kind: &BackendKind,
     issued: &IssuedChain,
     expected: &Expected,
     key: &PrivateKeyPem,
     now: Timestamp,
 ) -> Result<(Certificate, Timestamp), IssueError> {
-    let Some(root) = issued.authority.iter().find(|ca| ca.is_ca() && ca.is_self_signed()) else {
+    let is_given = matches!(kind, BackendKind::Provided(_));
+    let Some(root) = issued.authority.iter().find(|ca| ca.is_ca() && (is_given || ca.is_self_signed())) else {
         return Err(match issued.authority.first() {
             Some(ca) => IssueError::AuthorityNotRoot(ca.subject().to_owned()),
             None => IssueError::NoAuthority,
@@ -231,6 +250,12 @@ pub fn policy_digest(backend: &Backend, subject: &Subject) -> Arc<str> {
         context.update(part.as_bytes());
         context.update(&[0]);
     }
+    // Nothing for the default identity: its digests are older than identity policies, and a leaf is not to be issued anew
+    // because the server is.
+    if let Some(identity_policy) = &subject.identity_policy {
+        context.update(b"MeshIdentity\0");
+        context.update(identity_policy.as_bytes());
+    }
     hex::encode(&context.finish().as_ref()[..8]).into()
 }
 
@@ -238,9 +263,60 @@ pub fn policy_digest(backend: &Backend, subject: &Subject) -> Arc<str> {
 mod tests {
     use super::*;
     use crate::issue::csr;
+    use crate::model::policy::{BuiltinSettings, CaSource, DataSource, IssuerRef, ProvidedCa};
+    use crate::model::secrets::SecretBytes;
     use crate::testing::certs::{LeafOptions, TestCa, timestamp};
 
     const ID: &str = "spiffe://default/web";
+
+    fn backend(kind: BackendKind, leaf_lifetime: Option<Duration>) -> Backend {
+        let name = if matches!(kind, BackendKind::Builtin(_)) { "ca" } else { "cm" };
+        let request_timeout = Duration::from_secs(10);
+        Backend { name: name.into(), leaf_lifetime, request_timeout, trust_domain: "default".into(), kind }
+    }
+
+    fn cert_manager() -> BackendKind {
+        let issuer = IssuerRef { name: "my-ca".into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
+        BackendKind::CertManager { issuer, trust: CaSource::Issuer }
+    }
+
+    fn provided() -> BackendKind {
+        let nothing = || DataSource::Inline(SecretBytes::new(Vec::new()));
+        let ca = ProvidedCa { certificate: nothing(), private_key: nothing(), allow_self_signed: true };
+        BackendKind::Provided(ca)
+    }
+
+    #[test]
+    fn digests_are_as_they_were_before_there_were_identity_policies_and_tell_those_apart() {
+        let digest = |backend: &Backend, identity_policy: Option<&str>| {
+            let identity_policy = identity_policy.map(Arc::from);
+            let subject =
+                Subject { mesh: "default".into(), proxy: "web-0".into(), spiffe_id: ID.into(), identity_policy };
+            policy_digest(backend, &subject).to_string()
+        };
+        let builtin = backend(BackendKind::Builtin(BuiltinSettings::default()), Some(Duration::from_secs(3_600)));
+        // Proxies hold versions with these in them: a server that makes others issues everything anew when it is upgraded.
+        assert_eq!(digest(&builtin, None), "79f179ce3412a437");
+        assert_eq!(digest(&backend(cert_manager(), None), None), "bf958aa13c754b23");
+        assert_eq!(digest(&builtin, Some("vip")), "662d2ef417521d7b");
+        assert_ne!(digest(&builtin, Some("other")), digest(&builtin, Some("vip")));
+        assert_ne!(digest(&builtin, Some("")), digest(&builtin, None));
+    }
+
+    #[test]
+    fn a_given_ca_is_trusted_though_it_is_not_self_signed() {
+        let intermediate = TestCa::root("Root").intermediate("Issuing");
+        let made = csr::generate(ID).unwrap();
+        let expected =
+            Expected { spiffe_id: ID.into(), public_key: made.public_key.clone(), policy_digest: "digest".into() };
+        let issued = IssuedChain {
+            certificates: vec![intermediate.sign(&made.request, &LeafOptions::default())],
+            authority: vec![intermediate.certificate().clone()],
+        };
+        let learn = |kind| learnable(&kind, &issued, &expected, &made.key, timestamp(1_800_000_000));
+        assert_eq!(learn(provided()).unwrap().0, *intermediate.certificate());
+        assert_eq!(learn(cert_manager()).unwrap_err(), IssueError::AuthorityNotRoot("CN=Issuing".into()));
+    }
 
     #[test]
     fn only_a_root_that_the_leaf_leads_to_is_learned() {
@@ -255,7 +331,7 @@ mod tests {
                 certificates: vec![leaf.clone(), intermediate.certificate().clone()],
                 authority: authority.iter().map(|ca| ca.certificate().clone()).collect(),
             };
-            learnable(&issued, &expected, &made.key, timestamp(1_800_000_000))
+            learnable(&cert_manager(), &issued, &expected, &made.key, timestamp(1_800_000_000))
         };
         let (learned, until) = learn(&[&root]).unwrap();
         assert_eq!((&learned, until), (root.certificate(), leaf.validity().not_after));

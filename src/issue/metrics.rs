@@ -5,6 +5,7 @@ use std::sync::Arc;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
@@ -16,7 +17,7 @@ pub(crate) struct IssuanceLabels {
     pub(crate) outcome: &'static str,
 }
 
-/// Labels of a renewal error.
+/// Labels of what is counted by backend.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct BackendLabels {
     pub(crate) mesh: String,
@@ -43,6 +44,26 @@ pub struct Metrics {
     pub(crate) renewal_errors: Family<BackendLabels, Counter>,
     pub(crate) resumed: Family<MeshLabels, Counter>,
     pub(crate) duration: Family<DurationLabels, Histogram, fn() -> Histogram>,
+    provided_cas: Family<BackendLabels, Gauge>,
+}
+
+/// The gauge of one provided CA, for as long as it is there.
+#[derive(Debug)]
+pub(crate) struct ProvidedCaReady {
+    all: Family<BackendLabels, Gauge>,
+    labels: BackendLabels,
+}
+
+impl ProvidedCaReady {
+    pub(crate) fn set(&self, ready: bool) {
+        self.all.get_or_create(&self.labels).set(i64::from(ready));
+    }
+}
+
+impl Drop for ProvidedCaReady {
+    fn drop(&mut self) {
+        self.all.remove(&self.labels);
+    }
 }
 
 impl Metrics {
@@ -53,6 +74,7 @@ impl Metrics {
             issuances: Family::default(),
             renewal_errors: Family::default(),
             resumed: Family::default(),
+            provided_cas: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.005, 2.0, 18))),
         };
         registry.register("issuances", "Attempts to issue a certificate, by outcome", metrics.issuances.clone());
@@ -72,6 +94,17 @@ impl Metrics {
             Unit::Seconds,
             metrics.duration.clone(),
         );
+        registry.register(
+            "provided_ca_ready",
+            "1 if a provided CA can be used as its certificate and key are now, else 0 (the last good ones go on signing)",
+            metrics.provided_cas.clone(),
+        );
         Arc::new(metrics)
+    }
+
+    /// The gauge of a provided CA; it is gone when this is dropped.
+    pub(crate) fn provided_ca_ready(&self, mesh: &Arc<str>, backend: &Arc<str>) -> ProvidedCaReady {
+        let labels = BackendLabels { mesh: mesh.to_string(), backend: backend.to_string() };
+        ProvidedCaReady { all: self.provided_cas.clone(), labels }
     }
 }

@@ -22,6 +22,7 @@ mod recognise;
 pub mod renewal;
 pub mod resume;
 pub mod schedule;
+pub mod signer;
 pub mod subscribers;
 pub mod verify;
 pub mod worker;

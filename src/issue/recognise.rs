@@ -1,7 +1,6 @@
 //! What the worker makes of the leaves that proxies report.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,8 +9,9 @@ use tokio::time::Instant;
 use super::issuer::{Issuer, policy_digest};
 use super::metrics::MeshLabels;
 use super::resume::{Anchors, Doubt, Held, Standard};
+use super::signer::{Signer, trust_domain};
 use super::subscribers::Report;
-use super::worker::{Worker, subject};
+use super::worker::{Domain, Worker, subject};
 use crate::model::held::HeldLeaf;
 use crate::model::identity::ProxyKey;
 use crate::model::svid::Svid;
@@ -62,7 +62,7 @@ impl Worker {
         if let Some(in_memory) = in_memory {
             return self.recognise_newer(key, leaf, &in_memory);
         }
-        if !self.schedule.is_open(&key.mesh) {
+        if !self.schedule.is_open(&Signer::from(key)) {
             return Some(Report::Unjudged(leaf));
         }
         let judged = judge(&self.issuers, &self.anchors, key, leaf, self.settings.clock.now());
@@ -78,7 +78,7 @@ impl Worker {
         }
         let now = self.settings.clock.now();
         let judged = judge(&self.issuers, &self.anchors, key, leaf, now).ok().filter(|held| !held.outdated);
-        let given_up = judged.filter(|_| self.schedule.is_open(&key.mesh) && self.schedule.give_up(key, now));
+        let given_up = judged.filter(|_| self.schedule.is_open(&Signer::from(key)) && self.schedule.give_up(key, now));
         if let Some(slot) = self.slots.get(key) {
             match &given_up {
                 Some(_) => drop(slot.current.send_replace(None)),
@@ -91,10 +91,10 @@ impl Worker {
         Some(Report::Good(held))
     }
 
-    /// Judges what came while the mesh had no policy or trust. Comes before anything is signed for it.
-    pub(super) fn judge_those_that_waited(&mut self, mesh: &str, now: Timestamp) {
+    /// Judges what came while the signer had no policy or trust. Comes before it signs anything.
+    pub(super) fn judge_those_that_waited(&mut self, signer: &Signer, now: Timestamp) {
         let (issuers, anchors, mut verdicts) = (&self.issuers, &self.anchors, Vec::new());
-        let proxies = self.schedule.judge(mesh, now, |key, leaf| {
+        let proxies = self.schedule.judge(signer, now, |key, leaf| {
             let judged = judge(issuers, anchors, key, leaf, now);
             verdicts.push((key.clone(), judged.clone()));
             judged.ok()
@@ -126,7 +126,7 @@ impl Worker {
 
     /// Whether a subscriber of the proxy holds what peers refuse. (One that has ended is due anyway.)
     pub(super) fn holds_refused(&self, key: &ProxyKey, now: Timestamp) -> bool {
-        let Some(anchors) = self.anchors.get(&key.mesh) else { return false };
+        let Some(anchors) = self.anchors.get(&domain(key)) else { return false };
         self.schedule.held(key).any(|held| held.usable_until > now && !anchors.have_anchor_of(&held.leaf))
     }
 
@@ -139,7 +139,7 @@ impl Worker {
 
     /// Before a signing is counted as failed: what subscribers hold may have become no good while it was in flight.
     pub(super) fn call_for_what_is_no_good(&mut self, key: &ProxyKey, now: Timestamp) {
-        let wanted = self.issuers.get(&key.mesh).map(|issuer| policy_digest(&issuer.backend, &subject(key)));
+        let wanted = self.issuers.get(&Signer::from(key)).map(|issuer| policy_digest(&issuer.backend, &subject(key)));
         if self.holds_refused(key, now) || wanted.is_some_and(|wanted| self.holds_outdated(key, &wanted, now)) {
             self.schedule.call_for(key, now);
         }
@@ -160,14 +160,19 @@ impl Worker {
     }
 }
 
+/// Where the CAs are that the proxy's leaf has to lead to one of.
+fn domain(key: &ProxyKey) -> Domain {
+    (key.mesh.clone(), trust_domain(&key.spiffe_id).into())
+}
+
 fn judge(
-    issuers: &HashMap<Arc<str>, Issuer>,
-    anchors: &HashMap<Arc<str>, Anchors>,
+    issuers: &HashMap<Signer, Issuer>,
+    anchors: &HashMap<Domain, Anchors>,
     key: &ProxyKey,
     leaf: HeldLeaf,
     now: Timestamp,
 ) -> Result<Held, Doubt> {
-    let (Some(issuer), Some(anchors)) = (issuers.get(&key.mesh), anchors.get(&key.mesh)) else {
+    let (Some(issuer), Some(anchors)) = (issuers.get(&Signer::from(key)), anchors.get(&domain(key))) else {
         return Err(Doubt::UnknownCa);
     };
     let policy_digest = policy_digest(&issuer.backend, &subject(key));

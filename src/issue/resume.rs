@@ -5,6 +5,7 @@
 //! leaf that it could have had, and nobody else.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -52,18 +53,27 @@ pub enum Doubt {
 }
 
 /// The CAs of a trust bundle by the digest that versions name them by.
-#[derive(Debug, Default)]
-pub struct Anchors(HashMap<String, Validity>);
+#[derive(Debug)]
+pub struct Anchors {
+    cas: HashMap<String, Validity>,
+    bundle: Arc<str>,
+}
 
 impl Anchors {
     /// Those of `bundle`.
     pub fn new(bundle: &Bundle) -> Self {
-        Self(bundle.certificates().iter().map(|ca| (ca.short_digest(), ca.validity())).collect())
+        let cas = bundle.certificates().iter().map(|ca| (ca.short_digest(), ca.validity())).collect();
+        Self { cas, bundle: bundle.full_digest().clone() }
+    }
+
+    /// Whether they are those of `bundle`.
+    pub fn are_of(&self, bundle: &Bundle) -> bool {
+        self.bundle == *bundle.full_digest()
     }
 
     /// Whether the CA of `leaf` is one of them.
     pub fn have_anchor_of(&self, leaf: &HeldLeaf) -> bool {
-        self.0.contains_key(&*leaf.anchor)
+        self.cas.contains_key(&*leaf.anchor)
     }
 }
 
@@ -86,7 +96,7 @@ impl Standard<'_> {
     /// # Errors
     /// [`Doubt`]: the first thing that is wrong.
     pub fn judge(&self, leaf: HeldLeaf, now: Timestamp) -> Result<Held, Doubt> {
-        let anchor = self.anchors.0.get(&*leaf.anchor).ok_or(Doubt::UnknownCa)?;
+        let anchor = self.anchors.cas.get(&*leaf.anchor).ok_or(Doubt::UnknownCa)?;
         let usable_until = leaf.not_after.min(anchor.not_after);
         if usable_until <= now {
             return Err(Doubt::Ended);

@@ -1,11 +1,12 @@
 //! Who is issued a certificate when: the pure core of the certificate manager. No clock, task or channel in it.
 //!
 //! Every proxy that somebody wants a certificate for has an entry. An entry waits until it is due, then for its turn
-//! (a mesh has a bounded number of signings in flight), then for the CA. Those without a usable leaf go first; among those
-//! that have one, the one that ends first. A leaf counts whether it was issued here or all of the proxy's subscribers hold one
-//! that the server stands by ([`super::resume`]); that of the latter counts as long as nobody needs another.
+//! (a mesh has a bounded number of signings in flight), then for the CA. Who waits for one signer does not hold up another's.
+//! Those without a usable leaf go first; among those that have one, the one that ends first. A leaf counts whether it was
+//! issued here or all of the proxy's subscribers hold one that the server stands by ([`super::resume`]); that of the latter
+//! counts as long as nobody needs another.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::entry::{Entry, Flight, Leaf, Phase, Turn};
 use super::queue::Queue;
 use super::resume::Held;
+use super::signer::Signer;
 use super::subscribers::{Report, ReportId};
 use crate::model::held::HeldLeaf;
 use crate::model::identity::ProxyKey;
@@ -22,8 +24,8 @@ use crate::model::identity::ProxyKey;
 /// (or its pending request) as they were.
 pub const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
 
-/// A signing that takes longer gives its turn back: requests that an approver or an issuer sits on must not keep the rest of
-/// the mesh from being served. They stay in flight all the same.
+/// A signing that takes longer gives its turn back: requests that somebody sits on must not keep the rest of the mesh from
+/// being served. They stay in flight all the same.
 const SLOW_AFTER: SignedDuration = SignedDuration::from_secs(30);
 
 /// What is to be done now.
@@ -48,7 +50,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Nobody is wanted yet; every mesh is closed until [`Schedule::open`].
+    /// Nobody is wanted yet; every signer is closed until [`Schedule::open`].
     pub fn new(in_flight_limit: usize) -> Self {
         Self {
             entries: HashMap::new(),
@@ -89,17 +91,17 @@ impl Schedule {
         self.settle(key, now);
     }
 
-    /// Judges what the proxies of `mesh` reported while there was nothing to judge it by; `None` is a leaf that the server
+    /// Judges what the proxies of `signer` reported while there was nothing to judge it by; `None` is a leaf that the server
     /// does not stand by. Returns whose reports were judged.
     pub fn judge(
         &mut self,
-        mesh: &str,
+        signer: &Signer,
         now: Timestamp,
         mut judge: impl FnMut(&ProxyKey, HeldLeaf) -> Option<Held>,
     ) -> Vec<ProxyKey> {
-        let of_mesh = self.entries.iter_mut().filter(|(key, _)| &*key.mesh == mesh);
+        let waited = self.entries.iter_mut().filter(|(key, _)| signer.signs_for(key));
         let judged: Vec<ProxyKey> =
-            of_mesh.filter_map(|(key, entry)| entry.judge(|leaf| judge(key, leaf)).then(|| key.clone())).collect();
+            waited.filter_map(|(key, entry)| entry.judge(|leaf| judge(key, leaf)).then(|| key.clone())).collect();
         for key in &judged {
             self.settle(key, now);
         }
@@ -127,9 +129,8 @@ impl Schedule {
     /// anybody any more, and who is subscribed without reporting one needs another. Refused (`false`) if it was done within
     /// [`REMEMBERED`], since a client that lies could otherwise have as many issued as it likes.
     pub fn give_up(&mut self, key: &ProxyKey, now: Timestamp) -> bool {
-        let Some(entry) = self.entries.get_mut(key).filter(|entry| matches!(entry.leaf, Leaf::Issued(_))) else {
-            return false;
-        };
+        let entry = self.entries.get_mut(key).filter(|entry| matches!(entry.leaf, Leaf::Issued(_)));
+        let Some(entry) = entry else { return false };
         if entry.given_up.is_some_and(|at| now.duration_since(at) < REMEMBERED) {
             return false;
         }
@@ -190,7 +191,7 @@ impl Schedule {
         match entry.phase {
             Phase::Signing(flight) => {
                 if let Some(queue) = self.queues.get_mut(&key.mesh) {
-                    queue.land(flight);
+                    queue.land(key, flight);
                 }
                 self.wait(key, target);
                 true
@@ -208,20 +209,22 @@ impl Schedule {
         }
     }
 
-    /// Opens or closes a mesh: a closed one (no policy, no trust) signs nothing, and what is due waits.
-    pub fn open(&mut self, mesh: &Arc<str>, open: bool) {
-        self.queues.entry(mesh.clone()).or_default().open = open;
+    /// Opens or closes a signer: a closed one (no policy, no trust) signs nothing, and what is due waits.
+    pub fn open(&mut self, signer: &Signer, open: bool) {
+        self.queues.entry(signer.mesh.clone()).or_default().open(&signer.identity_policy, open);
     }
 
-    /// Whether a mesh is open.
-    pub fn is_open(&self, mesh: &str) -> bool {
-        self.queues.get(mesh).is_some_and(|queue| queue.open)
+    /// Whether a signer is open.
+    pub fn is_open(&self, signer: &Signer) -> bool {
+        self.queues.get(&signer.mesh).is_some_and(|queue| queue.is_open(&signer.identity_policy))
     }
 
-    /// Closes every mesh that `keep` does not want open.
-    pub fn close_others(&mut self, keep: impl Fn(&str) -> bool) {
+    /// Closes every signer that is not one of these.
+    pub fn close_others(&mut self, keep: &HashSet<Signer>) {
         for (mesh, queue) in &mut self.queues {
-            queue.open &= keep(mesh);
+            let signer =
+                |identity_policy: &Option<_>| Signer { mesh: mesh.clone(), identity_policy: identity_policy.clone() };
+            queue.close_others(|identity_policy| keep.contains(&signer(identity_policy)));
         }
     }
 
@@ -236,9 +239,8 @@ impl Schedule {
             let Some((_, key)) = self.wakes.pop_first() else { break };
             self.wake(key, now, &mut steps);
         }
-        for queue in self.queues.values_mut().filter(|queue| queue.open) {
-            while queue.has_turn(self.in_flight_limit) {
-                let Some((_, key)) = queue.ready.pop_first() else { break };
+        for queue in self.queues.values_mut() {
+            while let Some(key) = queue.pop(self.in_flight_limit) {
                 let Some(entry) = self.entries.get_mut(&key) else { continue };
                 if entry.subscribers.is_empty() {
                     // It has gone while it waited; should it come back, it is due.
@@ -248,7 +250,7 @@ impl Schedule {
                 let slow_at = now.saturating_add(SLOW_AFTER).unwrap_or(Timestamp::MAX);
                 entry.phase = Phase::Signing(Flight::Quick(slow_at));
                 self.wakes.insert((slow_at, key.clone()));
-                queue.in_flight += 1;
+                queue.begin();
                 steps.push(Step::Sign(key));
             }
         }
@@ -320,8 +322,7 @@ impl Schedule {
             && let Some(queue) = self.queues.get_mut(&key.mesh)
         {
             entry.phase = Phase::Signing(Flight::Slow);
-            queue.in_flight = queue.in_flight.saturating_sub(1);
-            queue.slow += 1;
+            queue.slow_down(&key);
         }
         let Phase::Waiting(due) = entry.phase else { return };
         if due > now || entry.subscribers.is_empty() {
@@ -333,7 +334,7 @@ impl Schedule {
             _ => Turn::Unserved(due),
         };
         entry.phase = Phase::Ready(turn);
-        self.queues.entry(key.mesh.clone()).or_default().ready.insert((turn, key));
+        self.queues.entry(key.mesh.clone()).or_default().push(turn, key);
     }
 
     fn forget(&mut self, key: &ProxyKey) {
@@ -344,10 +345,10 @@ impl Schedule {
                 self.wakes.remove(&(due, key.clone()));
             }
             Phase::Ready(turn) => {
-                queue.ready.remove(&(turn, key.clone()));
+                queue.remove(turn, key);
             }
             Phase::Signing(flight) => {
-                queue.land(flight);
+                queue.land(key, flight);
                 if let Flight::Quick(slow_at) = flight {
                     self.wakes.remove(&(slow_at, key.clone()));
                 }
@@ -360,7 +361,7 @@ impl Schedule {
         let entry = self.entries.get_mut(key)?;
         let Phase::Signing(flight) = entry.phase else { return None };
         if let Some(queue) = self.queues.get_mut(&key.mesh) {
-            queue.land(flight);
+            queue.land(key, flight);
         }
         if let Flight::Quick(slow_at) = flight {
             self.wakes.remove(&(slow_at, key.clone()));
@@ -378,7 +379,7 @@ impl Schedule {
             }
             Phase::Ready(turn) => {
                 if let Some(queue) = self.queues.get_mut(&key.mesh) {
-                    queue.ready.remove(&(turn, key.clone()));
+                    queue.remove(turn, key);
                 }
             }
             Phase::Waiting(_) | Phase::Signing(_) => {}

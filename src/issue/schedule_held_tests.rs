@@ -106,12 +106,12 @@ fn reports_wait_for_their_mesh_and_are_judged_before_it_signs() {
         schedule.wanted(&key(name), Some((ReportId(number), Report::Unjudged(leaf(at(90))))), at(0));
     }
     assert_eq!(schedule.steps(at(10)), []);
-    let mut judged = schedule.judge("default", at(10), |key, leaf| {
+    let mut judged = schedule.judge(&Signer::classic("default"), at(10), |key, leaf| {
         (key.instance.name() == "good").then(|| Held { leaf, renew_at: at(60), usable_until: at(90), outdated: false })
     });
     judged.sort();
     assert_eq!(judged, [key("bad"), key("good")]);
-    schedule.open(&"default".into(), true);
+    schedule.open(&Signer::classic("default"), true);
     assert_eq!(schedule.steps(at(10)), [sign("bad")]);
     assert_eq!(schedule.steps(at(60)), [sign("good")]);
 }
@@ -266,7 +266,7 @@ impl Model {
     }
 
     fn judge(&mut self, is_good: bool) {
-        self.schedule.judge("default", at(self.now), |_, leaf| {
+        self.schedule.judge(&Signer::classic("default"), at(self.now), |_, leaf| {
             let until = leaf.not_after;
             let renew_at = at(until.as_second() - at(30).as_second());
             is_good.then_some(Held { leaf, renew_at, usable_until: until, outdated: false })
@@ -338,7 +338,7 @@ impl Model {
                 }
                 self.schedule.lost(&key, at(now));
             }
-            Event::Open(open) => self.schedule.open(&"default".into(), open),
+            Event::Open(open) => self.schedule.open(&Signer::classic("default"), open),
             Event::Pass(seconds) => self.now += i64::from(seconds),
         }
         self.steps();
@@ -358,7 +358,7 @@ proptest! {
             model.rotate(&key);
         }
         model.judge(true);
-        model.schedule.open(&"default".into(), true);
+        model.schedule.open(&Signer::classic("default"), true);
         model.issue_all();
         for (key, proxy) in &model.proxies {
             prop_assert!(!proxy.needs_one(), "{key} needs a leaf: {proxy:?}");

@@ -23,7 +23,7 @@ fn key_in(mesh: &str, name: &str) -> ProxyKey {
 
 fn opened(limit: usize) -> Schedule {
     let mut schedule = Schedule::new(limit);
-    schedule.open(&"default".into(), true);
+    schedule.open(&Signer::classic("default"), true);
     schedule
 }
 
@@ -68,7 +68,7 @@ fn unserved_proxies_overtake_renewals_and_the_first_to_end_is_renewed_first() {
 fn a_mesh_that_is_stuck_holds_up_no_other() {
     let mut schedule = Schedule::new(1);
     for mesh in ["stuck", "fine"] {
-        schedule.open(&mesh.into(), true);
+        schedule.open(&Signer::classic(mesh), true);
         schedule.wanted(&key_in(mesh, "a"), None, at(0));
         schedule.wanted(&key_in(mesh, "b"), None, at(0));
     }
@@ -98,7 +98,7 @@ fn who_left_the_queue_is_not_signed_for() {
     schedule.wanted(&key("a"), None, at(0));
     assert_eq!(schedule.steps(at(0)), []);
     schedule.unwanted(&key("a"), None, at(1));
-    schedule.open(&"default".into(), true);
+    schedule.open(&Signer::classic("default"), true);
     assert_eq!(schedule.steps(at(2)), []);
     schedule.wanted(&key("a"), None, at(3));
     assert_eq!(schedule.steps(at(3)), [sign("a")]);
@@ -109,9 +109,9 @@ fn a_closed_mesh_signs_nothing_until_it_opens() {
     let mut schedule = Schedule::new(1);
     schedule.wanted(&key("a"), None, at(0));
     assert_eq!(schedule.steps(at(0)), []);
-    schedule.open(&"default".into(), true);
+    schedule.open(&Signer::classic("default"), true);
     assert_eq!(schedule.steps(at(5)), [sign("a")]);
-    schedule.close_others(|_| false);
+    schedule.close_others(&HashSet::new());
     schedule.issued(&key("a"), at(60), at(90));
     assert_eq!(schedule.steps(at(60)), []);
 }
@@ -280,12 +280,12 @@ proptest! {
                     let key = key(&who.to_string());
                     prop_assert_eq!(schedule.restart(&key, at(now + 5), at(now)), flying.remove(&key));
                 }
-                Event::Open(open) => schedule.open(&"default".into(), open),
+                Event::Open(open) => schedule.open(&Signer::classic("default"), open),
                 Event::Pass(seconds) => now += i64::from(seconds),
             }
             settle(&mut schedule, now, &mut flying, &mut served);
         }
-        schedule.open(&"default".into(), true);
+        schedule.open(&Signer::classic("default"), true);
         for _ in 0..20 {
             settle(&mut schedule, now, &mut flying, &mut served);
             for key in std::mem::take(&mut flying) {
@@ -298,4 +298,40 @@ proptest! {
             prop_assert!(count == 0 || served.contains(&key), "{key} is wanted and has nothing");
         }
     }
+}
+
+#[test]
+fn who_waits_for_one_signer_is_not_held_back_by_another() {
+    let signer = |name: &str| Signer { identity_policy: Some(name.into()), ..Signer::classic("default") };
+    let of = |policy: &str, name: &str| ProxyKey { identity_policy: Some(policy.into()), ..key(name) };
+    let mut schedule = Schedule::new(1);
+    for (policy, name) in [("closed", "first"), ("open", "second"), ("open", "third")] {
+        schedule.wanted(&of(policy, name), None, at(0));
+    }
+    schedule.open(&signer("open"), true);
+    assert_eq!(schedule.steps(at(0)), [Step::Sign(of("open", "second"))], "a closed one is passed over");
+    schedule.open(&signer("closed"), true);
+    assert_eq!(schedule.steps(at(1)), [], "the turns are the mesh's");
+    assert!(schedule.is_open(&signer("closed")) && !schedule.is_open(&Signer::classic("default")));
+    schedule.close_others(&HashSet::from([signer("open")]));
+    schedule.issued(&of("open", "second"), at(100), at(150));
+    assert_eq!(schedule.steps(at(2)), [Step::Sign(of("open", "third"))]);
+}
+
+#[test]
+fn what_one_signer_sits_on_is_its_own_bound() {
+    let of = |policy: &str, name: String| ProxyKey { identity_policy: Some(policy.into()), ..key(&name) };
+    let mut schedule = Schedule::new(1);
+    for policy in ["slow", "quick"] {
+        schedule.open(&Signer { identity_policy: Some(policy.into()), ..Signer::classic("default") }, true);
+    }
+    let mut now = 0;
+    for number in 0..=SLOW_PER_TURN {
+        schedule.wanted(&of("slow", format!("slow-{number}")), None, at(now));
+        schedule.steps(at(now));
+        now += 31;
+        schedule.steps(at(now));
+    }
+    schedule.wanted(&of("quick", "web".into()), None, at(now));
+    assert_eq!(schedule.steps(at(now)), [Step::Sign(of("quick", "web".into()))]);
 }

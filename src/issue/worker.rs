@@ -18,8 +18,9 @@ use super::recognise::Recognised;
 use super::renewal::{renew_issued_at, retry_after};
 use super::resume::Anchors;
 use super::schedule::{Schedule, Step};
+use super::signer::{Signer, trust_domain};
 use super::verify::is_trusted;
-use crate::model::bundle::TrustSet;
+use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::identity::ProxyKey;
 use crate::model::policy::{Backend, PolicySet};
 use crate::model::roots::RootSink;
@@ -65,6 +66,7 @@ impl Manager {
             slots: manager.slots.clone(),
             inbox: manager.inbox.clone(),
             issuers: HashMap::new(),
+            unusable: HashMap::new(),
             retry_at: None,
             checked: Arc::default(),
             anchors: HashMap::new(),
@@ -83,14 +85,16 @@ pub(super) struct Worker {
     pub(super) schedule: Schedule,
     pub(super) slots: Slots,
     inbox: Arc<Inbox>,
-    /// The enabled backend of each mesh.
-    pub(super) issuers: HashMap<Arc<str>, Issuer>,
+    /// What each mesh's enabled backend, and that of each of its identity policies, can be asked by.
+    pub(super) issuers: HashMap<Signer, Issuer>,
+    /// Backends that cannot be used, by mesh and name, and why.
+    pub(super) unusable: HashMap<(Arc<str>, Arc<str>), String>,
     /// When to try the backends again that cannot be used.
     pub(super) retry_at: Option<Instant>,
     /// The trust that leaves were last checked against.
     pub(super) checked: Arc<TrustSet>,
-    /// The same, by mesh, for leaves of which only the version is known.
-    pub(super) anchors: HashMap<Arc<str>, Anchors>,
+    /// The same, by mesh and trust domain, for leaves of which only the version is known.
+    pub(super) anchors: HashMap<Domain, Anchors>,
     pub(super) recognised: Recognised,
     running: JoinSet<Result<Svid, IssueError>>,
     /// The schedule has one signing at most in flight for each.
@@ -98,6 +102,9 @@ pub(super) struct Worker {
     flying: HashMap<Id, ProxyKey>,
     pub(super) settings: ManagerSettings,
 }
+
+/// A mesh, and one of its own trust domains.
+pub(super) type Domain = (Arc<str>, Arc<str>);
 
 pub(super) struct Flight {
     id: Id,
@@ -211,7 +218,7 @@ impl Worker {
     }
 
     fn sign(&mut self, key: ProxyKey) {
-        let Some(issuer) = self.issuers.get(&key.mesh).cloned() else { return };
+        let Some(issuer) = self.issuers.get(&Signer::from(&key)).cloned() else { return };
         let subject = subject(&key);
         let current = self.slots.get(&key).and_then(|slot| slot.current.borrow().clone());
         let renewal = current.is_some() || self.schedule.held_until(&key).is_some();
@@ -228,7 +235,7 @@ impl Worker {
         let now = self.settings.clock.now();
         let spread = now.saturating_add(TRUST_GRACE).unwrap_or(now);
         let trust = self.settings.trust.borrow();
-        match (current, trust.meshes.get(&key.mesh)) {
+        match (current, trust_of(&trust, key)) {
             (Some(svid), Some(bundle)) => svid.usable_until() > spread && is_trusted(svid, bundle, now),
             (None, Some(_)) => {
                 self.schedule.held_until(key).is_some_and(|until| until > spread) && !self.holds_refused(key, now)
@@ -255,7 +262,7 @@ impl Worker {
     }
 
     fn still_trusted(&self, key: &ProxyKey, svid: Svid) -> Result<Svid, IssueError> {
-        let trust = self.settings.trust.borrow().meshes.get(&key.mesh).cloned().ok_or(IssueError::TrustUnknown)?;
+        let trust = trust_of(&self.settings.trust.borrow(), key).cloned().ok_or(IssueError::TrustUnknown)?;
         if is_trusted(&svid, &trust, self.settings.clock.now()) { Ok(svid) } else { Err(IssueError::TrustChanged) }
     }
 
@@ -320,7 +327,17 @@ impl Worker {
 }
 
 pub(super) fn subject(key: &ProxyKey) -> Subject {
-    Subject { mesh: key.mesh.clone(), proxy: key.instance.name().into(), spiffe_id: key.spiffe_id.clone() }
+    Subject {
+        mesh: key.mesh.clone(),
+        proxy: key.instance.name().into(),
+        spiffe_id: key.spiffe_id.clone(),
+        identity_policy: key.identity_policy.clone(),
+    }
+}
+
+/// What the proxy's leaf has to lead to: the CAs by which its peers judge SPIFFE IDs such as its own.
+pub(super) fn trust_of<'t>(trust: &'t TrustSet, key: &ProxyKey) -> Option<&'t Arc<Bundle>> {
+    trust.of(&key.mesh, trust_domain(&key.spiffe_id))
 }
 
 #[cfg(test)]

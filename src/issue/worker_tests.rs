@@ -50,16 +50,20 @@ impl CertificateAuthority for FakeCa {
         let validity = Some((now, now + request.lifetime.unwrap()));
         let signer = self.signer.lock().unwrap().clone();
         let leaf = signer.0.sign(&request.csr, &LeafOptions { validity, ..LeafOptions::default() });
-        Ok(IssuedChain { certificates: vec![leaf], authority: Vec::new() })
+        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.0.certificate().clone()] })
     }
 }
 
+/// The same CA for every backend, unless the test says that one cannot be used.
 #[derive(Debug)]
-struct OneCa(Arc<FakeCa>);
+struct OneCa {
+    ca: Arc<FakeCa>,
+    unusable: Mutex<Vec<&'static str>>,
+}
 
 impl AuthoritySource for OneCa {
-    fn of(&self, _: &str, _: &Backend) -> Result<Arc<dyn CertificateAuthority>, String> {
-        Ok(self.0.clone())
+    fn of(&self, _: &str, backend: &Backend) -> Result<Arc<dyn CertificateAuthority>, String> {
+        if self.unusable.lock().unwrap().contains(&&*backend.name) { Err("no".into()) } else { Ok(self.ca.clone()) }
     }
 
     fn own_root(&self, _: &str, _: &Backend) -> Result<Option<Certificate>, String> {
@@ -78,9 +82,22 @@ impl RootSink for NoSink {
     }
 }
 
+fn identity(name: &str) -> Identity {
+    Identity {
+        mesh: "default".into(),
+        spiffe_id: format!("spiffe://default/{name}").parse().unwrap(),
+        identity_policy: None,
+        instance: Instance::Proven(name.into()),
+        workload: Workload::default(),
+        method: "test",
+        proven_until: None,
+    }
+}
+
 struct Rig {
     manager: Manager,
     ca: Arc<FakeCa>,
+    authorities: Arc<OneCa>,
     asked: mpsc::UnboundedReceiver<String>,
     policies: watch::Sender<Arc<PolicySet>>,
     trust: watch::Sender<Arc<TrustSet>>,
@@ -142,19 +159,20 @@ impl Rig {
         let (policies, policies_rx) = watch::channel(policy(100));
         let (trust, trust_rx) = watch::channel(trusting(&[&root]));
         let (tasks, _) = Tasks::new();
+        let authorities = Arc::new(OneCa { ca: ca.clone(), unusable: Mutex::default() });
         let mut registry = Registry::default();
         let settings = ManagerSettings {
             in_flight_limit: limit,
             policies: policies_rx,
             trust: trust_rx,
-            authorities: Arc::new(OneCa(ca.clone())),
+            authorities: authorities.clone(),
             roots: Arc::new(NoSink),
             clock: clock.clone(),
             metrics: Metrics::new(&mut registry),
         };
         let manager = Manager::start(settings, &tasks);
         manager.register(&mut registry, clock.clone());
-        Self { manager, ca, asked, policies, trust, clock, root, registry, _tasks: tasks }
+        Self { manager, ca, authorities, asked, policies, trust, clock, root, registry, _tasks: tasks }
     }
 
     fn hold(&self) {
@@ -174,18 +192,7 @@ impl Rig {
     }
 
     fn subscribe_with(&self, name: &str, held: Option<&HeldLeaf>) -> Subscription {
-        self.manager.subscribe(
-            &Identity {
-                mesh: "default".into(),
-                spiffe_id: format!("spiffe://default/{name}").parse().unwrap(),
-                identity_policy: None,
-                instance: Instance::Proven(name.into()),
-                workload: Workload::default(),
-                method: "test",
-                proven_until: None,
-            },
-            held,
-        )
+        self.manager.subscribe(&identity(name), held)
     }
 
     /// Waits until the CA is asked; says for whom, and after how many seconds since the start.
@@ -203,6 +210,8 @@ impl Rig {
 mod flood;
 #[path = "held_tests.rs"]
 mod held;
+#[path = "worker_signers_tests.rs"]
+mod signers;
 #[path = "worker_trust_tests.rs"]
 mod trust;
 

@@ -1,7 +1,8 @@
 //! What another policy or another trust does to who holds a leaf, and to who waits for one.
 
 use super::*;
-use crate::model::policy::{CaSource, IssuerRef};
+use crate::model::policy::{CaSource, DataSource, IssuerRef, ProvidedCa};
+use crate::model::secrets::SecretBytes;
 
 /// One backend of cert-manager that takes its trust from there.
 fn trust_from(trust: CaSource) -> Arc<PolicySet> {
@@ -168,4 +169,29 @@ async fn a_leaf_under_a_ca_that_was_just_added_waits_only_where_the_old_one_is_g
         assert_eq!(next(&mut web).await.anchor, *new.certificate());
         assert_eq!(rig.clock.now().as_second() - START, expected);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_the_user_replaces_is_trusted_first_and_signs_what_is_due() {
+    let mut rig = Rig::new(8);
+    let inline = || DataSource::Inline(SecretBytes::new(Vec::new()));
+    let ca = ProvidedCa { certificate: inline(), private_key: inline(), allow_self_signed: true };
+    let mut policies = policy(100);
+    let mesh = Arc::make_mut(Arc::make_mut(&mut policies).meshes.get_mut("default").unwrap());
+    Arc::make_mut(&mut mesh.backends[0]).kind = BackendKind::Provided(ca);
+    rig.policies.send_replace(policies);
+    let mut web = rig.subscribe("web");
+    next(&mut web).await;
+    rig.asked().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let new = TestCa::root("New");
+    *rig.ca.signer.lock().unwrap() = Arc::new(TestCaBox(new.clone()));
+    let trust = trusting_newly(&rig, &[&rig.root, &new], &new);
+    rig.trust.send_replace(trust);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(rig.nothing_asked(), "what it has is good");
+    rig.manager.rotate(rig.manager.snapshot().into_keys().collect());
+    assert_eq!(rig.asked().await, ("web".into(), 11));
+    assert_eq!(next(&mut web).await.anchor, *new.certificate());
+    assert_eq!(rig.clock.now().as_second() - START, 15, "peers had time to get the CA");
 }

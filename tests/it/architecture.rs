@@ -45,7 +45,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
         ],
     ),
     ("axum", &["admin", "app"]),
-    ("rcgen", &["issue/csr.rs", "issue/ca/builtin.rs", "testing"]),
+    ("rcgen", &["issue/csr.rs", "issue/ca/builtin.rs", "issue/ca/local.rs", "issue/ca/provided.rs", "testing"]),
     ("saphyr", &["document"]),
     ("clap", &["cli", "main.rs"]),
 ];

@@ -17,6 +17,7 @@ mod membership;
 mod outages;
 mod peers;
 mod preflight;
+mod provided;
 mod proxy_tokens;
 mod restart;
 mod rotation;

@@ -1,38 +1,28 @@
 //! The `builtin` backend: a root that is made on first start and kept in the state directory.
 
-use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData,
 };
-use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
+use super::local::{DATED_BACK, LocalCa, offset};
 use super::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
 use crate::model::certificate::{Certificate, CertificateError};
 use crate::runtime::clock::Clock;
 use crate::runtime::private_file;
 
-/// Lifetime of a leaf whose Mesh does not say one.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-
-/// Leaves are dated back a little, as other CAs do: a peer's clock may be behind.
-const DATED_BACK: SignedDuration = SignedDuration::from_secs(30);
-
-/// A CA whose key this server holds.
-pub struct Builtin(Arc<Inner>);
-
-struct Inner {
-    root: Certificate,
-    issuer: Issuer<'static, KeyPair>,
+/// A CA that this server has made.
+#[derive(Debug)]
+pub struct Builtin {
+    ca: LocalCa,
     clock: Clock,
 }
 
@@ -108,50 +98,19 @@ impl Builtin {
         if not_after < clock.now() {
             return Err(BuiltinError::Expired { path: certificate_file, not_after });
         }
-        let issuer = Issuer::from_ca_cert_der(root.der(), key)?;
-        Ok(Self(Arc::new(Inner { root, issuer, clock })))
+        Ok(Self { ca: LocalCa::new(&[root], key)?, clock })
     }
 
     /// The root certificate.
     pub fn root(&self) -> &Certificate {
-        &self.0.root
-    }
-}
-
-impl fmt::Debug for Builtin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builtin").field("root", &self.0.root).finish_non_exhaustive()
+        self.ca.anchor()
     }
 }
 
 #[async_trait]
 impl CertificateAuthority for Builtin {
     async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
-        let ca = self.0.clone();
-        tokio::task::spawn_blocking(move || ca.sign(&request))
-            .await
-            .unwrap_or_else(|error| Err(CaError::Unavailable(error.to_string())))
-    }
-}
-
-impl Inner {
-    fn sign(&self, request: &SigningRequest) -> Result<IssuedChain, CaError> {
-        let invalid = |error: rcgen::Error| CaError::Invalid(error.to_string());
-        let mut csr = CertificateSigningRequestParams::from_der(&request.csr.as_slice().into()).map_err(invalid)?;
-        let now = self.clock.now();
-        let wanted = now.saturating_add(request.lifetime.unwrap_or(DEFAULT_LIFETIME)).unwrap_or(Timestamp::MAX);
-        let until = wanted.min(self.root.validity().not_after); // nobody accepts a leaf that outlives its CA
-        let from = now.saturating_sub(DATED_BACK).unwrap_or(now).max(self.root.validity().not_before);
-        let params = &mut csr.params;
-        (params.not_before, params.not_after) = (offset(from), offset(until));
-        params.distinguished_name = DistinguishedName::new();
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.use_authority_key_identifier_extension = true;
-        let leaf = csr.signed_by(&self.issuer).map_err(invalid)?;
-        let leaf = Certificate::from_der(leaf.der().clone()).map_err(|error| CaError::BadAnswer(error.to_string()))?;
-        Ok(IssuedChain { certificates: vec![leaf], authority: vec![self.root.clone()] })
+        self.ca.sign(request, self.clock.now()).await
     }
 }
 
@@ -178,15 +137,16 @@ fn create(
     Ok(())
 }
 
-fn offset(timestamp: Timestamp) -> OffsetDateTime {
-    // X.509 has no times after the year 9999, and neither has jiff.
-    OffsetDateTime::from_unix_timestamp(timestamp.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::issue::ca::{Authorities, AuthoritySource};
     use crate::issue::csr;
+    use crate::model::policy::{Backend, BackendKind, BuiltinSettings};
     use crate::testing::certs::timestamp;
 
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -279,5 +239,27 @@ mod tests {
         let later = Clock::fixed(timestamp(1_800_000_100));
         let error = Builtin::load_or_create(folder.path(), "default CA", YEAR, later).unwrap_err();
         assert!(error.to_string().contains("expired"), "{error}");
+    }
+
+    #[test]
+    fn one_of_an_identity_policy_has_a_folder_of_its_own() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let (_secrets, secrets) = watch::channel(Arc::default());
+        let authorities = Authorities::new(state_dir.path().to_owned(), None, secrets, clock());
+        let root = |name: &str| {
+            let backend = Backend {
+                name: name.into(),
+                leaf_lifetime: None,
+                request_timeout: Duration::from_secs(10),
+                trust_domain: "default".into(),
+                kind: BackendKind::Builtin(BuiltinSettings::default()),
+            };
+            authorities.own_root("default", &backend).unwrap().unwrap()
+        };
+        let of_policy = root("MeshIdentity/foo");
+        assert_eq!(of_policy.subject(), "O=envoy-sds, CN=default MeshIdentity/foo CA");
+        assert_eq!(root("MeshIdentity/foo"), of_policy);
+        assert_ne!(root("MeshIdentity%2ffoo"), of_policy);
+        assert!(state_dir.path().join("ca/default/MeshIdentity%2ffoo/ca.crt").is_file());
     }
 }

@@ -3,20 +3,27 @@
 
 pub mod builtin;
 pub mod cert_manager;
+mod der;
+mod local;
+pub mod provided;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use dashmap::DashMap;
+use tokio::sync::watch;
 
 use self::builtin::Builtin;
 use self::cert_manager::CertManager;
+use self::provided::{Provided, Surroundings};
 use crate::model::certificate::Certificate;
-use crate::model::policy::{Backend, BackendKind};
+use crate::model::policy::{Backend, BackendKind, ProvidedCa};
+use crate::model::secrets::KnownSecrets;
 use crate::runtime::clock::Clock;
+use crate::runtime::file_watch::FileWatch;
 use crate::runtime::private_file;
 
 /// Something that signs certificate signing requests.
@@ -27,6 +34,11 @@ pub trait CertificateAuthority: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`CaError`]; the caller decides from its kind when to try again.
     async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError>;
+
+    /// What is wrong with the CA though it signs: it is not the one that the user has given last.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// What a CA is asked for.
@@ -105,6 +117,11 @@ pub trait AuthoritySource: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// A sentence that says why it cannot be used.
     fn own_root(&self, mesh: &str, backend: &Backend) -> Result<Option<Certificate>, String>;
+
+    /// The CA of a backend whose key is the user's, who may replace it; `None` for all others.
+    fn given(&self, _mesh: &str, _backend: &Backend) -> Option<Arc<Provided>> {
+        None
+    }
 }
 
 /// Makes CAs of policies. The only place that knows all kinds of backend.
@@ -114,12 +131,34 @@ pub struct Authorities {
     cert_manager: Option<CertManager>,
     clock: Clock,
     builtin: DashMap<PathBuf, Arc<Builtin>>,
+    surroundings: Surroundings,
+    /// By mesh and backend. Those that nobody uses any more are gone: what was a good CA once is not for a backend that
+    /// comes later.
+    provided: DashMap<(Arc<str>, Arc<str>), Weak<Provided>>,
 }
 
 impl Authorities {
-    /// `state_dir` is where builtin CAs are kept; without a `cert_manager` its backends cannot be used.
-    pub fn new(state_dir: PathBuf, cert_manager: Option<CertManager>, clock: Clock) -> Self {
-        Self { state_dir, cert_manager, clock, builtin: DashMap::new() }
+    /// `state_dir` is where builtin CAs are kept; without a `cert_manager` its backends cannot be used. Provided CAs may be
+    /// in `secrets`.
+    pub fn new(
+        state_dir: PathBuf,
+        cert_manager: Option<CertManager>,
+        secrets: watch::Receiver<Arc<KnownSecrets>>,
+        clock: Clock,
+    ) -> Self {
+        let surroundings = Surroundings { secrets, files: Arc::new(FileWatch::new()), clock: clock.clone() };
+        Self { state_dir, cert_manager, clock, builtin: DashMap::new(), surroundings, provided: DashMap::new() }
+    }
+
+    fn provided(&self, mesh: &str, backend: &Backend, sources: &ProvidedCa) -> Arc<Provided> {
+        let mesh: Arc<str> = mesh.into();
+        let mut entry = self.provided.entry((mesh.clone(), backend.name.clone())).or_default();
+        let known = entry.upgrade().filter(|known| known.sources() == sources);
+        known.unwrap_or_else(|| {
+            let made = Arc::new(Provided::new(mesh, sources.clone(), self.surroundings.clone()));
+            *entry = Arc::downgrade(&made);
+            made
+        })
     }
 
     fn builtin(&self, mesh: &str, backend: &Backend) -> Result<Arc<Builtin>, String> {
@@ -143,16 +182,22 @@ impl AuthoritySource for Authorities {
                 Some(cert_manager) => Ok(Arc::new(cert_manager.authority(issuer.clone()))),
                 None => Err("a certmanager backend needs Kubernetes, and this server has no cluster".to_owned()),
             },
-            BackendKind::Provided(_) => Err(not_in_program("provided")),
+            BackendKind::Provided(sources) => Ok(self.provided(mesh, backend, sources)),
             BackendKind::NotInProgram(name) => Err(not_in_program(name)),
+        }
+    }
+
+    fn given(&self, mesh: &str, backend: &Backend) -> Option<Arc<Provided>> {
+        match &backend.kind {
+            BackendKind::Provided(sources) => Some(self.provided(mesh, backend, sources)),
+            _ => None,
         }
     }
 
     fn own_root(&self, mesh: &str, backend: &Backend) -> Result<Option<Certificate>, String> {
         match &backend.kind {
             BackendKind::Builtin(_) => Ok(Some(self.builtin(mesh, backend)?.root().clone())),
-            BackendKind::CertManager { .. } => Ok(None),
-            BackendKind::Provided(_) => Err(not_in_program("provided")),
+            BackendKind::CertManager { .. } | BackendKind::Provided(_) => Ok(None),
             BackendKind::NotInProgram(name) => Err(not_in_program(name)),
         }
     }

@@ -57,7 +57,7 @@ impl Tester {
         let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/preflight", backend.trust_domain).into();
         let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
-        let subject = Subject { mesh: mesh.clone(), proxy: "preflight".into(), spiffe_id };
+        let subject = Subject { mesh: mesh.clone(), proxy: "preflight".into(), spiffe_id, identity_policy: None };
         let signed = authority.sign(SigningRequest {
             mesh: subject.mesh.clone(),
             proxy: subject.proxy.clone(),
@@ -77,7 +77,7 @@ impl Tester {
                 verify(&issued, &expected, made.key, &bundle, self.clock.now()).map_err(IssueError::Verify)?;
             }
             Anchor::Named => {
-                learnable(&issued, &expected, &made.key, self.clock.now())?;
+                learnable(&backend.kind, &issued, &expected, &made.key, self.clock.now())?;
             }
         }
         Ok(())

@@ -1,0 +1,203 @@
+//! The `provided` backend: a CA whose certificate and key the user has given to this server, and may replace where they lie.
+//!
+//! The pair is read again whenever it may have changed. A bad one (the two do not belong together, because one has been replaced
+//! and the other not yet; one is missing; it has expired) never replaces a good one: that goes on signing, and the trouble is
+//! told. Nothing in what is told is of a key.
+
+use std::borrow::Cow;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use rcgen::KeyPair;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use super::local::LocalCa;
+use super::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
+use crate::model::certificate::Certificate;
+use crate::model::policy::{DataSource, ProvidedCa};
+use crate::model::secrets::{KnownSecrets, SecretBytes, SecretLookup};
+use crate::runtime::clock::Clock;
+use crate::runtime::file_watch::FileWatch;
+
+/// A CA certificate or key that is longer is none.
+const LONGEST: u64 = 1 << 20;
+
+const CERTIFICATE: &str = "certificate";
+const PRIVATE_KEY: &str = "private key";
+
+/// See the module.
+#[derive(Debug)]
+pub struct Provided {
+    mesh: Arc<str>,
+    sources: ProvidedCa,
+    surroundings: Surroundings,
+    /// A lock, because it is held for a moment and never across an await.
+    known: Mutex<Known>,
+}
+
+/// Where provided CAs come from, and what time it is.
+#[derive(Debug, Clone)]
+pub(super) struct Surroundings {
+    pub(super) secrets: watch::Receiver<Arc<KnownSecrets>>,
+    pub(super) files: Arc<FileWatch>,
+    pub(super) clock: Clock,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Known {
+    /// The last good one.
+    ca: Option<LocalCa>,
+    trouble: Option<String>,
+}
+
+/// What there is to say of a provided CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Whom peers are to trust because of it: of the last good one.
+    pub anchor: Option<Certificate>,
+    /// Why what is there now cannot be used.
+    pub trouble: Option<String>,
+}
+
+/// Why there is no pair.
+enum Missing {
+    /// It may yet come.
+    Awaited,
+    Bad(String),
+}
+
+impl Provided {
+    pub(super) fn new(mesh: Arc<str>, sources: ProvidedCa, surroundings: Surroundings) -> Self {
+        let provided = Self { mesh, sources, surroundings, known: Mutex::default() };
+        provided.look();
+        provided
+    }
+
+    /// Where it is read from.
+    pub(super) fn sources(&self) -> &ProvidedCa {
+        &self.sources
+    }
+
+    /// Tells what is known of it, and again whenever it may have changed; at least once a minute, since certificates end.
+    pub async fn follow(&self, mut tell: impl FnMut(Given) + Send) {
+        let mut files = self.surroundings.files.changes();
+        let mut secrets = self.surroundings.secrets.clone();
+        loop {
+            secrets.borrow_and_update();
+            tell(self.look());
+            tokio::select! {
+                () = files.next() => {}
+                changed = secrets.changed() => if changed.is_err() {
+                    return;
+                },
+            }
+        }
+    }
+
+    /// Reads the pair, and goes by it if it is good.
+    fn look(&self) -> Given {
+        let loaded = self.load();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match loaded {
+            Ok(ca) => *known = Known { ca: Some(ca), trouble: None },
+            Err(Missing::Awaited) => {}
+            Err(Missing::Bad(reason)) => {
+                known.trouble = Some(match &known.ca {
+                    Some(ca) => format!("{reason}; the CA that was given before signs until {}", ca.not_after()),
+                    None => reason,
+                });
+            }
+        }
+        Given { anchor: known.ca.as_ref().map(|ca| ca.anchor().clone()), trouble: known.trouble.clone() }
+    }
+
+    fn load(&self) -> Result<LocalCa, Missing> {
+        let ProvidedCa { certificate, private_key, allow_self_signed } = &self.sources;
+        // Both are read, so that both are watched, and one that is to come does not hide that the other is bad.
+        let (pem, key) = (self.read(CERTIFICATE, certificate), self.read(PRIVATE_KEY, private_key));
+        let bad = |what: &str, source: &DataSource, error: &CaPairError| {
+            let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+            Missing::Bad(format!("the CA's {what} {}: {error}{hint}", place(source)))
+        };
+        let now = self.surroundings.clock.now();
+        let chain = CaChain::from_pem(pem?.expose(), *allow_self_signed, now)
+            .map_err(|error| bad(CERTIFICATE, certificate, &error))?;
+        let of_key = |error: CaPairError| bad(PRIVATE_KEY, private_key, &error);
+        let key = CaKey::from_pem(key?.expose()).map_err(of_key)?;
+        key.check_belongs_to(&chain).map_err(of_key)?;
+        // The library's error is dropped on purpose: it must not quote a key.
+        let key = KeyPair::try_from(key.der()).ok().ok_or_else(|| of_key(CaPairError::UnusableKey))?;
+        let broken = |error: rcgen::Error| Missing::Bad(format!("the CA cannot be used: {error}"));
+        LocalCa::new(&chain.chain, key).map_err(broken)
+    }
+
+    fn read(&self, what: &str, source: &DataSource) -> Result<SecretBytes, Missing> {
+        let bad = |reason: String| Missing::Bad(format!("the CA's {what} {}: {reason}", place(source)));
+        match source {
+            DataSource::Inline(bytes) => Ok(bytes.clone()),
+            DataSource::File(path) => {
+                self.surroundings.files.add(path);
+                read_file(path).map_err(|error| bad(error.to_string()))
+            }
+            DataSource::EnvVar(name) => match std::env::var(&**name) {
+                Ok(value) => Ok(SecretBytes::new(value.into_bytes())),
+                Err(_) => Err(bad("is not set".to_owned())),
+            },
+            DataSource::Secret(name) => match self.surroundings.secrets.borrow().find(&self.mesh, name) {
+                SecretLookup::Found(bytes) => Ok(bytes),
+                SecretLookup::Pending => Err(Missing::Awaited),
+                SecretLookup::NotInFiles => Err(bad(format!("is in no resource file of mesh {:?}", self.mesh))),
+                SecretLookup::Absent => Err(bad(format!(
+                    "is neither in a resource file nor in the cluster: it has to be of type system.kuma.io/secret, in \
+                     the system namespace, with label kuma.io/mesh: {}",
+                    self.mesh
+                ))),
+            },
+        }
+    }
+
+    fn known(&self) -> Known {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl CertificateAuthority for Provided {
+    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+        let Known { ca, trouble } = self.known();
+        match ca {
+            Some(ca) => ca.sign(request, self.surroundings.clock.now()).await,
+            None => Err(CaError::Unavailable(trouble.unwrap_or_else(|| "the CA has not been read yet".to_owned()))),
+        }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.known().trouble
+    }
+}
+
+/// Where it is, for people.
+fn place(source: &DataSource) -> Cow<'static, str> {
+    match source {
+        DataSource::Inline(_) => "in the resource".into(),
+        DataSource::File(path) => format!("in file {}", path.display()).into(),
+        DataSource::Secret(name) => format!("in mesh Secret {name:?}").into(),
+        DataSource::EnvVar(name) => format!("in environment variable {name}").into(),
+    }
+}
+
+/// Reads a file, but neither a pipe, which would wait for a writer, nor a disk full of something else.
+fn read_file(path: &Path) -> std::io::Result<SecretBytes> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > LONGEST {
+        return Err(std::io::Error::other("is not a regular file of at most 1 MiB"));
+    }
+    Ok(SecretBytes::new(Zeroizing::new(std::fs::read(path)?)))
+}
+
+#[cfg(test)]
+#[path = "provided_tests.rs"]
+mod tests;
