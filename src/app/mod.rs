@@ -6,6 +6,7 @@ mod gate;
 mod identify;
 mod known_secrets;
 pub mod naming;
+mod object_status;
 mod resource_metrics;
 mod resources;
 mod trust_readiness;
@@ -28,6 +29,7 @@ use crate::issue::ca::Authorities;
 use crate::issue::ca::cert_manager::{self, CertManager, Timing};
 use crate::issue::manager::{Manager, Subscription};
 use crate::issue::worker::ManagerSettings;
+use crate::mesh::cluster::watch_objects;
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
@@ -111,7 +113,8 @@ impl App {
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
-        let resources = Resources::start(&config, kubernetes.is_some(), &clock, &tasks)?;
+        let objects = kubernetes.as_ref().map(|client| watch_objects(client, &config.system_namespace, &tasks));
+        let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
 
         let mut registry = Registry::with_prefix("envoy_sds");
         resource_metrics::register(&mut registry, resources.problems.clone());
@@ -127,7 +130,12 @@ impl App {
         let cluster_secrets = kubernetes
             .clone()
             .map(|client| cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), &tasks));
-        let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
+        let awaited = gate::Awaited {
+            resources: resources.complete.clone(),
+            policies: resources.policies.clone(),
+            cluster_secrets: cluster_secrets.clone(),
+        };
+        let gate = gate::start(&readiness, awaited, &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
         let sources = Sources {
             policies: resources.policies.clone(),
@@ -136,6 +144,11 @@ impl App {
         };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
+        if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
+            // Nobody says whether backends work yet.
+            let (_, verdicts) = watch::channel(Arc::default());
+            object_status::start(client, objects, &resources, verdicts, &trust, &clock, &tasks);
+        }
 
         let authorities = Arc::new(Authorities::new(config.state_dir.clone(), cert_manager.clone(), clock.clone()));
         let announcer =

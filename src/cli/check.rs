@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Failure, ServerFlags, counted, output};
 use crate::config::{Config, Kubernetes};
-use crate::mesh::{ResourceFiles, Resources, Settings};
+use crate::mesh::{LiveResources, Resources, Settings};
 use crate::model::bundle::Bundle;
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::{Backend, BackendKind, CaSource, MeshPolicy};
@@ -41,7 +41,7 @@ impl Check {
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
         };
-        let compiled = ResourceFiles::new(settings, clock.clone()).load();
+        let compiled = LiveResources::of_files(settings, clock.clone()).load();
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));
         problems.extend(compiled.problems);
         problems.extend(ca_files(&compiled.resources, &clock));

@@ -2,6 +2,7 @@
 
 mod admin_api;
 mod check;
+mod crds;
 mod demo;
 mod flags;
 mod output;
@@ -40,6 +41,7 @@ enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
     Check(check::Check),
+    Crds(crds::Crds),
     Proxies(proxies::Proxies),
     Rotate(rotate::Rotate),
 }
@@ -66,6 +68,7 @@ impl Cli {
             Command::Serve(command) => command.run(),
             Command::Demo(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Crds(command) => command.run(),
             Command::Proxies(command) => command.run(),
             Command::Rotate(command) => command.run(),
         };

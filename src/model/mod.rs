@@ -9,6 +9,7 @@ pub mod held;
 pub mod identity;
 pub mod key;
 pub mod policy;
+pub mod preflight;
 pub mod roots;
 pub mod secrets;
 pub mod svid;

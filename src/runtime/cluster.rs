@@ -125,6 +125,16 @@ pub struct Watch<K> {
     backoff: watcher::DefaultBackoff,
     not_before: Option<Instant>,
     failing: bool,
+    refused: Option<Refused>,
+}
+
+/// Why the API server lists nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It does not know the kind: its CustomResourceDefinition is not installed (404).
+    NotInstalled,
+    /// This server may not (403).
+    Forbidden,
 }
 
 impl<K> Watch<K>
@@ -144,6 +154,7 @@ where
             backoff: watcher::DefaultBackoff::default(),
             not_before: None,
             failing: false,
+            refused: None,
         }
     }
 
@@ -151,32 +162,83 @@ where
     /// to exist by then is in the list. Cancel safe.
     pub async fn next(&mut self) -> WatchEvent<K> {
         loop {
-            if let Some(not_before) = self.not_before {
-                tokio::time::sleep_until(not_before).await;
-                self.not_before = None;
-            }
+            self.pause().await;
             match self.events.next().await {
-                Some(Ok(event)) => {
-                    if self.failing && matches!(event, watcher::Event::InitDone) {
-                        tracing::info!(what = self.what, "the watch works again");
-                        self.failing = false;
-                    }
-                    return event;
-                }
-                Some(Err(error)) => {
-                    let error = explain(&error);
-                    if self.failing {
-                        tracing::debug!(what = self.what, error, "the watch still fails");
-                    } else {
-                        tracing::warn!(what = self.what, error, "the watch failed; it is tried again until it works");
-                        self.failing = true;
-                    }
-                    self.not_before = self.backoff.next().map(|pause| Instant::now() + pause);
-                    self.relist();
-                }
+                Some(Ok(event)) => return self.delivered(event),
+                Some(Err(error)) => self.failed(&error),
                 None => self.relist(),
             }
         }
+    }
+
+    /// The same for a kind that need not be there: says also each time that the API server refuses to list it, which is
+    /// asked again like after any failure. That it is not installed is not warned of, and told once. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn next_if_any(&mut self) -> Result<WatchEvent<K>, Refused> {
+        loop {
+            self.pause().await;
+            match self.events.next().await {
+                Some(Ok(event)) => return Ok(self.delivered(event)),
+                Some(Err(error)) => match refusal(&error) {
+                    Some(Refused::NotInstalled) => {
+                        if self.refused != Some(Refused::NotInstalled) {
+                            tracing::info!(
+                                what = self.what,
+                                "this kind is not installed in the cluster; it is looked for"
+                            );
+                        }
+                        (self.refused, self.failing) = (Some(Refused::NotInstalled), false);
+                        self.begin_again();
+                        return Err(Refused::NotInstalled);
+                    }
+                    refused => {
+                        self.failed(&error);
+                        self.refused = refused.or(self.refused);
+                        if let Some(refused) = refused {
+                            return Err(refused);
+                        }
+                    }
+                },
+                None => self.relist(),
+            }
+        }
+    }
+
+    async fn pause(&mut self) {
+        if let Some(not_before) = self.not_before {
+            tokio::time::sleep_until(not_before).await;
+            self.not_before = None;
+        }
+    }
+
+    fn delivered(&mut self, event: WatchEvent<K>) -> WatchEvent<K> {
+        if matches!(event, watcher::Event::InitDone) {
+            if self.failing {
+                tracing::info!(what = self.what, "the watch works again");
+            } else if self.refused.is_some() {
+                tracing::info!(what = self.what, "this kind is installed now");
+            }
+            (self.failing, self.refused) = (false, None);
+        }
+        event
+    }
+
+    fn failed(&mut self, error: &watcher::Error) {
+        let error = explain(error);
+        if self.failing {
+            tracing::debug!(what = self.what, error, "the watch still fails");
+        } else {
+            tracing::warn!(what = self.what, error, "the watch failed; it is tried again until it works");
+            self.failing = true;
+        }
+        self.begin_again();
+    }
+
+    fn begin_again(&mut self) {
+        self.not_before = self.backoff.next().map(|pause| Instant::now() + pause);
+        self.relist();
     }
 
     /// Begins anew: the next event is `Init`. A pause after an error is still kept.
@@ -188,6 +250,16 @@ where
 impl<K> fmt::Debug for Watch<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch").field("what", &self.what).field("failing", &self.failing).finish_non_exhaustive()
+    }
+}
+
+fn refusal(error: &watcher::Error) -> Option<Refused> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404 => {
+            Some(Refused::NotInstalled)
+        }
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403 => Some(Refused::Forbidden),
+        _ => None,
     }
 }
 

@@ -38,6 +38,18 @@ struct State {
     faults: VecDeque<(Method, String, Fault)>,
     calls: Vec<String>,
     down: bool,
+    definitions: BTreeMap<String, Definition>,
+}
+
+/// What is unusual about a kind's definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Definition {
+    /// There is none.
+    Missing,
+    /// The status is a field like any other.
+    WithoutSubresource,
+    /// The same, and it is dropped.
+    WithoutStatus,
 }
 
 struct Watch {
@@ -61,6 +73,15 @@ impl FakeApi {
     /// The next call of `method` on `plural` goes wrong; several faults are used up in order.
     pub(crate) fn fault(&self, method: Method, plural: &str, fault: Fault) {
         self.lock().faults.push_back((method, plural.to_owned(), fault));
+    }
+
+    /// Makes a kind an unusual one, or (`None`) a usual one again.
+    pub(crate) fn define(&self, plural: &str, definition: Option<Definition>) {
+        let definitions = &mut self.lock().definitions;
+        match definition {
+            Some(definition) => drop(definitions.insert(plural.to_owned(), definition)),
+            None => drop(definitions.remove(plural)),
+        }
     }
 
     /// No call gets through, and watches break, until it is up again.
@@ -139,10 +160,13 @@ impl FakeApi {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let mut path: Vec<&str> =
-            parts.uri.path().split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
-        path.resize(2, "");
-        let (plural, name) = (path[0].to_owned(), path[1].to_owned());
+        let mut path: Vec<&str> = match parts.uri.path().split_once("/namespaces/") {
+            Some((_, rest)) => rest.split('/').skip(1).collect(),
+            // /apis/GROUP/VERSION/PLURAL
+            None => parts.uri.path().split('/').skip(4).collect(),
+        };
+        path.resize(3, "");
+        let (plural, name, subresource) = (path[0].to_owned(), path[1].to_owned(), path[2] == "status");
         let query: BTreeMap<String, String> = parts.uri.query().map(parse_query).unwrap_or_default();
         let fault = {
             let mut state = self.lock();
@@ -151,6 +175,14 @@ impl FakeApi {
             state.calls.push(format!("{verb} {plural}"));
             if state.down {
                 return Err(std::io::Error::other("connection refused"));
+            }
+            let missing = match state.definitions.get(&plural) {
+                Some(Definition::Missing) => true,
+                Some(Definition::WithoutSubresource | Definition::WithoutStatus) => subresource,
+                None => false,
+            };
+            if missing {
+                return Ok(answer(404, &status(404, "the server could not find the requested resource")));
             }
             let fault = state.faults.iter().position(|(method, of, _)| *method == parts.method && *of == plural);
             fault.and_then(|at| state.faults.remove(at)).map(|(_, _, fault)| fault)
@@ -203,6 +235,9 @@ impl State {
         let Some(mut object) = self.objects.get(&key).cloned() else {
             return answer(404, &status(404, "not found"));
         };
+        if *method == Method::GET {
+            return answer(200, &object);
+        }
         if *method == Method::DELETE {
             let wanted = &body["preconditions"];
             let differs = |field: &str| !wanted[field].is_null() && wanted[field] != object["metadata"][field];
@@ -212,7 +247,14 @@ impl State {
             self.remove(plural, name);
             return answer(200, &json!({"kind": "Status", "status": "Success"}));
         }
+        let read = &body["metadata"]["resourceVersion"];
+        if !read.is_null() && *read != object["metadata"]["resourceVersion"] {
+            return answer(409, &status(409, "the object has been modified"));
+        }
         merge(&mut object, &body);
+        if self.definitions.get(plural) == Some(&Definition::WithoutStatus) {
+            object["status"] = Value::Null;
+        }
         answer(200, &self.store(plural, object))
     }
 

@@ -37,6 +37,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
             "runtime/cluster",
             "app/cluster_secrets",
             "app/identify",
+            "app/object_status",
+            "mesh/cluster",
             "issue/ca/cert_manager",
             "identify/service_account",
             "trust/source/mesh_secret",
