@@ -41,11 +41,11 @@ impl ClusterObjects {
 
     /// Every object, by kind and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
-        let listed = |listing| match listing {
-            &Listing::Listed(ref objects) => Some(objects.values()),
+        let listed = self.kinds.values().filter_map(|listing| match listing {
+            Listing::Listed(objects) => Some(objects.values()),
             _ => None,
-        };
-        self.kinds.values().filter_map(listed).flatten()
+        });
+        listed.flatten()
     }
 
     /// An object, if there is one.
