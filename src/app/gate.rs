@@ -1,10 +1,10 @@
 //! When streams are let in (xds-conformance item 17): once everything that the server was configured with has been read
 //! for the first time. Before that they are refused as UNAVAILABLE, which Envoy repeats, perhaps to a replica that is ready.
 //!
-//! Mesh resources are read before anything listens, so what there is to wait for are the cluster's mesh Secrets, if a mesh
-//! names any. Not for long: an API server that does not answer must not lock out the meshes that need nothing of it, nor
-//! the proxies that already have what they need. A secret that is not there yet is waited for in silence, so a gate that
-//! opens early makes nobody be told something wrong; this one only spares proxies the wait.
+//! Resource files are read before anything listens, so what there is to wait for are the cluster's mesh objects, and its
+//! mesh Secrets, if a mesh names any. Not for long: an API server that does not answer must not lock out the meshes that
+//! need nothing of it, nor the proxies that already have what they need. What is not there yet is waited for in silence, so
+//! a gate that opens early makes nobody be told something wrong; this one only spares proxies the wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,20 +19,47 @@ use crate::runtime::tasks::Tasks;
 /// The longest that streams are refused.
 const AT_MOST: Duration = Duration::from_secs(10);
 
+/// What has to be known.
+pub(super) struct Awaited {
+    /// Whether the resources are all that there are.
+    pub(super) resources: watch::Receiver<bool>,
+    pub(super) policies: watch::Receiver<Arc<PolicySet>>,
+    /// `None` without a cluster.
+    pub(super) cluster_secrets: Option<watch::Receiver<Option<Arc<MeshSecrets>>>>,
+}
+
+impl Awaited {
+    /// What is not known yet.
+    fn missing(&self) -> Option<&'static str> {
+        let unknown = |secrets: &watch::Receiver<Option<Arc<MeshSecrets>>>| secrets.borrow().is_none();
+        if !*self.resources.borrow() {
+            Some("the cluster's mesh objects are not listed yet")
+        } else if self.cluster_secrets.as_ref().is_some_and(unknown) && self.policies.borrow().names_secrets() {
+            Some("the cluster's mesh Secrets are not listed yet")
+        } else {
+            None
+        }
+    }
+
+    async fn wait(&mut self) {
+        // Errors are those of a server that ends.
+        let _ = self.resources.wait_for(|complete| *complete).await;
+        if let Some(secrets) = self.cluster_secrets.as_mut().filter(|_| self.policies.borrow().names_secrets()) {
+            let _ = secrets.wait_for(Option::is_some).await;
+        }
+    }
+}
+
 /// Becomes true once, and stays so; until then the server is not ready.
-pub(super) fn start(
-    readiness: &Readiness,
-    policies: &watch::Receiver<Arc<PolicySet>>,
-    cluster_secrets: Option<watch::Receiver<Option<Arc<MeshSecrets>>>>,
-    tasks: &Tasks,
-) -> watch::Receiver<bool> {
-    let needed = cluster_secrets.filter(|_| policies.borrow().names_secrets());
-    let (open, is_open) = watch::channel(needed.is_none());
-    if let Some(mut secrets) = needed {
-        let closed = readiness.block("kubernetes", "the cluster's mesh Secrets are not listed yet");
+pub(super) fn start(readiness: &Readiness, mut awaited: Awaited, tasks: &Tasks) -> watch::Receiver<bool> {
+    let missing = awaited.missing();
+    let (open, is_open) = watch::channel(missing.is_none());
+    if let Some(missing) = missing {
+        let closed = readiness.block("kubernetes", missing);
         tasks.spawn(async move {
-            if tokio::time::timeout(AT_MOST, secrets.wait_for(Option::is_some)).await.is_err() {
-                tracing::warn!("the cluster's mesh Secrets are still unknown; streams are let in for what needs none");
+            if tokio::time::timeout(AT_MOST, awaited.wait()).await.is_err() {
+                let missing = awaited.missing().unwrap_or_default();
+                tracing::warn!("{missing}; streams are let in for what needs nothing of that");
             }
             open.send_replace(true);
             drop(closed);
@@ -75,18 +102,31 @@ mod tests {
         let (publish, secrets) = watch::channel(None);
         let readiness = Readiness::new();
         let mut ready = readiness.watch();
-        assert!(*start(&readiness, &with, None, &tasks).borrow(), "there is no cluster");
-        assert!(*start(&readiness, &without, Some(secrets.clone()), &tasks).borrow(), "no mesh names one");
+        let start = |resources: &watch::Receiver<bool>, policies: &watch::Receiver<_>, cluster_secrets| {
+            let awaited = Awaited { resources: resources.clone(), policies: policies.clone(), cluster_secrets };
+            start(&readiness, awaited, &tasks)
+        };
+        let (_publish, known) = watch::channel(true);
+        assert!(*start(&known, &with, None).borrow(), "there is no cluster");
+        assert!(*start(&known, &without, Some(secrets.clone())).borrow(), "no mesh names one");
         assert!(*ready.borrow());
-        let gate = start(&readiness, &with, Some(secrets.clone()), &tasks);
+        let gate = start(&known, &with, Some(secrets.clone()));
         assert!(!*gate.borrow());
         assert!(!*ready.borrow_and_update(), "who would be refused is not sent here");
         assert_eq!(opens_after(gate).await, AT_MOST);
         ready.wait_for(|ready| *ready).await.unwrap();
 
-        let gate = start(&readiness, &with, Some(secrets), &tasks);
+        let gate = start(&known, &with, Some(secrets.clone()));
         publish.send_replace(Some(Arc::default()));
         assert_eq!(opens_after(gate).await, Duration::ZERO);
         ready.wait_for(|ready| *ready).await.unwrap();
+
+        let (list, listed) = watch::channel(false);
+        let gate = start(&listed, &without, Some(secrets.clone()));
+        assert!(!*gate.borrow(), "the cluster may have meshes");
+        assert_eq!(opens_after(gate).await, AT_MOST);
+        let gate = start(&listed, &without, Some(secrets));
+        list.send_replace(true);
+        assert_eq!(opens_after(gate).await, Duration::ZERO);
     }
 }

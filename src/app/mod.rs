@@ -6,6 +6,7 @@ mod gate;
 mod identify;
 mod known_secrets;
 pub mod naming;
+mod object_status;
 mod resource_metrics;
 mod resources;
 mod trust_readiness;
@@ -29,6 +30,7 @@ use crate::issue::ca::cert_manager::{self, CertManager, Timing};
 use crate::issue::manager::{Manager, Subscription};
 use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
+use crate::mesh::cluster::watch_objects;
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
@@ -115,7 +117,8 @@ impl App {
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
-        let resources = Resources::start(&config, kubernetes.is_some(), &clock, &tasks)?;
+        let objects = kubernetes.as_ref().map(|client| watch_objects(client, &config.system_namespace, &tasks));
+        let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
         for (field, mesh) in config.membership.unknown(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
         }
@@ -135,13 +138,18 @@ impl App {
             let needed = config.identify.names_secrets();
             cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), needed, &tasks)
         });
-        let gate = gate::start(&readiness, &resources.policies, cluster_secrets.clone(), &tasks);
+        let awaited = gate::Awaited {
+            resources: resources.complete.clone(),
+            policies: resources.policies.clone(),
+            cluster_secrets: cluster_secrets.clone(),
+        };
+        let gate = gate::start(&readiness, awaited, &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
         let authorities =
             Authorities::new(config.state_dir.clone(), cert_manager.clone(), secrets.clone(), clock.clone());
         let authorities = Arc::new(authorities);
         let settings = preflight::Settings {
-            wanted: resources.policies,
+            wanted: resources.policies.clone(),
             secrets: secrets.clone(),
             authorities: authorities.clone(),
             state_dir: config.state_dir.clone(),
@@ -152,11 +160,14 @@ impl App {
         let sources = Sources {
             policies: policies.clone(),
             secrets: secrets.clone(),
-            complete: trust_readiness::complete(resources.problems.clone(), &tasks),
+            complete: trust_readiness::complete(resources.problems.clone(), resources.complete.clone(), &tasks),
             state_dir: config.state_dir.clone(),
         };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
+        if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
+            object_status::start(client, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
+        }
 
         let issue_metrics = issue::metrics::Metrics::new(&mut registry);
         let announcer = Announcer {

@@ -1,37 +1,55 @@
-//! The mesh resources, loaded and watched.
+//! The mesh resources, of files and of the cluster: loaded, watched, and published in one place.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::StartError;
 use crate::config::Config;
-use crate::mesh::{ResourceFiles, Settings as ResourceSettings};
+use crate::mesh::cluster::{ClusterObjects, ObjectRef, Report, Standing};
+use crate::mesh::{Compiled, LiveResources, Settings as ResourceSettings};
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 
+/// The objects of the cluster, as they are watched.
+pub(super) type Objects = watch::Receiver<Arc<ClusterObjects>>;
+
 /// The mesh resources, loaded and watched.
 pub(super) struct Resources {
     pub(super) policies: watch::Receiver<Arc<PolicySet>>,
     pub(super) secrets: watch::Receiver<Arc<MeshSecrets>>,
     pub(super) problems: watch::Receiver<Arc<Vec<Problem>>>,
+    /// How the cluster's objects fare.
+    pub(super) reports: watch::Receiver<Arc<Report>>,
+    /// Whether what the cluster has is among them; at once, if there is no cluster.
+    pub(super) complete: watch::Receiver<bool>,
 }
 
 impl Resources {
-    pub(super) fn start(config: &Config, has_cluster: bool, clock: &Clock, tasks: &Tasks) -> Result<Self, StartError> {
+    /// Loads what is in files, and publishes from then on what is there and in the cluster.
+    pub(super) fn start(
+        config: &Config,
+        objects: Option<Objects>,
+        clock: &Clock,
+        tasks: &Tasks,
+    ) -> Result<Self, StartError> {
         let settings = ResourceSettings {
             paths: config.resources.clone(),
-            kubernetes_available: has_cluster,
+            kubernetes_available: objects.is_some(),
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
         };
-        let mut files = ResourceFiles::new(settings, clock.clone());
-        let compiled = files.load();
-        // One team's mistake must not keep a server from coming back for the others.
-        if !compiled.problems.is_empty() && compiled.resources.policies.meshes.is_empty() {
+        let (publish_complete, complete) = watch::channel(objects.is_none());
+        let mut live = LiveResources::new(settings, objects, clock.clone());
+        let compiled = live.load();
+        // One team's mistake must not keep a server from coming back for the others; nor must an object of the cluster, if
+        // some are known already.
+        let in_files = compiled.problems.iter().any(|problem| problem.at.file.is_some());
+        if in_files && compiled.resources.policies.meshes.is_empty() {
             return Err(StartError::Configuration(compiled.problems));
         }
         for problem in &compiled.problems {
@@ -41,29 +59,82 @@ impl Resources {
             tracing::info!("{notice}");
         }
         let (publish_policies, policies) = watch::channel(Arc::new(compiled.resources.policies.clone()));
-        let (publish_secrets, secrets) = watch::channel(Arc::new(compiled.resources.secrets.clone()));
+        let (publish_secrets, secrets) = watch::channel(Arc::new(compiled.resources.secrets));
         let (publish_problems, problems) = watch::channel(Arc::new(compiled.problems));
-        let (publish, mut loaded) = watch::channel(Arc::new(compiled.resources));
-        loaded.mark_unchanged();
-        tasks.spawn_essential("resource files", files.run(publish, publish_problems));
-        tasks.spawn_essential("resource split", async move {
-            while loaded.changed().await.is_ok() {
-                let resources = loaded.borrow_and_update().clone();
-                // Secrets first: a policy that refers to a new one finds it.
-                send_if_changed(&publish_secrets, &resources.secrets);
-                send_if_changed(&publish_policies, &resources.policies);
-            }
-        });
-        Ok(Self { policies, secrets, problems })
+        let (publish_reports, reports) = watch::channel(Arc::default());
+        let publisher = Publisher {
+            policies: publish_policies,
+            secrets: publish_secrets,
+            problems: publish_problems,
+            reports: publish_reports,
+            complete: publish_complete,
+        };
+        publisher.report(live.objects(), compiled.standings, compiled.resources.policies);
+        tasks.spawn_essential("resources", publisher.run(live));
+        Ok(Self { policies, secrets, problems, reports, complete })
     }
 }
 
-fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value: &T) {
+/// What is told of resources.
+struct Publisher {
+    policies: watch::Sender<Arc<PolicySet>>,
+    secrets: watch::Sender<Arc<MeshSecrets>>,
+    problems: watch::Sender<Arc<Vec<Problem>>>,
+    reports: watch::Sender<Arc<Report>>,
+    complete: watch::Sender<bool>,
+}
+
+impl Publisher {
+    async fn run(self, mut live: LiveResources) {
+        loop {
+            live.changed().await;
+            // Files may be on a slow or dead network file system.
+            let loaded = tokio::task::spawn_blocking(move || {
+                let compiled = live.load();
+                (live, compiled)
+            });
+            let Ok((loaded, compiled)) = loaded.await else { return };
+            live = loaded;
+            self.publish(compiled, live.objects());
+        }
+    }
+
+    fn publish(&self, compiled: Compiled, objects: &Arc<ClusterObjects>) {
+        let Compiled { resources, problems, notices, standings } = compiled;
+        // Secrets first: a policy that refers to a new one finds it.
+        let secrets_changed = send_if_changed(&self.secrets, &resources.secrets);
+        if send_if_changed(&self.policies, &resources.policies) || secrets_changed {
+            tracing::info!(meshes = resources.policies.meshes.len(), "resources have changed");
+            for notice in &notices {
+                tracing::info!("{notice}");
+            }
+        }
+        let before = self.problems.borrow().clone();
+        for problem in problems.iter().filter(|problem| !before.contains(problem)) {
+            tracing::warn!("{problem}; the last good version stays in force, if there is one");
+        }
+        if problems.is_empty() && !before.is_empty() {
+            tracing::info!("resources have recovered: nothing is wrong with them any more");
+        }
+        send_if_changed(&self.problems, &problems);
+        self.report(objects, standings, resources.policies);
+    }
+
+    /// Comes last: who waits for it finds everything.
+    fn report(&self, objects: &Arc<ClusterObjects>, standings: BTreeMap<ObjectRef, Standing>, policies: PolicySet) {
+        self.reports.send_replace(Arc::new(Report { objects: objects.clone(), standings, policies }));
+        if objects.is_complete() {
+            self.complete.send_if_modified(|complete| !std::mem::replace(complete, true));
+        }
+    }
+}
+
+fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value: &T) -> bool {
     publish.send_if_modified(|current| {
         let changed = **current != *value;
         if changed {
             *current = Arc::new(value.clone());
         }
         changed
-    });
+    })
 }

@@ -41,12 +41,23 @@ pub(super) fn start(readiness: &Readiness, trust: &TrustStore, tasks: &Tasks) {
     });
 }
 
-/// Whether the resources are all there is: none of them is broken, so none hides a mesh.
-pub(super) fn complete(mut problems: watch::Receiver<Arc<Vec<Problem>>>, tasks: &Tasks) -> watch::Receiver<bool> {
-    let (publish, complete) = watch::channel(problems.borrow_and_update().is_empty());
+/// Whether the resources are all there is: those of the cluster are listed, and none of all is broken, so none hides a mesh.
+pub(super) fn complete(
+    mut problems: watch::Receiver<Arc<Vec<Problem>>>,
+    mut listed: watch::Receiver<bool>,
+    tasks: &Tasks,
+) -> watch::Receiver<bool> {
+    let (publish, complete) = watch::channel(false);
     tasks.spawn_essential("completeness of resources", async move {
-        while problems.changed().await.is_ok() {
-            publish.send_replace(problems.borrow_and_update().is_empty());
+        loop {
+            publish.send_replace(problems.borrow_and_update().is_empty() && *listed.borrow_and_update());
+            let changed = tokio::select! {
+                changed = problems.changed() => changed,
+                changed = listed.changed() => changed,
+            };
+            if changed.is_err() {
+                return;
+            }
         }
     });
     complete

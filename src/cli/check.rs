@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Failure, ServerFlags, counted, output};
 use crate::config::{Config, Kubernetes};
-use crate::mesh::{ResourceFiles, Resources, Settings};
+use crate::mesh::{LiveResources, Resources, Settings};
 use crate::model::bundle::Bundle;
 use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::diagnostic::{Location, Problem};
@@ -43,7 +43,7 @@ impl Check {
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
         };
-        let compiled = ResourceFiles::new(settings, clock.clone()).load();
+        let compiled = LiveResources::of_files(settings, clock.clone()).load();
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));
         let meshes = &compiled.resources.policies.meshes;
         for (field, mesh) in config.membership.unknown(|mesh| meshes.contains_key(mesh)) {

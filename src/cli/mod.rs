@@ -2,6 +2,7 @@
 
 mod admin_api;
 mod check;
+mod crds;
 mod demo;
 mod flags;
 mod output;
@@ -46,6 +47,7 @@ enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
     Check(check::Check),
+    Crds(crds::Crds),
     Proxies(proxies::Proxies),
     Rotate(rotate::Rotate),
     Token(token::Token),
@@ -75,6 +77,7 @@ impl Cli {
             Command::Serve(command) => command.run(),
             Command::Demo(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Crds(command) => command.run(),
             Command::Proxies(command) => command.run(),
             Command::Rotate(command) => command.run(),
             Command::Token(command) => command.run(),

@@ -64,6 +64,11 @@ impl Standing {
                 (None, mesh) => all.mesh = mesh,
                 (Some(_), _) => {}
             }
+            if let Some((key, _)) =
+                labels.iter().find(|(key, value)| all.labels.get(*key).is_some_and(|one| one != *value))
+            {
+                return Err(IdentifyError::Forbidden(format!("it has two values of the label {key:?}")));
+            }
             if all.labels.is_empty() {
                 all.labels = labels;
             } else {

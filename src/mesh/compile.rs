@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use super::backend::{Reference, Use};
 use super::claims::{self, IdentityKey};
+use super::cluster::{ObjectRef, Standing};
 use super::identity::IdentityDefinition;
 use super::last_good::{LastGood, Seen};
 use super::policy::MeshDefinition;
+use super::precedence;
 use super::resource::{self, Decoded, Definition, Key, Outcome};
 use super::{Context, Resources};
 use crate::document::{Node, Value, quoted};
@@ -18,10 +20,10 @@ use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::{DataSource, MeshPolicy, PolicySet, TrustAnchors};
 use crate::model::secrets::{MeshSecrets, SecretBytes};
 
-/// A file of resources, as far as it could be read.
+/// A file of resources, as far as it could be read; or an object of the cluster.
 #[derive(Debug)]
 pub struct Source {
-    /// The file; the folder, if it is the folder that cannot be read.
+    /// The file; the folder, if it is the folder that cannot be read; what [`ObjectRef::path`] gives for an object.
     pub path: Arc<PathBuf>,
     /// Its documents, or why there are none.
     pub documents: Result<Vec<Node>, Vec<Problem>>,
@@ -36,6 +38,8 @@ pub struct Compiled {
     pub problems: Vec<Problem>,
     /// What is not wrong, but good to know.
     pub notices: Vec<Problem>,
+    /// How the objects of the cluster fare.
+    pub standings: BTreeMap<ObjectRef, Standing>,
 }
 
 /// What was good the last time that [`compile`] ran; empty at first.
@@ -50,16 +54,34 @@ pub struct KnownGood {
 /// Mesh and name of a MeshTrust.
 type TrustKey = (Arc<str>, Arc<str>);
 
+impl KnownGood {
+    /// Where a resource was seen last that something good is known of.
+    pub(super) fn place(&self, key: &Key) -> Option<&Arc<PathBuf>> {
+        match key {
+            Key::Mesh(name) => self.meshes.place(name),
+            Key::Secret { mesh, name } => self.secrets.place(&(mesh.clone(), name.clone())),
+            Key::Identity { mesh, name } => self.identities.place(&(mesh.clone(), name.clone())),
+            Key::Trust { mesh, name } => self.trusts.place(&(mesh.clone(), name.clone())),
+        }
+    }
+
+    /// The same of all resources.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
+        let of_meshes = self.meshes.places().chain(self.secrets.places());
+        of_meshes.chain(self.identities.places()).chain(self.trusts.places())
+    }
+}
+
 /// What a [`Source`] holds; see [`Seen`] for `complete`.
-struct File {
-    path: Arc<PathBuf>,
-    complete: bool,
-    found: Vec<Found>,
+pub(super) struct File {
+    pub(super) path: Arc<PathBuf>,
+    pub(super) complete: bool,
+    pub(super) found: Vec<Found>,
 }
 
 /// One resource of one file.
-struct Found {
-    key: Key,
+pub(super) struct Found {
+    pub(super) key: Key,
     at: Location,
     definition: Option<Definition>,
 }
@@ -72,11 +94,16 @@ struct Told {
 }
 
 /// Compiles everything that all sources hold. What is broken is replaced by what is known to be good of it; see
-/// [`LastGood::update`] for the rules.
-pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> Compiled {
+/// [`LastGood::update`] for the rules. Files win over the cluster.
+pub fn compile<'s>(
+    sources: impl IntoIterator<Item = &'s Source>,
+    context: &Context,
+    known: &mut KnownGood,
+) -> Compiled {
     let mut told = Told::default();
-    let mut files: Vec<File> = sources.iter().map(|source| decode(source, context, &mut told)).collect();
+    let mut files: Vec<File> = sources.into_iter().map(|source| decode(source, context, &mut told)).collect();
     let Told { mut problems, mut notices } = told;
+    let shadowed = precedence::yield_to_files(&mut files, known);
     problems.extend(refuse_duplicates(&mut files));
 
     known.secrets.update(&pick(&files, |found| match (&found.key, &found.definition) {
@@ -128,9 +155,10 @@ pub fn compile(sources: &[Source], context: &Context, known: &mut KnownGood) -> 
         notices.push(Problem { at, what, hint: None });
     }
 
+    let standings = precedence::standings(&files, known, &shadowed, &mut problems, &mut notices);
     problems.sort();
     notices.sort();
-    Compiled { resources: Resources { policies, secrets }, problems, notices }
+    Compiled { resources: Resources { policies, secrets }, problems, notices, standings }
 }
 
 /// Takes in the identity policies that may be in force beside each other, and gives those that are.

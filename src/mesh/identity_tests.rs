@@ -1,8 +1,11 @@
 //! `MeshIdentity`, `MeshTrust`, provided CAs, and how they stand beside each other.
 
+use std::sync::Arc;
+
 use super::tests::{certificate, check, compile_text, mesh, now, texts};
 use super::*;
 use crate::document;
+use crate::model::policy::{BackendKind, MeshPolicy};
 use crate::model::policy::{DataSource, Selector};
 
 /// A CA: certificate and key, PEM.

@@ -56,6 +56,16 @@ impl<K: Ord + Clone, V: Clone> LastGood<K, V> {
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.kept.iter().map(|(key, (_, value))| (key, value))
     }
+
+    /// The file in which `key` was seen last, if there is a good value of it.
+    pub fn place(&self, key: &K) -> Option<&Arc<PathBuf>> {
+        self.kept.get(key).map(|(file, _)| file)
+    }
+
+    /// The same of all keys.
+    pub fn places(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
+        self.kept.values().map(|(file, _)| file)
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use std::sync::Arc;
+
 use super::*;
 use crate::document;
+use crate::model::policy::{Backend, BackendKind, BuiltinSettings};
 use crate::model::policy::{CaSource, IssuerRef};
 
 pub(super) fn now() -> Timestamp {

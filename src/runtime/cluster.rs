@@ -128,7 +128,17 @@ pub struct Watch<K, E = DeserializeGuard<K>> {
     backoff: watcher::DefaultBackoff,
     not_before: Option<Instant>,
     failing: bool,
+    refused: Option<Refused>,
     kind: PhantomData<fn() -> K>,
+}
+
+/// Why the API server lists nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It does not know the kind: its CustomResourceDefinition is not installed (404).
+    NotInstalled,
+    /// This server may not (403).
+    Forbidden,
 }
 
 /// A watch of nothing but the metadata of objects.
@@ -161,7 +171,7 @@ impl<K, E> Watch<K, E> {
     fn of(what: &'static str, begin: Box<dyn Fn() -> Events<E> + Send>) -> Self {
         let events = begin();
         let backoff = watcher::DefaultBackoff::default();
-        Self { what, begin, events, backoff, not_before: None, failing: false, kind: PhantomData }
+        Self { what, begin, events, backoff, not_before: None, failing: false, refused: None, kind: PhantomData }
     }
 
     /// The next event; waits out API server failures. `Init` is told *before* the list is asked for, so what was known
@@ -181,33 +191,85 @@ impl<K, E> Watch<K, E> {
     /// What the API server says.
     pub async fn attempt(&mut self) -> Result<watcher::Event<E>, String> {
         loop {
-            if let Some(not_before) = self.not_before {
-                tokio::time::sleep_until(not_before).await;
-                self.not_before = None;
-            }
+            self.pause().await;
             match self.events.next().await {
-                Some(Ok(event)) => {
-                    if self.failing && matches!(event, watcher::Event::InitDone) {
-                        tracing::info!(what = self.what, "the watch works again");
-                        self.failing = false;
-                    }
-                    return Ok(event);
-                }
-                Some(Err(error)) => {
-                    let error = explain(&error);
-                    if self.failing {
-                        tracing::debug!(what = self.what, error, "the watch still fails");
-                    } else {
-                        tracing::warn!(what = self.what, error, "the watch failed; it is tried again until it works");
-                        self.failing = true;
-                    }
-                    self.not_before = self.backoff.next().map(|pause| Instant::now() + pause);
-                    self.relist();
-                    return Err(error);
-                }
+                Some(Ok(event)) => return Ok(self.delivered(event)),
+                Some(Err(error)) => return Err(self.failed(&error)),
                 None => self.relist(),
             }
         }
+    }
+
+    /// The same for a kind that need not be there: says also each time that the API server refuses to list it, which is
+    /// asked again like after any failure. That it is not installed is not warned of, and told once. Cancel safe.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn next_if_any(&mut self) -> Result<watcher::Event<E>, Refused> {
+        loop {
+            self.pause().await;
+            match self.events.next().await {
+                Some(Ok(event)) => return Ok(self.delivered(event)),
+                Some(Err(error)) => match refusal(&error) {
+                    Some(Refused::NotInstalled) => {
+                        if self.refused != Some(Refused::NotInstalled) {
+                            tracing::info!(
+                                what = self.what,
+                                "this kind is not installed in the cluster; it is looked for"
+                            );
+                        }
+                        (self.refused, self.failing) = (Some(Refused::NotInstalled), false);
+                        self.begin_again();
+                        return Err(Refused::NotInstalled);
+                    }
+                    refused => {
+                        self.failed(&error);
+                        self.refused = refused.or(self.refused);
+                        if let Some(refused) = refused {
+                            return Err(refused);
+                        }
+                    }
+                },
+                None => self.relist(),
+            }
+        }
+    }
+
+    async fn pause(&mut self) {
+        if let Some(not_before) = self.not_before {
+            tokio::time::sleep_until(not_before).await;
+            self.not_before = None;
+        }
+    }
+
+    fn delivered(&mut self, event: watcher::Event<E>) -> watcher::Event<E> {
+        if matches!(event, watcher::Event::InitDone) {
+            if self.failing {
+                tracing::info!(what = self.what, "the watch works again");
+            } else if self.refused.is_some() {
+                tracing::info!(what = self.what, "this kind is installed now");
+            }
+            (self.failing, self.refused) = (false, None);
+        }
+        event
+    }
+
+    /// Notes it, and says what it is.
+    fn failed(&mut self, error: &watcher::Error) -> String {
+        let error = explain(error);
+        if self.failing {
+            tracing::debug!(what = self.what, error, "the watch still fails");
+        } else {
+            tracing::warn!(what = self.what, error, "the watch failed; it is tried again until it works");
+            self.failing = true;
+        }
+        self.begin_again();
+        error
+    }
+
+    fn begin_again(&mut self) {
+        self.not_before = self.backoff.next().map(|pause| Instant::now() + pause);
+        self.relist();
     }
 
     /// Begins anew: the next event is `Init`. A pause after an error is still kept.
@@ -219,6 +281,16 @@ impl<K, E> Watch<K, E> {
 impl<K, E> fmt::Debug for Watch<K, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch").field("what", &self.what).field("failing", &self.failing).finish_non_exhaustive()
+    }
+}
+
+fn refusal(error: &watcher::Error) -> Option<Refused> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404 => {
+            Some(Refused::NotInstalled)
+        }
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403 => Some(Refused::Forbidden),
+        _ => None,
     }
 }
 

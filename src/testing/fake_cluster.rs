@@ -38,6 +38,18 @@ struct State {
     faults: VecDeque<(Method, String, Fault)>,
     calls: Vec<String>,
     down: bool,
+    definitions: BTreeMap<String, Definition>,
+}
+
+/// What is unusual about a kind's definition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Definition {
+    /// There is none.
+    Missing,
+    /// The status is a field like any other.
+    WithoutSubresource,
+    /// The same, and it is dropped.
+    WithoutStatus,
 }
 
 struct Watch {
@@ -61,6 +73,15 @@ impl FakeApi {
     /// The next call of `method` on `plural` goes wrong; several faults are used up in order.
     pub(crate) fn fault(&self, method: Method, plural: &str, fault: Fault) {
         self.lock().faults.push_back((method, plural.to_owned(), fault));
+    }
+
+    /// Makes a kind an unusual one, or (`None`) a usual one again.
+    pub(crate) fn define(&self, plural: &str, definition: Option<Definition>) {
+        let definitions = &mut self.lock().definitions;
+        match definition {
+            Some(definition) => drop(definitions.insert(plural.to_owned(), definition)),
+            None => drop(definitions.remove(plural)),
+        }
     }
 
     /// No call gets through, and watches break, until it is up again.
@@ -139,7 +160,7 @@ impl FakeApi {
         let (parts, body) = request.into_parts();
         let body = body.collect_bytes().await.map_err(std::io::Error::other)?;
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        let (plural, name) = plural_and_name(parts.uri.path());
+        let (plural, name, subresource) = parts_of(parts.uri.path());
         let query: BTreeMap<String, String> = parts.uri.query().map(parse_query).unwrap_or_default();
         let fault = {
             let mut state = self.lock();
@@ -148,6 +169,14 @@ impl FakeApi {
             state.calls.push(format!("{verb} {plural}"));
             if state.down {
                 return Err(std::io::Error::other("connection refused"));
+            }
+            let missing = match state.definitions.get(&plural) {
+                Some(Definition::Missing) => true,
+                Some(Definition::WithoutSubresource | Definition::WithoutStatus) => subresource,
+                None => false,
+            };
+            if missing {
+                return Ok(answer(404, &status(404, "the server could not find the requested resource")));
             }
             let fault = state.faults.iter().position(|(method, of, _)| *method == parts.method && *of == plural);
             fault.and_then(|at| state.faults.remove(at)).map(|(_, _, fault)| fault)
@@ -212,7 +241,14 @@ impl State {
             self.remove(plural, name);
             return answer(200, &json!({"kind": "Status", "status": "Success"}));
         }
+        let read = &body["metadata"]["resourceVersion"];
+        if !read.is_null() && *read != object["metadata"]["resourceVersion"] {
+            return answer(409, &status(409, "the object has been modified"));
+        }
         merge(&mut object, &body);
+        if self.definitions.get(plural) == Some(&Definition::WithoutStatus) {
+            object["status"] = Value::Null;
+        }
         answer(200, &self.store(plural, object))
     }
 
@@ -265,18 +301,18 @@ impl Watch {
 }
 
 /// Of `/api/v1/…` and `/apis/<group>/<version>/…`, in a namespace or not. Any other path is an object whose name is the path.
-fn plural_and_name(path: &str) -> (String, String) {
+fn parts_of(path: &str) -> (String, String, bool) {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let rest = match parts.as_slice() {
         ["api", _, rest @ ..] | ["apis", _, _, rest @ ..] => rest,
-        _ => return (path.to_owned(), path.to_owned()),
+        _ => return (path.to_owned(), path.to_owned(), false),
     };
     let rest = match rest {
         ["namespaces", _, rest @ ..] if !rest.is_empty() => rest,
         rest => rest,
     };
     let part = |at: usize| rest.get(at).copied().unwrap_or_default().to_owned();
-    (part(0), part(1))
+    (part(0), part(1), part(2) == "status")
 }
 
 fn answer(code: u16, body: &Value) -> Response<Body> {

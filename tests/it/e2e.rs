@@ -6,6 +6,7 @@ mod apis;
 mod approval;
 mod backends;
 mod cli;
+mod cluster_resources;
 mod default;
 mod drop_in;
 mod embedded;

@@ -106,18 +106,18 @@ impl<'a> Deployment<'a> {
     }
 }
 
-/// Applies `deploy/rbac.yaml` to another namespace. What has no namespace gets a name of its own, since the cluster may
+/// Applies `deploy/rbac.yaml` to another namespace. What is outside of it gets a name of its own, since the cluster may
 /// have several such servers.
 async fn apply_rbac(cluster: &Cluster, system: &str) {
     let text = RBAC.replace("kong-mesh-system", system);
     let objects: Vec<Value> = serde_saphyr::from_multiple(&text).expect("deploy/rbac.yaml is YAML");
     let own = |name: &mut Value| *name = json!(format!("{}-{system}", name.as_str().unwrap_or_default()));
     for mut object in objects {
-        if object["kind"].as_str().is_some_and(|kind| kind.starts_with("Cluster")) {
+        if object["metadata"]["namespace"] != system {
             own(&mut object["metadata"]["name"]);
-        }
-        if object["roleRef"]["kind"] == "ClusterRole" {
-            own(&mut object["roleRef"]["name"]);
+            if object["roleRef"].is_object() {
+                own(&mut object["roleRef"]["name"]);
+            }
         }
         cluster.apply(object).await;
     }

@@ -1,0 +1,117 @@
+//! What the watches have told so far. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kube::api::DynamicObject;
+use kube::core::DeserializeGuard;
+use kube::runtime::watcher::Event;
+
+use super::object::{Object, ObjectKind, ObjectRef};
+use crate::runtime::cluster::Refused;
+
+/// The objects of one kind, by name.
+pub(super) type ByName = BTreeMap<Arc<str>, Arc<Object>>;
+
+/// What is known of the objects of one kind.
+#[derive(Debug, Clone, Default)]
+pub enum Listing {
+    /// Nothing yet.
+    #[default]
+    Unknown,
+    /// This server may not list them.
+    Forbidden,
+    /// The kind is not installed in the cluster.
+    NotInstalled,
+    /// These; the last that were known, while the API server is away.
+    Listed(ByName),
+}
+
+/// What is known of all kinds.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterObjects {
+    pub(super) kinds: BTreeMap<ObjectKind, Listing>,
+}
+
+impl ClusterObjects {
+    /// What is known of the objects of `kind`.
+    pub fn of(&self, kind: ObjectKind) -> &Listing {
+        self.kinds.get(&kind).unwrap_or(&Listing::Unknown)
+    }
+
+    /// Every object, by kind and name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let listed = self.kinds.values().filter_map(|listing| match listing {
+            Listing::Listed(objects) => Some(objects.values()),
+            _ => None,
+        });
+        listed.flatten()
+    }
+
+    /// An object, if there is one.
+    pub fn get(&self, at: &ObjectRef) -> Option<&Arc<Object>> {
+        match self.of(at.kind) {
+            Listing::Listed(objects) => objects.get(&at.name),
+            _ => None,
+        }
+    }
+
+    /// Whether the cluster has answered for every kind, if only that there is none, or that this server may not look.
+    pub fn is_complete(&self) -> bool {
+        ObjectKind::ALL.into_iter().all(|kind| !matches!(self.of(kind), Listing::Unknown))
+    }
+
+    /// Whether the same follows from both: the same objects that say the same, and the same is known of each kind.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        ObjectKind::ALL.into_iter().all(|kind| match (self.of(kind), other.of(kind)) {
+            (Listing::Listed(one), Listing::Listed(other)) => {
+                one.len() == other.len()
+                    && one.values().zip(other.values()).all(|(one, other)| one.says_the_same(other))
+            }
+            (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
+        })
+    }
+}
+
+/// What the watch of one kind adds up to.
+#[derive(Debug)]
+pub(super) struct Store {
+    kind: ObjectKind,
+    known: Option<ByName>,
+    /// What a list has shown so far; it replaces `known` once it is complete.
+    listing: Option<ByName>,
+}
+
+impl Store {
+    pub(super) fn new(kind: ObjectKind) -> Self {
+        Self { kind, known: None, listing: None }
+    }
+
+    /// What is known after `event`; `None` while it is not: before the first list is complete, or while one is under way.
+    pub(super) fn after(&mut self, event: Result<Event<DeserializeGuard<DynamicObject>>, Refused>) -> Option<Listing> {
+        match event {
+            Ok(Event::Init) => self.listing = Some(ByName::new()),
+            Ok(Event::InitDone) => self.known = self.listing.take().or(self.known.take()),
+            Ok(Event::InitApply(object) | Event::Apply(object)) => {
+                let object = Object::new(self.kind, object.0)?;
+                let known = self.listing.as_mut().or(self.known.as_mut())?;
+                known.insert(object.at.name.clone(), Arc::new(object));
+            }
+            Ok(Event::Delete(object)) => {
+                let name = kube::Resource::meta(&object).name.clone().unwrap_or_default();
+                self.known.iter_mut().for_each(|known| drop(known.remove(name.as_str())));
+            }
+            // Whoever removes a definition removes its objects.
+            Err(Refused::NotInstalled) => {
+                (self.known, self.listing) = (None, None);
+                return Some(Listing::NotInstalled);
+            }
+            // A permission that was taken away says nothing of the objects: what was known stays.
+            Err(Refused::Forbidden) => {
+                self.listing = None;
+                return self.known.is_none().then_some(Listing::Forbidden);
+            }
+        }
+        self.known.clone().filter(|_| self.listing.is_none()).map(Listing::Listed)
+    }
+}

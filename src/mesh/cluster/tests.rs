@@ -1,0 +1,295 @@
+//! Objects from an API server in memory, through the watches, to what is in force and to their statuses.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::http::Method;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::mesh::{Compiled, LiveResources, Settings};
+use crate::model::preflight::{Outcome, Verdict, Verdicts};
+use crate::runtime::clock::Clock;
+use crate::runtime::tasks::{Deaths, Tasks};
+use crate::testing::fake_cluster::{Definition, FakeApi, Fault};
+
+/// Longer than the pause between two attempts to list.
+const LONG: Duration = Duration::from_secs(120);
+
+fn mesh(name: &str, enabled: &str) -> Value {
+    let mtls = json!({"enabledBackend": enabled, "backends": [{"name": "ca-1", "type": "builtin"}]});
+    json!({"metadata": {"name": name, "generation": 1}, "spec": {"mtls": mtls}})
+}
+
+/// A cluster, and what a server makes of it.
+struct Scene {
+    api: FakeApi,
+    tasks: Tasks,
+    _deaths: Deaths,
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (tasks, deaths) = Tasks::new();
+        Self { api: FakeApi::default(), tasks, _deaths: deaths, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<ClusterObjects>> {
+        watch_objects(&self.api.client(), "system", &self.tasks)
+    }
+
+    fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
+        let settings =
+            Settings { paths, kubernetes_available: true, system_namespace: "system".to_owned(), zone: String::new() };
+        LiveResources::new(settings, Some(self.watch()), clock())
+    }
+
+    /// A resource file with these documents.
+    fn file(&self, text: &str) -> PathBuf {
+        let path = self.folder.path().join("mesh.yaml");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Loads, publishes and writes statuses for ever, as the server does.
+    fn serve(&self, mut live: LiveResources) -> watch::Sender<Arc<Verdicts>> {
+        let (publish, reports) = watch::channel(Arc::default());
+        let (tell, verdicts) = watch::channel(Arc::default());
+        let (_, troubles) = watch::channel(Arc::default());
+        let sources = Sources { reports, objects: self.watch(), verdicts, troubles };
+        self.tasks.spawn(StatusWriter::new(self.api.client(), "one".to_owned(), sources, clock()).run());
+        self.tasks.spawn(async move {
+            loop {
+                let Compiled { standings, resources, .. } = live.load();
+                let objects = live.objects().clone();
+                publish.send_replace(Arc::new(Report { objects, standings, policies: resources.policies }));
+                live.changed().await;
+            }
+        });
+        tell
+    }
+
+    fn condition(&self, plural: &str, name: &str, of: &str) -> Value {
+        let object = self.api.objects(plural).into_iter().find(|object| object["metadata"]["name"] == name).unwrap();
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|condition| condition["type"] == of).unwrap_or_default()
+    }
+
+    async fn reason_becomes(&self, plural: &str, name: &str, of: &str, reason: &str) -> Value {
+        let becomes = async {
+            while self.condition(plural, name, of)["reason"] != reason {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let became = timeout(LONG, becomes).await;
+        let condition = self.condition(plural, name, of);
+        assert!(became.is_ok(), "{of} is {condition}");
+        condition
+    }
+}
+
+fn clock() -> Clock {
+    Clock::simulated(Timestamp::from_second(1_800_000_000).unwrap())
+}
+
+/// Loads until the meshes in force and the number of problems are these.
+async fn becomes(live: &mut LiveResources, meshes: &str, problems: usize) -> Compiled {
+    let becomes = async {
+        loop {
+            let compiled = live.load();
+            let names: Vec<_> = compiled.resources.policies.meshes.keys().map(|name| &**name).collect();
+            if names.join(" ") == meshes && compiled.problems.len() == problems {
+                return compiled;
+            }
+            live.changed().await;
+        }
+    };
+    timeout(LONG, becomes).await.unwrap_or_else(|_| panic!("it never is {meshes:?}: {:?}", live.load()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_are_compiled_like_files_and_each_keeps_its_own_last_good() {
+    let scene = Scene::new();
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    scene.api.put("meshes", mesh("two", "ca-1"));
+    scene.api.put("meshes", mesh("broken", "nonsense"));
+    let mut live = scene.live(vec![]);
+    assert!(live.load().resources.policies.meshes.is_empty(), "nothing is served before the cluster has answered");
+    let compiled = becomes(&mut live, "one two", 1).await;
+    let told = compiled.problems[0].to_string();
+    assert!(told.starts_with("Mesh broken (cluster): spec.mtls.enabledBackend: "), "{told}");
+    assert_eq!(compiled.problems[0].at.file, None);
+
+    scene.api.merge("meshes", "one", &json!({"spec": {"mtls": {"enabledBackend": "nonsense"}}}));
+    let compiled = becomes(&mut live, "one two", 2).await;
+    let one = &compiled.standings[&ObjectRef { kind: ObjectKind::Mesh, name: "one".into() }];
+    assert_eq!((one.acceptance, one.in_force), (Acceptance::Invalid, true));
+    scene.api.set_down(true);
+    sleep(LONG).await;
+    scene.api.set_down(false);
+    scene.api.remove("meshes", "one");
+    scene.api.merge("meshes", "broken", &json!({"spec": {"mtls": {"enabledBackend": "ca-1"}}}));
+    becomes(&mut live, "broken two", 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_wins_also_while_it_cannot_be_understood() {
+    let scene = Scene::new();
+    let in_file = "{type: Mesh, name: one, mtls: {enabledBackend: f, backends: [{name: f, type: builtin}]}}";
+    let path = scene.file(in_file);
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    scene.api.put("meshes", mesh("two", "ca-1"));
+    let mut live = scene.live(vec![path.clone()]);
+    let signer = |compiled: &Compiled| compiled.resources.policies.meshes["one"].enabled_backend.clone().unwrap();
+    let compiled = becomes(&mut live, "one two", 1).await;
+    assert_eq!(&*signer(&compiled), "f");
+    let told = compiled.problems[0].to_string();
+    assert!(told.starts_with("Mesh one (cluster): the resource file ") && told.contains("mesh.yaml"), "{told}");
+    let one = ObjectRef { kind: ObjectKind::Mesh, name: "one".into() };
+    assert_eq!(compiled.standings[&one].acceptance, Acceptance::ShadowedByFile);
+
+    scene.file("{type: Mesh");
+    let compiled = live.load();
+    assert_eq!(&*signer(&compiled), "f", "{:?}", compiled.problems);
+    assert_eq!(compiled.standings[&one].acceptance, Acceptance::ShadowedByFile);
+    scene.file("{type: Mesh, name: other}");
+    let compiled = live.load();
+    assert_eq!(&*signer(&compiled), "ca-1");
+    assert_eq!(compiled.standings[&one].acceptance, Acceptance::Accepted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_embedded_default_is_for_clusters_without_meshes() {
+    let scene = Scene::new();
+    let mut live = scene.live(vec![]);
+    becomes(&mut live, "", 0).await;
+    live.changed().await;
+    becomes(&mut live, "", 0).await;
+
+    let scene = Scene::new();
+    for kind in ObjectKind::ALL {
+        scene.api.define(kind.plural(), Some(Definition::Missing));
+    }
+    let mut live = scene.live(vec![]);
+    becomes(&mut live, "default", 0).await;
+    assert!(matches!(live.objects().of(ObjectKind::Mesh), Listing::NotInstalled));
+    scene.api.define("meshes", None);
+    sleep(LONG).await;
+    becomes(&mut live, "default", 0).await;
+    scene.api.put("meshes", mesh("first", "ca-1"));
+    becomes(&mut live, "first", 0).await;
+    scene.api.remove("meshes", "first");
+    becomes(&mut live, "", 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_be_listed_holds_nothing_up() {
+    let scene = Scene::new();
+    scene.api.fault(Method::GET, "meshtrusts", Fault::Refuse(403, "may not"));
+    let mut objects = scene.watch();
+    timeout(Duration::from_secs(1), objects.wait_for(|objects| objects.is_complete())).await.unwrap().unwrap();
+    assert!(matches!(objects.borrow().of(ObjectKind::MeshTrust), Listing::Forbidden));
+    let listed = |objects: &Arc<ClusterObjects>| matches!(objects.of(ObjectKind::MeshTrust), Listing::Listed(_));
+    timeout(LONG, objects.wait_for(listed)).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_follow_and_others_conditions_stay() {
+    let scene = Scene::new();
+    let others = json!({"type": "Other", "status": "True", "reason": "R", "message": ""});
+    let mut object = mesh("one", "ca-1");
+    object["status"] = json!({"conditions": [others]});
+    scene.api.put("meshes", object);
+    let tell = scene.serve(scene.live(vec![]));
+    let ready = scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;
+    assert_eq!((&ready["status"], &ready["observedGeneration"]), (&json!("True"), &json!(1)));
+    assert_eq!(scene.condition("meshes", "one", "BackendReady"), Value::Null, "nobody knows yet");
+    assert_eq!(scene.condition("meshes", "one", "Other"), others);
+
+    let verdict = |outcome| {
+        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false };
+        Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
+    };
+    tell.send_replace(verdict(Outcome::Failed("no such issuer".to_owned())));
+    let backend = scene.reason_becomes("meshes", "one", "BackendReady", "BackendFailed").await;
+    assert_eq!(backend["message"], "backend ca-1: no such issuer");
+    tell.send_replace(verdict(Outcome::Passed));
+    scene.reason_becomes("meshes", "one", "BackendReady", "BackendReady").await;
+
+    let nonsense = json!({"metadata": {"generation": 2}, "spec": {"mtls": {"enabledBackend": "nonsense"}}});
+    scene.api.merge("meshes", "one", &nonsense);
+    let ready = scene.reason_becomes("meshes", "one", "Ready", "Invalid").await;
+    let message = ready["message"].as_str().unwrap();
+    assert!(message.starts_with("spec.mtls.enabledBackend: ") && message.contains("stays in force"), "{message}");
+    assert_eq!(ready["observedGeneration"], 2);
+
+    // One Event for each change of state, and no write without one.
+    let events = scene.api.objects("events");
+    let reasons: Vec<_> = events.iter().map(|event| event["reason"].as_str().unwrap()).collect();
+    assert_eq!(reasons, ["Accepted", "BackendFailed", "BackendReady", "Invalid"]);
+    let written = scene.api.count("PATCH meshes");
+    sleep(LONG).await;
+    assert_eq!((scene.api.count("PATCH meshes"), written), (written, 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_replicas_do_not_fight() {
+    let scene = Scene::new();
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    let _tell = [scene.serve(scene.live(vec![])), scene.serve(scene.live(vec![]))];
+    scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;
+    sleep(LONG).await;
+    assert_eq!(scene.api.objects("events").len(), 1);
+    // Somebody says otherwise: that is his.
+    let conditions = json!([{"type": "Ready", "status": "False", "reason": "Theirs", "message": "m"}]);
+    scene.api.merge("meshes", "one", &json!({"status": {"conditions": conditions}}));
+    sleep(LONG).await;
+    assert_eq!(scene.condition("meshes", "one", "Ready")["reason"], "Theirs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn definitions_without_a_status_subresource_are_coped_with() {
+    let scene = Scene::new();
+    scene.api.define("meshes", Some(Definition::WithoutSubresource));
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    let _tell = scene.serve(scene.live(vec![]));
+    let ready = scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;
+    assert_eq!(ready["observedGeneration"], Value::Null);
+    sleep(LONG).await;
+    assert_eq!(scene.api.count("PATCH meshes"), 2, "the status, which is not there, and the object");
+
+    let scene = Scene::new();
+    scene.api.define("meshes", Some(Definition::WithoutStatus));
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    scene.api.put("meshes", mesh("two", "ca-1"));
+    let _tell = scene.serve(scene.live(vec![]));
+    sleep(LONG).await;
+    assert_eq!(scene.api.count("PATCH meshes"), 2, "given up after the first");
+    scene.api.merge("meshes", "one", &json!({"spec": {"mtls": {"enabledBackend": "nonsense"}}}));
+    sleep(LONG).await;
+    assert_eq!(scene.api.count("PATCH meshes"), 2);
+    let events = scene.api.objects("events");
+    assert!(events.iter().any(|event| event["reason"] == "Invalid" && event["type"] == "Warning"), "{events:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_written_is_tried_again() {
+    let scene = Scene::new();
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    scene.api.fault(Method::PATCH, "meshes", Fault::Refuse(403, "may not"));
+    scene.api.fault(Method::POST, "events", Fault::Refuse(403, "may not"));
+    let _tell = scene.serve(scene.live(vec![]));
+    scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;
+    assert_eq!(scene.api.count("PATCH meshes"), 2);
+}
+
+#[test]
+fn the_definitions_are_of_the_kinds_that_are_watched() {
+    for kind in ObjectKind::ALL {
+        let name = format!("name: {}.kuma.io\n", kind.plural());
+        assert!(DEFINITIONS.contains(&name) && DEFINITIONS.contains(&format!("kind: {}\n", kind.name())));
+    }
+}

@@ -1,0 +1,133 @@
+//! All resources, of files and of the cluster: compiled together, and anew whenever one of them changes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::Context;
+use super::cluster::{ClusterObjects, Listing, ObjectKind};
+use super::compile::{Compiled, KnownGood, Source, compile};
+use super::files::ResourceFiles;
+use crate::document;
+use crate::runtime::clock::Clock;
+
+/// What is served if no resources are configured at all.
+const EMBEDDED_DEFAULT: &str =
+    "{type: Mesh, name: default, mtls: {enabledBackend: builtin, backends: [{name: builtin, type: builtin}]}}";
+
+/// What decides whether resources are right, apart from the time; see [`Context`].
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Files and folders; folders are not searched deeper. With none at all, and no cluster that has meshes, there is the
+    /// embedded default: the mesh `default` with a builtin CA.
+    pub paths: Vec<PathBuf>,
+    /// See [`Context::kubernetes_available`].
+    pub kubernetes_available: bool,
+    /// See [`Context::system_namespace`].
+    pub system_namespace: String,
+    /// See [`Context::zone`].
+    pub zone: String,
+}
+
+/// The resources of files and of the cluster.
+#[derive(Debug)]
+pub struct LiveResources {
+    settings: Settings,
+    clock: Clock,
+    files: ResourceFiles,
+    cluster: Option<watch::Receiver<Arc<ClusterObjects>>>,
+    /// The objects that were compiled last.
+    objects: Arc<ClusterObjects>,
+    embedded_default: EmbeddedDefault,
+    known: KnownGood,
+}
+
+impl LiveResources {
+    /// The resources of files alone.
+    pub fn of_files(settings: Settings, clock: Clock) -> Self {
+        Self::new(settings, None, clock)
+    }
+
+    /// Begins to watch, and reads nothing yet.
+    pub fn new(settings: Settings, cluster: Option<watch::Receiver<Arc<ClusterObjects>>>, clock: Clock) -> Self {
+        let files = ResourceFiles::new(settings.paths.clone());
+        let embedded_default = match (settings.paths.is_empty(), &cluster) {
+            (false, _) => EmbeddedDefault::Off,
+            (true, Some(_)) => EmbeddedDefault::Undecided,
+            (true, None) => EmbeddedDefault::On,
+        };
+        Self { settings, clock, files, cluster, objects: Arc::default(), embedded_default, known: KnownGood::default() }
+    }
+
+    /// Reads and compiles everything; what is broken is replaced by what was good the last time. It blocks on files.
+    pub fn load(&mut self) -> Compiled {
+        if let Some(cluster) = &mut self.cluster {
+            self.objects = cluster.borrow_and_update().clone();
+            self.embedded_default = self.embedded_default.after(self.objects.of(ObjectKind::Mesh));
+        }
+        let mut files = self.files.read();
+        if self.embedded_default == EmbeddedDefault::On {
+            let path = Arc::new("embedded default".into());
+            files.push(Source { path, documents: document::parse(EMBEDDED_DEFAULT).map_err(|_errors| Vec::new()) });
+        }
+        let context = Context {
+            kubernetes_available: self.settings.kubernetes_available,
+            system_namespace: self.settings.system_namespace.clone(),
+            zone: self.settings.zone.clone(),
+            now: self.clock.now(),
+        };
+        let objects = self.objects.iter().map(|object| &object.source);
+        compile(files.iter().chain(objects), &context, &mut self.known)
+    }
+
+    /// The objects that [`LiveResources::load`] took in the last time.
+    pub fn objects(&self) -> &Arc<ClusterObjects> {
+        &self.objects
+    }
+
+    /// Waits until it is time to load again: files may have changed, or objects have. An object's status is no change.
+    pub async fn changed(&mut self) {
+        let Some(cluster) = &mut self.cluster else { return self.files.changed().await };
+        let objects = async {
+            // The watches live as long as the program.
+            while cluster.changed().await.is_ok() {
+                if !cluster.borrow_and_update().says_the_same(&self.objects) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        // Whichever it is, everything is read.
+        tokio::select! {
+            () = self.files.changed() => {}
+            () = objects => {}
+        }
+    }
+}
+
+/// Whether the embedded default is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EmbeddedDefault {
+    /// It is not known whether the cluster has meshes.
+    Undecided,
+    On,
+    Off,
+}
+
+impl EmbeddedDefault {
+    /// It stays on when the definition of Mesh is installed, until there is a first Mesh; and is not for a cluster that
+    /// had the definition from the start.
+    fn after(self, meshes: &Listing) -> Self {
+        match (self, meshes) {
+            (Self::Undecided, Listing::NotInstalled) => Self::On,
+            (Self::Undecided, Listing::Listed(_)) => Self::Off,
+            (Self::On, Listing::Listed(meshes)) if !meshes.is_empty() => Self::Off,
+            (before, _) => before,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "live_tests.rs"]
+mod tests;
