@@ -103,13 +103,16 @@ fn signs_others(leaf: &Certificate) -> Result<bool, String> {
     Ok(usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()))
 }
 
+/// A judge, and what it said.
+type Judged = (Arc<ClientCa>, Result<(), IdentifyError>);
+
 /// A chain that was shown. It stands for as long as the listener's newest client CA accepts it.
 struct Shown {
     chain: Vec<CertificateDer<'static>>,
     client_ca: ClientCaWatch,
     clock: Clock,
     /// The last judge and its verdict. Streams ask for other reasons too, and thousands of them at a time.
-    judged: Mutex<Option<(Arc<ClientCa>, Result<(), IdentifyError>)>>,
+    judged: Mutex<Option<Judged>>,
 }
 
 impl Shown {

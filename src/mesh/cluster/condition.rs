@@ -138,7 +138,7 @@ mod tests {
     fn conditions_of_others_stay_and_the_time_moves_with_the_status_only() {
         let others = json!({"type": "SpiffeIDProvider", "status": "True", "reason": "R", "message": "m", "own": 1});
         let wanted = [("Ready", say(true, "Accepted", "fine"))];
-        let (first, transitions) = merge(&[others.clone()], &wanted, Some(3), at(60)).unwrap();
+        let (first, transitions) = merge(std::slice::from_ref(&others), &wanted, Some(3), at(60)).unwrap();
         assert_eq!(first[0], others);
         assert_eq!(
             first[1],
