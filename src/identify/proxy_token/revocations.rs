@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::model::secrets::{ClusterSecrets, KnownSecrets, SecretLookup};
+use crate::model::secrets::{ClusterSecrets, KnownSecrets};
 use crate::model::text::is_misleading;
 
 /// The longest id: that of a token's `jti`.
@@ -65,21 +65,23 @@ impl Revocations {
 
     /// What follows on these when these are the mesh Secrets; and what is wrong with which mesh's.
     pub(super) fn after_secrets(&self, name: &str, secrets: &KnownSecrets) -> (Self, Vec<(Arc<str>, String)>) {
-        let nothing = BTreeMap::new();
-        let last = match self {
-            Self::ByMesh { lists, .. } => lists,
-            Self::Never | Self::Everywhere(_) => &nothing,
+        let (nothing, nobody) = (BTreeMap::new(), Ok(Arc::default()));
+        let (last, was_complete) = match self {
+            Self::ByMesh { lists, complete } => (lists, *complete),
+            Self::Never | Self::Everywhere(_) => (&nothing, false),
         };
-        let in_cluster = match &secrets.cluster {
-            ClusterSecrets::Listed(all) => Some(all.iter()),
-            ClusterSecrets::NoCluster | ClusterSecrets::Pending => None,
-        };
-        let all = secrets.files.iter().chain(in_cluster.into_iter().flatten());
-        let meshes: BTreeSet<&str> = all.filter(|(_, found, _)| *found == name).map(|(mesh, ..)| mesh).collect();
-        let (mut lists, mut problems) = (BTreeMap::new(), Vec::new());
+        let mut lists = BTreeMap::new();
+        let mut problems = Vec::new();
+        let meshes: BTreeSet<&str> =
+            secrets.iter().filter(|(_, found, _)| *found == name).map(|(mesh, ..)| mesh).collect();
         for mesh in meshes {
-            let SecretLookup::Found(content) = secrets.find(mesh, name) else { continue };
-            let (list, problem) = after(last.get(mesh), parse(content.expose()));
+            let Some(secret) = secrets.get(mesh, name) else { continue };
+            // Once all were known, a mesh without a Secret had revoked nobody.
+            let last = last.get(mesh).or(was_complete.then_some(&nobody));
+            let content =
+                secret.content().ok_or_else(|| secret.problem().map_or_else(String::new, ToString::to_string));
+            let (list, problem) = after(last, content.and_then(|content| parse(content.expose())));
+            let problem = secret.problem().map(ToString::to_string).or(problem);
             let mesh: Arc<str> = mesh.into();
             problems.extend(problem.map(|problem| (mesh.clone(), problem)));
             lists.insert(mesh, list);
@@ -119,7 +121,7 @@ fn parse(content: &[u8]) -> Result<BTreeSet<Box<str>>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::secrets::{MeshSecrets, SecretBytes};
+    use crate::model::secrets::{MeshSecret, MeshSecrets, SecretBytes};
 
     const NAME: &str = "token-revocations";
 
@@ -127,6 +129,10 @@ mod tests {
         let secret =
             |(mesh, content): &(&str, &[u8])| ((Arc::from(*mesh), Arc::from(NAME)), SecretBytes::new(content.to_vec()));
         Arc::new(all.iter().map(secret).collect())
+    }
+
+    fn listed(all: &[(&str, &[u8])]) -> ClusterSecrets {
+        ClusterSecrets::Listed(secrets(all))
     }
 
     fn nothing_yet() -> Revocations {
@@ -162,13 +168,38 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_that_cannot_be_read_is_not_one_that_is_absent() {
+        let known = |secret: MeshSecret| {
+            let all = [((Arc::from("default"), Arc::from(NAME)), secret)].into_iter().collect();
+            KnownSecrets { files: Arc::default(), cluster: ClusterSecrets::Listed(Arc::new(all)) }
+        };
+        let unreadable = |last: Option<&[u8]>| MeshSecret::Unreadable {
+            why: "there is no key \"value\" in its data".into(),
+            last: last.map(|last| SecretBytes::new(last.to_vec())),
+        };
+        // At the start nothing is known of who is revoked.
+        let (first, problems) = nothing_yet().after_secrets(NAME, &known(unreadable(None)));
+        assert!(first.contain("default", "a").unwrap_err().ends_with("there is no key \"value\" in its data"));
+        assert_eq!((problems.len(), first.contain("prod", "a")), (1, Ok(false)));
+        let still = first.after_secrets(NAME, &known(unreadable(None))).0;
+        assert!(still.contain("default", "a").is_err(), "nothing has been read of it yet");
+        // Later it is what it was, if that was only its absence.
+        let (good, _) = still.after_secrets(NAME, &known(MeshSecret::Good(SecretBytes::new(b"a".to_vec()))));
+        let (kept, problems) = good.after_secrets(NAME, &known(unreadable(Some(b"a"))));
+        assert_eq!((kept.contain("default", "a"), problems.len()), (Ok(true), 1));
+        let (none, _) = kept.after_secrets(NAME, &KnownSecrets { cluster: listed(&[]), ..KnownSecrets::default() });
+        let (kept, problems) = none.after_secrets(NAME, &known(unreadable(None)));
+        assert_eq!((kept.contain("default", "a"), problems.len()), (Ok(false), 1));
+    }
+
+    #[test]
     fn a_secret_is_of_its_mesh_and_nothing_is_assumed_before_all_are_listed() {
         let pending = KnownSecrets { files: secrets(&[("prod", b"a")]), cluster: ClusterSecrets::Pending };
         let (first, _) = nothing_yet().after_secrets(NAME, &pending);
         assert_eq!(first.contain("prod", "a"), Ok(true));
         assert!(first.contain("default", "a").unwrap_err().contains("not been listed"));
 
-        let listed = |all| KnownSecrets { files: Arc::default(), cluster: ClusterSecrets::Listed(secrets(all)) };
+        let listed = |all| KnownSecrets { files: Arc::default(), cluster: listed(all) };
         let (second, problems) = first.after_secrets(NAME, &listed(&[("default", b"a b")]));
         assert_eq!(problems, []);
         assert_eq!((second.contain("default", "a"), second.contain("prod", "a")), (Ok(true), Ok(false)));
@@ -178,7 +209,8 @@ mod tests {
         let (third, problems) = second.after_secrets(NAME, &listed(&[("default", b"\xff"), ("prod", b"\xff")]));
         assert_eq!(problems.iter().map(|(mesh, _)| mesh.as_ref()).collect::<Vec<_>>(), ["default", "prod"]);
         assert_eq!(third.contain("default", "b"), Ok(true));
-        assert!(third.contain("prod", "b").unwrap_err().contains("UTF-8"));
+        // It had none before, and so has revoked nobody yet.
+        assert_eq!(third.contain("prod", "b"), Ok(false));
         // Whoever deletes it says that nothing is revoked.
         assert_eq!(third.after_secrets(NAME, &listed(&[])).0.contain("default", "a"), Ok(false));
         let alone = KnownSecrets { files: Arc::default(), cluster: ClusterSecrets::NoCluster };
