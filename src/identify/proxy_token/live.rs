@@ -10,7 +10,7 @@ use tokio_stream::wrappers::WatchStream;
 
 use super::folder::{newest_or_create, problem};
 use super::keys::{KeySource, Keys, Look};
-use super::revocations::Revocations;
+use super::revocations::{Revocations, name_for};
 use super::{METHOD, RevocationSource};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::secrets::KnownSecrets;
@@ -133,7 +133,7 @@ impl Reader {
                 let (now, wrong) = last.after_secrets(name, &secrets.borrow_and_update());
                 let told = |(mesh, what): (Arc<str>, String)| {
                     Problem {
-                    at: Location { resource: Some(format!("Secret {name} of mesh {mesh}")), ..Location::default() },
+                    at: Location { resource: Some(format!("Secret {} of mesh {mesh}", name_for(name, &mesh))), ..Location::default() },
                     what: format!("revocations: {what}"),
                     hint: Some(
                         "until it is mended, what it said last holds; if it said nothing yet, no proxy token of that mesh \

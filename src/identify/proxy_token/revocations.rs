@@ -9,6 +9,10 @@ use crate::model::text::is_misleading;
 /// The longest id: that of a token's `jti`.
 const MAX_ID_BYTES: usize = 253;
 
+/// What stands for the mesh in the name of Secrets with lists: in a cluster, one Secret is one mesh's, so that each mesh
+/// needs another name.
+const MESH: &str = "<mesh>";
+
 /// Ids of tokens; or why they are not known.
 type List = Result<Arc<BTreeSet<Box<str>>>, Arc<str>>;
 
@@ -19,7 +23,7 @@ pub(super) enum Revocations {
     Never,
     /// One list for tokens of every mesh.
     Everywhere(List),
-    /// A list for each mesh, from its Secret of one name.
+    /// A list for each mesh, from the Secret that is called after it.
     ByMesh {
         /// Of meshes that have such a Secret.
         lists: BTreeMap<Arc<str>, List>,
@@ -63,8 +67,9 @@ impl Revocations {
         (Self::Everywhere(list), problem)
     }
 
-    /// What follows on these when these are the mesh Secrets; and what is wrong with which mesh's.
-    pub(super) fn after_secrets(&self, name: &str, secrets: &KnownSecrets) -> (Self, Vec<(Arc<str>, String)>) {
+    /// What follows on these when these are the mesh Secrets, of which those of this [pattern](MESH) are lists; and what is
+    /// wrong with which mesh's.
+    pub(super) fn after_secrets(&self, pattern: &str, secrets: &KnownSecrets) -> (Self, Vec<(Arc<str>, String)>) {
         let (nothing, nobody) = (BTreeMap::new(), Ok(Arc::default()));
         let (last, was_complete) = match self {
             Self::ByMesh { lists, complete } => (lists, *complete),
@@ -72,22 +77,33 @@ impl Revocations {
         };
         let mut lists = BTreeMap::new();
         let mut problems = Vec::new();
-        let meshes: BTreeSet<&str> =
-            secrets.iter().filter(|(_, found, _)| *found == name).map(|(mesh, ..)| mesh).collect();
-        for mesh in meshes {
-            let Some(secret) = secrets.get(mesh, name) else { continue };
+        let found = secrets.iter().filter_map(|(of, name, _)| Some((named(pattern, name)?, of)));
+        for (mesh, of) in found.collect::<BTreeMap<_, _>>() {
             // Once all were known, a mesh without a Secret had revoked nobody.
             let last = last.get(mesh).or(was_complete.then_some(&nobody));
-            let content =
-                secret.content().ok_or_else(|| secret.problem().map_or_else(String::new, ToString::to_string));
-            let (list, problem) = after(last, content.and_then(|content| parse(content.expose())));
-            let problem = secret.problem().map(ToString::to_string).or(problem);
+            let (content, problem) = match secrets.get(mesh, &name_for(pattern, mesh)) {
+                Some(secret) => (secret.content(), secret.problem().map(ToString::to_string)),
+                None => (None, Some(format!("it is of mesh {of:?} by its label kuma.io/mesh, which must be {mesh}"))),
+            };
+            let content = content.ok_or_else(|| problem.clone().unwrap_or_default());
+            let (list, bad) = after(last, content.and_then(|content| parse(content.expose())));
             let mesh: Arc<str> = mesh.into();
-            problems.extend(problem.map(|problem| (mesh.clone(), problem)));
+            problems.extend(problem.or(bad).map(|problem| (mesh.clone(), problem)));
             lists.insert(mesh, list);
         }
         (Self::ByMesh { lists, complete: secrets.cluster != ClusterSecrets::Pending }, problems)
     }
+}
+
+/// The name of the Secret of a mesh.
+pub(super) fn name_for(pattern: &str, mesh: &str) -> String {
+    pattern.replace(MESH, mesh)
+}
+
+/// The mesh in the name of a Secret.
+fn named<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
+    let (before, after) = pattern.split_once(MESH)?;
+    name.strip_prefix(before)?.strip_suffix(after).filter(|mesh| !mesh.is_empty())
 }
 
 /// The new list if it is good, else the last one if that was; and what is wrong with the new one.
@@ -123,11 +139,15 @@ mod tests {
     use super::*;
     use crate::model::secrets::{MeshSecret, MeshSecrets, SecretBytes};
 
-    const NAME: &str = "token-revocations";
+    const NAME: &str = "token-revocations-<mesh>";
+
+    /// A Secret of mesh `of`, called after mesh `named`.
+    fn key(of: &str, named: &str) -> (Arc<str>, Arc<str>) {
+        (of.into(), name_for(NAME, named).into())
+    }
 
     fn secrets(all: &[(&str, &[u8])]) -> Arc<MeshSecrets> {
-        let secret =
-            |(mesh, content): &(&str, &[u8])| ((Arc::from(*mesh), Arc::from(NAME)), SecretBytes::new(content.to_vec()));
+        let secret = |(mesh, content): &(&str, &[u8])| (key(mesh, mesh), SecretBytes::new(content.to_vec()));
         Arc::new(all.iter().map(secret).collect())
     }
 
@@ -168,9 +188,32 @@ mod tests {
     }
 
     #[test]
+    fn each_mesh_has_a_secret_of_its_own_name_and_one_that_is_another_mesh_s_is_told() {
+        let is_of = |of: &str, named: &str, content: &[u8]| (key(of, named), SecretBytes::new(content.to_vec()));
+        let known = |all: [((Arc<str>, Arc<str>), SecretBytes); 2]| {
+            let all: MeshSecrets = all.into_iter().collect();
+            KnownSecrets { cluster: ClusterSecrets::Listed(Arc::new(all)), ..KnownSecrets::default() }
+        };
+        let both = known([is_of("default", "default", b"a"), is_of("prod", "prod", b"b")]);
+        let (good, problems) = nothing_yet().after_secrets(NAME, &both);
+        assert_eq!(problems, []);
+        for (mesh, revoked, other) in [("default", "a", "b"), ("prod", "b", "a")] {
+            assert_eq!((good.contain(mesh, revoked), good.contain(mesh, other)), (Ok(true), Ok(false)));
+        }
+        // Without its label, a Secret is of mesh default: the list for prod must not silently be none.
+        let stray = known([is_of("default", "default", b"a"), is_of("default", "prod", b"b")]);
+        let (first, problems) = nothing_yet().after_secrets(NAME, &stray);
+        let told = "it is of mesh \"default\" by its label kuma.io/mesh, which must be prod";
+        assert_eq!(problems, [("prod".into(), told.to_owned())]);
+        assert!(first.contain("prod", "b").unwrap_err().ends_with(told));
+        assert_eq!((first.contain("default", "a"), first.contain("default", "b")), (Ok(true), Ok(false)));
+        assert_eq!(good.after_secrets(NAME, &stray).0.contain("prod", "b"), Ok(true), "the last good one stays");
+    }
+
+    #[test]
     fn a_secret_that_cannot_be_read_is_not_one_that_is_absent() {
         let known = |secret: MeshSecret| {
-            let all = [((Arc::from("default"), Arc::from(NAME)), secret)].into_iter().collect();
+            let all = [(key("default", "default"), secret)].into_iter().collect();
             KnownSecrets { files: Arc::default(), cluster: ClusterSecrets::Listed(Arc::new(all)) }
         };
         let unreadable = |last: Option<&[u8]>| MeshSecret::Unreadable {
@@ -204,7 +247,10 @@ mod tests {
         assert_eq!(problems, []);
         assert_eq!((second.contain("default", "a"), second.contain("prod", "a")), (Ok(true), Ok(false)));
         // Another name is another Secret.
-        assert_eq!(first.after_secrets("other", &listed(&[("default", b"a")])).0.contain("default", "a"), Ok(false));
+        assert_eq!(
+            first.after_secrets("other-<mesh>", &listed(&[("default", b"a")])).0.contain("default", "a"),
+            Ok(false)
+        );
 
         let (third, problems) = second.after_secrets(NAME, &listed(&[("default", b"\xff"), ("prod", b"\xff")]));
         assert_eq!(problems.iter().map(|(mesh, _)| mesh.as_ref()).collect::<Vec<_>>(), ["default", "prod"]);

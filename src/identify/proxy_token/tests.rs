@@ -301,14 +301,14 @@ async fn a_list_in_a_file_revokes_while_streams_live() {
 async fn a_list_in_a_secret_is_the_mesh_s_own() {
     let (publish, secrets) = watch::channel(Arc::new(KnownSecrets::default()));
     publish.send_replace(Arc::new(KnownSecrets { cluster: ClusterSecrets::Pending, ..KnownSecrets::default() }));
-    let rig = rig_with(|_| Some(RevocationSource::Secret { name: "revoked".to_owned(), secrets }));
+    let rig = rig_with(|_| Some(RevocationSource::Secret { name: "revoked-<mesh>".to_owned(), secrets }));
     let Issued { token, id, .. } = issue(&rig.key, &request(), now()).unwrap();
     let error = rig.identify(token.expose()).await.unwrap_err();
     assert!(matches!(&error, IdentifyError::Unavailable { .. }) && error.to_string().contains("listed"), "{error}");
 
     let secret = |mesh: &str| {
         let content = SecretBytes::new(id.clone().into_bytes());
-        let secrets: MeshSecrets = [((mesh.into(), "revoked".into()), content)].into_iter().collect();
+        let secrets: MeshSecrets = [((mesh.into(), format!("revoked-{mesh}").into()), content)].into_iter().collect();
         Arc::new(KnownSecrets { cluster: ClusterSecrets::Listed(Arc::new(secrets)), ..KnownSecrets::default() })
     };
     let mut revocations = rig.tokens.live.changes();
