@@ -8,6 +8,7 @@ mod key;
 mod keys;
 mod live;
 mod revocations;
+mod settling;
 mod standing;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,11 @@
 //! Tokens that are not good any more, by their ids. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
+use super::settling::{Ids, Settling};
 use crate::model::secrets::{ClusterSecrets, KnownSecrets};
 use crate::model::text::is_misleading;
 
@@ -13,8 +16,8 @@ const MAX_ID_BYTES: usize = 253;
 /// needs another name.
 const MESH: &str = "<mesh>";
 
-/// Ids of tokens; or why they are not known.
-type List = Result<Arc<BTreeSet<Box<str>>>, Arc<str>>;
+/// Ids, or why they are not known.
+type List = Result<Arc<Ids>, Arc<str>>;
 
 /// What is revoked at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,13 +60,30 @@ impl Revocations {
         }
     }
 
-    /// What follows on these when the file says `content`; and what is wrong with that.
-    pub(super) fn after_file(&self, content: Result<Vec<u8>, String>) -> (Self, Option<String>) {
+    /// What follows on these when the file says `content` at `now`; and what is wrong with that.
+    pub(super) fn after_file(
+        &self,
+        content: Result<Vec<u8>, String>,
+        settling: &mut Settling,
+        now: Instant,
+    ) -> (Self, Option<String>) {
         let last = match self {
             Self::Everywhere(list) => Some(list),
             Self::Never | Self::ByMesh { .. } => None,
         };
-        let (list, problem) = after(last, content.and_then(|content| parse(&content)));
+        let read = content.and_then(|content| match content.as_slice() {
+            // What is left of a file when somebody begins to write, or when the disk is full.
+            [] => Err("it is empty; a list of nobody is a comment, such as # nobody".to_owned()),
+            content => parse(content),
+        });
+        let read = match (read, last) {
+            (Ok(ids), Some(Ok(last))) => Ok(settling.believe(last, ids, now)),
+            (read, _) => {
+                settling.forget();
+                read
+            }
+        };
+        let (list, problem) = after(last, read);
         (Self::Everywhere(list), problem)
     }
 
@@ -107,7 +127,7 @@ fn named<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
 }
 
 /// The new list if it is good, else the last one if that was; and what is wrong with the new one.
-fn after(last: Option<&List>, new: Result<BTreeSet<Box<str>>, String>) -> (List, Option<String>) {
+fn after(last: Option<&List>, new: Result<Ids, String>) -> (List, Option<String>) {
     match (new, last) {
         (Ok(ids), _) => (Ok(Arc::new(ids)), None),
         (Err(why), Some(Ok(last))) => (Ok(last.clone()), Some(why)),
@@ -116,9 +136,9 @@ fn after(last: Option<&List>, new: Result<BTreeSet<Box<str>>, String>) -> (List,
 }
 
 /// Reads ids between commas and white space; from `#` to the end of a line is a comment.
-fn parse(content: &[u8]) -> Result<BTreeSet<Box<str>>, String> {
+fn parse(content: &[u8]) -> Result<Ids, String> {
     let text = std::str::from_utf8(content).map_err(|error| format!("it is not UTF-8: {error}"))?;
-    let mut ids = BTreeSet::new();
+    let mut ids = Ids::new();
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.split('#').next().unwrap_or_default();
         for id in line.split(|c: char| c == ',' || c.is_whitespace()).filter(|id| !id.is_empty()) {
@@ -136,6 +156,8 @@ fn parse(content: &[u8]) -> Result<BTreeSet<Box<str>>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::model::secrets::{MeshSecret, MeshSecrets, SecretBytes};
 
@@ -173,18 +195,40 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_good_at_the_start_revokes_everything_and_later_nothing() {
-        let (first, problem) = Revocations::Never.after_file(Err("no such file".to_owned()));
+        let (mut settling, now) = (Settling::default(), Instant::now());
+        let mut after = |last: &Revocations, content| last.after_file(content, &mut settling, now);
+        let (first, problem) = after(&Revocations::Never, Err("no such file".to_owned()));
         assert!(problem.is_some());
         assert!(first.contain("default", "a").unwrap_err().ends_with("not known: no such file"));
-        let (good, problem) = first.after_file(Ok(b"a".to_vec()));
+        let (empty, _) = after(&first, Ok(Vec::new()));
+        assert!(empty.contain("default", "a").unwrap_err().contains("it is empty"));
+        let (good, problem) = after(&empty, Ok(b"a".to_vec()));
         assert_eq!(problem, None);
         assert_eq!((good.contain("default", "a"), good.contain("prod", "b")), (Ok(true), Ok(false)));
-        for bad in [Err("no such file".to_owned()), Ok(vec![0xff])] {
-            let (kept, problem) = good.after_file(bad);
+        for bad in [Err("no such file".to_owned()), Ok(vec![0xff]), Ok(Vec::new())] {
+            let (kept, problem) = after(&good, bad);
             assert!(problem.is_some());
             assert_eq!(kept, good);
         }
-        assert_eq!(good.after_file(Ok(Vec::new())).0.contain("default", "a"), Ok(false));
+    }
+
+    #[test]
+    fn half_a_file_lets_nobody_in_whom_the_other_half_revokes() {
+        let (mut settling, start) = (Settling::default(), Instant::now());
+        let mut last = Revocations::Never;
+        let mut revoked = |content: &str, seconds: u64| {
+            let (now, problem) =
+                last.after_file(Ok(content.into()), &mut settling, start + Duration::from_secs(seconds));
+            assert_eq!(problem, None);
+            last = now;
+            ["a", "b", "c"].map(|id| last.contain("default", id).unwrap())
+        };
+        assert_eq!(revoked("a b", 0), [true, true, false]);
+        assert_eq!(revoked("c", 1), [true, true, true]);
+        assert_eq!(revoked("c a b", 2), [true, true, true]);
+        assert_eq!(revoked("# nobody", 3), [true, true, true]);
+        assert_eq!(revoked("# nobody", 7), [true, true, true]);
+        assert_eq!(revoked("# nobody", 8), [false, false, false]);
     }
 
     #[test]
