@@ -261,6 +261,7 @@ mod tests {
     fn what_membership_has_to_say_is_no_secret() {
         for text in [
             "its proof of identity names mesh \"prod\", but the label kuma.io/mesh names \"test\"",
+            "the label kuma.io/mesh of its pod is \"test\", but that of its namespace is \"prod\"",
             "membership does not let namespace \"shop\", service account \"web\" into mesh \"prod\": it does not match \
              allow[0].namespaces, allow[12].serviceAccounts",
             "no MeshIdentity of mesh \"default\" selects workload \"web-7d4b9c6f5-x2x9z\", and Mesh.mtls is off",
