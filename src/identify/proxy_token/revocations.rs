@@ -261,12 +261,12 @@ mod tests {
             KnownSecrets { files: Arc::default(), cluster: ClusterSecrets::Listed(Arc::new(all)) }
         };
         let unreadable = |last: Option<&[u8]>| MeshSecret::Unreadable {
-            why: "there is no key \"value\" in its data".into(),
+            why: "its data has no key `value`".into(),
             last: last.map(|last| SecretBytes::new(last.to_vec())),
         };
         // At the start nothing is known of who is revoked.
         let (first, problems) = nothing_yet().after_secrets(NAME, &known(unreadable(None)));
-        assert!(first.contain("default", "a").unwrap_err().ends_with("there is no key \"value\" in its data"));
+        assert!(first.contain("default", "a").unwrap_err().ends_with("its data has no key `value`"));
         assert_eq!((problems.len(), first.contain("prod", "a")), (1, Ok(false)));
         let still = first.after_secrets(NAME, &known(unreadable(None))).0;
         assert!(still.contain("default", "a").is_err(), "nothing has been read of it yet");

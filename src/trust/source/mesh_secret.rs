@@ -79,7 +79,7 @@ impl Store {
         let (metadata, content) = match object {
             Ok(secret) => {
                 let content = secret.data.and_then(|mut data| data.remove(KEY));
-                (secret.metadata, content.ok_or_else(|| format!("there is no key {KEY:?} in its data")))
+                (secret.metadata, content.ok_or_else(|| format!("its data has no key `{KEY}`")))
             }
             // What serde says of it may quote its content.
             Err(invalid) => (invalid.metadata, Err("it has not the shape of a Secret".to_owned())),
@@ -161,7 +161,7 @@ mod tests {
         api.put("secrets", json!({"metadata": {"name": "garbage"}, "type": SECRET_TYPE, "data": "x"}));
         let mut secrets = watch_mesh_secrets(api.client(), "kong-mesh-system", &tasks);
         assert!(secrets.borrow().is_none());
-        let broken = ("default", "broken", Err("there is no key \"value\" in its data"));
+        let broken = ("default", "broken", Err("its data has no key `value`"));
         let garbage = ("default", "garbage", Err("it has not the shape of a Secret"));
         let other = ("prod", "other-ca", Ok("two"));
         shows(&mut secrets, &[broken, ("default", "ca", Ok("one")), garbage, other]).await;
