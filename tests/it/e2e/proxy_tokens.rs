@@ -81,10 +81,10 @@ async fn loses_its_streams(proxy: &Proxy, server: &Server, failed: u64, reason: 
 async fn a_token_is_replaced_under_a_running_envoy_and_refused_when_it_has_expired() {
     let server = serve("").await;
     let state = server.state_dir();
-    let short = issue(&state, "web", &["--valid-for", "30s"]).await;
+    let short = issue(&state, "web", &["--valid-for", "45s"]).await;
     let mut scene = begin(&server, &short, &issue(&state, "api", &[]).await).await;
     assert!(fetch(&server, Some(&short.text)).await.is_ok_and(|count| count == 2), "its own, and no other's");
-    let brief = issue(&state, "web", &["--valid-for", "8s", "--label", "app=web"]).await;
+    let brief = issue(&state, "web", &["--valid-for", "12s", "--label", "app=web"]).await;
     let caller = Caller { node: "web-1", workload: "web", token: Some(&brief.text) };
     let watcher = Watcher::start(&server.socket, caller, "ROOTCA");
     let failed = scene.one.failed_streams().await;
@@ -98,6 +98,9 @@ async fn a_token_is_replaced_under_a_running_envoy_and_refused_when_it_has_expir
     .await;
     watcher.assert_sound();
     drop(watcher);
+    // Whether or not it had time to come back with it.
+    let refused = fetch(&server, Some(&brief.text)).await.expect_err("it has expired");
+    assert_eq!(refused.code(), Code::Unauthenticated);
     server.logs("INFO", &[&brief.id, "expired at"]).await;
 
     eventually("Envoy's streams end with the old token", PATIENCE, async || {
