@@ -278,7 +278,7 @@ mod tests {
             "the label kuma.io/mesh of its pod is \"test\", but that of its namespace is \"prod\"",
             "membership does not let namespace \"shop\", service account \"web\" into mesh \"prod\": it does not match \
              allow[0].namespaces, allow[12].serviceAccounts",
-            "no MeshIdentity of mesh \"default\" selects workload \"web-7d4b9c6f5-x2x9z\", and Mesh.mtls is off",
+            "there is no mesh \"prod\" with mTLS on, which the label kuma.io/mesh names; known: default",
             "MeshIdentity \"id\" with the path /{{ .Mesh }}/{{ .ServiceAccount }}: pods of any namespace could take it: add \
              {{ .Namespace }}",
             "its proof gives no .ServiceAccount: a label k8s.kuma.io/service-account in it would",
