@@ -24,7 +24,7 @@ pub struct AllowRule {
     pub service_accounts: Vec<ServiceAccountName>,
     /// Workloads.
     pub workloads: Vec<String>,
-    /// Labels, all of which a proxy has to have.
+    /// Labels, all of which a proxy has to have; those of a pod count only beside namespaces or service accounts.
     pub labels: BTreeMap<String, String>,
 }
 

@@ -292,10 +292,13 @@ fn proxy_tokens_have_keys_audiences_and_revocations() {
     assert_eq!(full.public_keys, [PublicKey { kid: "k".to_owned(), file: "k.pem".into() }]);
     assert_eq!(full.revocations, Some(Revocations::File("r.txt".into())));
     assert!(!method("{publicKeys: [{kid: k, file: k.pem}]}").unwrap().is_by_own_tokens_alone());
-    assert!(method("{revocations: {secret: s}}").unwrap().names_secrets());
+    assert!(method("{revocations: {secret: s-<mesh>}}").unwrap().names_secrets());
     for (wrong, told) in [
         ("{audiences: []}", "identify.proxyToken.audiences: must not be empty"),
         ("{revocations: {}}", "identify.proxyToken.revocations: says neither file nor secret"),
+        ("{revocations: {secret: s}}", "identify.proxyToken.revocations.secret: must have <mesh> in it, once"),
+        ("{revocations: {secret: <mesh>}}", "must have <mesh> in it, once, and more"),
+        ("{revocations: {secret: a-<mesh>-<mesh>}}", "must have <mesh> in it, once"),
         ("{revocations: {file: a, secret: b}}", "identify.proxyToken.revocations.secret: there is a file as well"),
         (
             "{publicKeys: [{kid: k, file: a}, {kid: k, file: b}]}",

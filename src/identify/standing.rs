@@ -24,7 +24,8 @@ pub trait Stands: fmt::Debug + Send + Sync + 'static {
 /// What the server itself has read of a workload, as opposed to what its proof says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The mesh that it is assigned to: the label `kuma.io/mesh` of its pod, else of the pod's namespace.
+    /// The mesh that it is assigned to: the label `kuma.io/mesh` of its pod or of the pod's namespace, which agree if both
+    /// have it.
     pub mesh: Option<Arc<str>>,
     /// Its labels.
     pub labels: Arc<Labels>,

@@ -1,5 +1,7 @@
 //! A fresh private key and its certificate signing request.
 
+use std::sync::Arc;
+
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -33,6 +35,22 @@ pub fn generate(spiffe_id: &str) -> Result<KeyAndRequest, String> {
     let public_key = pair.subject_public_key_info();
     pair.zeroize();
     Ok(KeyAndRequest { key, public_key, request })
+}
+
+/// [`generate`], off the threads that serve streams.
+///
+/// # Errors
+/// Likewise; or that it died.
+#[cfg(not(test))]
+pub async fn generate_aside(spiffe_id: Arc<str>) -> Result<KeyAndRequest, String> {
+    tokio::task::spawn_blocking(move || generate(&spiffe_id)).await.map_err(|error| error.to_string())?
+}
+
+/// In unit tests it is done at once: they count what other tasks do meanwhile, which must not depend on how fast another
+/// thread is.
+#[cfg(test)]
+pub async fn generate_aside(spiffe_id: Arc<str>) -> Result<KeyAndRequest, String> {
+    std::future::ready(generate(&spiffe_id)).await
 }
 
 #[cfg(test)]

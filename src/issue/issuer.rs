@@ -144,10 +144,9 @@ impl Issuer {
         if trust_domain(&spiffe_id) != &*self.backend.trust_domain {
             return Err(IssueError::ForeignTrustDomain { spiffe_id, trust_domain: self.backend.trust_domain.clone() });
         }
-        // Off the threads that serve streams, and bounded by the number of signings in flight.
-        let made = tokio::task::spawn_blocking(move || csr::generate(&spiffe_id)).await;
-        let KeyAndRequest { key, public_key, request } =
-            made.map_err(|error| IssueError::Internal(error.to_string()))?.map_err(IssueError::Internal)?;
+        // Bounded by the number of signings in flight.
+        let made = csr::generate_aside(spiffe_id).await;
+        let KeyAndRequest { key, public_key, request } = made.map_err(IssueError::Internal)?;
         let issued = self.sign(subject, request).await?;
         let expected =
             Expected { spiffe_id: subject.spiffe_id.clone(), public_key, policy_digest: self.policy_digest(subject) };

@@ -50,6 +50,23 @@ impl Rig {
     }
 }
 
+/// A mesh whose classic mTLS is off: whom no identity policy selects is there, and waits for nobody.
+#[tokio::test(start_paused = true)]
+async fn nobody_signs_for_whom_no_policy_selects() {
+    let mut rig = Rig::new(8);
+    let mut policies = with_vip(100, builtin());
+    Arc::make_mut(Arc::make_mut(&mut policies).meshes.get_mut("default").unwrap()).enabled_backend = None;
+    rig.policies.send_replace(policies);
+    rig.trust.send_replace(trusting_domains(&rig.root, &rig.root, BOTH));
+    let (web, mut vip) = (rig.subscribe("web"), rig.subscribe_vip("vip"));
+    next(&mut vip).await;
+    assert_eq!(rig.asked().await.0, "vip");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(rig.nothing_asked() && web.current.borrow().is_none());
+    let (_, status) = rig.manager.snapshot().into_iter().find(|(key, _)| key.instance.name() == "web").unwrap();
+    assert_eq!((status.1.next, status.1.error), (None, None), "nothing is tried in vain");
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_signer_that_cannot_be_used_holds_no_other_back() {
     for (unusable, served, waits) in [("ca", "vip", "web"), ("MeshIdentity/vip", "web", "vip")] {

@@ -30,7 +30,7 @@ pub struct MeshPolicy {
     /// The mesh's name, which is also its default trust domain.
     pub name: Arc<str>,
     /// Name of the backend that signs for proxies that no identity policy selects; one of `backends` (the constructor in
-    /// `mesh` guarantees it). `None` if `Mesh.mtls` is off: then only those who are selected have an identity.
+    /// `mesh` guarantees it). `None` if `Mesh.mtls` is off: then only those who are selected are signed for.
     pub enabled_backend: Option<Arc<str>>,
     /// All CA backends, those of identity policies included: each one's CA is trusted. Never empty, names are unique.
     pub backends: Vec<Arc<Backend>>,

@@ -29,25 +29,69 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
-/// Mesh Secrets by mesh and name; only their names are ever formatted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MeshSecrets(BTreeMap<(Arc<str>, Arc<str>), SecretBytes>);
+/// A mesh Secret that there is. That one cannot be read is not that there is none: absence may mean something to a reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MeshSecret {
+    /// It can be read.
+    Good(SecretBytes),
+    /// It cannot, as it is now.
+    Unreadable {
+        /// Why; nothing of its content is in it.
+        why: Arc<str>,
+        /// What it held when it could be read.
+        last: Option<SecretBytes>,
+    },
+}
 
-impl MeshSecrets {
-    /// The content of Secret `name` of `mesh`.
-    pub fn get(&self, mesh: &str, name: &str) -> Option<&SecretBytes> {
-        self.0.get(&(mesh.into(), name.into()))
+impl MeshSecret {
+    /// What it holds, or held last.
+    pub fn content(&self) -> Option<&SecretBytes> {
+        match self {
+            Self::Good(content) => Some(content),
+            Self::Unreadable { last, .. } => last.as_ref(),
+        }
     }
 
-    /// Mesh, name and content of each, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &SecretBytes)> {
-        self.0.iter().map(|((mesh, name), bytes)| (mesh.as_ref(), name.as_ref(), bytes))
+    /// Why it cannot be read, if it cannot.
+    pub fn problem(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Good(_) => None,
+            Self::Unreadable { why, .. } => Some(why),
+        }
     }
 }
 
+/// Mesh Secrets by mesh and name; only their names are ever formatted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MeshSecrets(BTreeMap<(Arc<str>, Arc<str>), MeshSecret>);
+
+impl MeshSecrets {
+    /// Secret `name` of `mesh`.
+    pub fn find(&self, mesh: &str, name: &str) -> Option<&MeshSecret> {
+        self.0.get(&(mesh.into(), name.into()))
+    }
+
+    /// What Secret `name` of `mesh` holds, or held last.
+    pub fn get(&self, mesh: &str, name: &str) -> Option<&SecretBytes> {
+        self.find(mesh, name).and_then(MeshSecret::content)
+    }
+
+    /// Mesh, name and the Secret itself of each, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &MeshSecret)> {
+        self.0.iter().map(|((mesh, name), secret)| (mesh.as_ref(), name.as_ref(), secret))
+    }
+}
+
+impl FromIterator<((Arc<str>, Arc<str>), MeshSecret)> for MeshSecrets {
+    fn from_iter<T: IntoIterator<Item = ((Arc<str>, Arc<str>), MeshSecret)>>(secrets: T) -> Self {
+        Self(secrets.into_iter().collect())
+    }
+}
+
+/// Those that can be read.
 impl FromIterator<((Arc<str>, Arc<str>), SecretBytes)> for MeshSecrets {
     fn from_iter<T: IntoIterator<Item = ((Arc<str>, Arc<str>), SecretBytes)>>(secrets: T) -> Self {
-        Self(secrets.into_iter().collect())
+        secrets.into_iter().map(|(key, content)| (key, MeshSecret::Good(content))).collect()
     }
 }
 
@@ -75,8 +119,10 @@ pub enum ClusterSecrets {
 /// What is known of a mesh Secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretLookup {
-    /// Its content.
+    /// Its content, or what that was when it could be read last.
     Found(SecretBytes),
+    /// It is there, has not been readable yet, and this is why.
+    Unreadable(Arc<str>),
     /// It may be among those of the cluster, which are not listed yet.
     Pending,
     /// There is none, neither in a resource file nor in the cluster.
@@ -86,17 +132,33 @@ pub enum SecretLookup {
 }
 
 impl KnownSecrets {
+    /// Secret `name` of `mesh`, if it is among those that are known.
+    pub fn get(&self, mesh: &str, name: &str) -> Option<&MeshSecret> {
+        self.files.find(mesh, name).or_else(|| self.listed()?.find(mesh, name))
+    }
+
+    /// Those that are known of all sources.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &MeshSecret)> {
+        self.files.iter().chain(self.listed().into_iter().flat_map(MeshSecrets::iter))
+    }
+
     /// Looks Secret `name` of `mesh` up.
     pub fn find(&self, mesh: &str, name: &str) -> SecretLookup {
-        if let Some(found) = self.files.get(mesh, name) {
-            return SecretLookup::Found(found.clone());
-        }
-        match &self.cluster {
-            ClusterSecrets::NoCluster => SecretLookup::NotInFiles,
-            ClusterSecrets::Pending => SecretLookup::Pending,
-            ClusterSecrets::Listed(secrets) => {
-                secrets.get(mesh, name).cloned().map_or(SecretLookup::Absent, SecretLookup::Found)
+        match (self.get(mesh, name), &self.cluster) {
+            (Some(MeshSecret::Unreadable { why, last: None }), _) => SecretLookup::Unreadable(why.clone()),
+            (Some(MeshSecret::Good(found) | MeshSecret::Unreadable { last: Some(found), .. }), _) => {
+                SecretLookup::Found(found.clone())
             }
+            (None, ClusterSecrets::NoCluster) => SecretLookup::NotInFiles,
+            (None, ClusterSecrets::Pending) => SecretLookup::Pending,
+            (None, ClusterSecrets::Listed(_)) => SecretLookup::Absent,
+        }
+    }
+
+    fn listed(&self) -> Option<&MeshSecrets> {
+        match &self.cluster {
+            ClusterSecrets::Listed(secrets) => Some(secrets),
+            ClusterSecrets::NoCluster | ClusterSecrets::Pending => None,
         }
     }
 }

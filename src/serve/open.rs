@@ -149,14 +149,20 @@ pub(super) fn label(text: &str) -> &str {
     redact::start(text, LABEL)
 }
 
-/// For the log. The reason of a method that refuses may quote a token that nobody has verified, or what somebody sent
-/// instead of one, so it is treated like any other text that may hold a secret; what is forbidden may have names in it that
-/// nobody has verified either.
+/// For the log. Any reason may quote a token that nobody has verified, or what somebody sent instead of one: why it is
+/// refused, and likewise why it cannot be verified now (its key is not known, and newer ones cannot be had). What is
+/// forbidden may have names in it that nobody has verified either. So each is treated like any other text that may hold a
+/// secret.
 fn reason(error: &IdentifyError) -> String {
     let text = match error {
-        IdentifyError::Refused { method, reason } => format!("{method}: {}", redact::redact(reason)),
+        IdentifyError::Refused { method, reason } => {
+            IdentifyError::Refused { method, reason: redact::redact(reason) }.to_string()
+        }
+        IdentifyError::Unavailable { method, reason } => {
+            IdentifyError::Unavailable { method, reason: redact::redact(reason) }.to_string()
+        }
         IdentifyError::Forbidden(reason) => IdentifyError::Forbidden(redact::redact(reason)).to_string(),
-        _ => error.to_string(),
+        IdentifyError::NoEvidence(reason) => IdentifyError::NoEvidence(redact::redact(reason)).to_string(),
     };
     label(&text).to_owned()
 }
@@ -253,6 +259,14 @@ mod tests {
         let refused = |text: String| reason(&IdentifyError::Refused { method: "proxyToken", reason: text });
         let quoted = refused(format!("the token is for {secret:?}, not for us"));
         assert!(quoted.starts_with("proxyToken: the token is for") && !quoted.contains(&secret), "{quoted}");
+        let unavailable =
+            |text: String| reason(&IdentifyError::Unavailable { method: "serviceAccountToken", reason: text });
+        let quoted =
+            unavailable(format!("signed with key {secret:?}, which is not known; and newer ones cannot be had"));
+        assert!(quoted.contains("signed with key") && !quoted.contains(&secret), "{quoted}");
+        let kept = "which tokens are revoked is not known: its data has no key `value`";
+        assert!(unavailable(kept.to_owned()).ends_with(kept));
+        assert!(!reason(&IdentifyError::NoEvidence(secret.clone())).contains(&secret));
         assert!(refused("no such audience, ".repeat(100)).len() <= LABEL);
         assert!(reason(&IdentifyError::Forbidden("x ".repeat(1000))).len() <= LABEL);
     }
@@ -261,9 +275,10 @@ mod tests {
     fn what_membership_has_to_say_is_no_secret() {
         for text in [
             "its proof of identity names mesh \"prod\", but the label kuma.io/mesh names \"test\"",
+            "the label kuma.io/mesh of its pod is \"test\", but that of its namespace is \"prod\"",
             "membership does not let namespace \"shop\", service account \"web\" into mesh \"prod\": it does not match \
              allow[0].namespaces, allow[12].serviceAccounts",
-            "no MeshIdentity of mesh \"default\" selects workload \"web-7d4b9c6f5-x2x9z\", and Mesh.mtls is off",
+            "there is no mesh \"prod\" with mTLS on, which the label kuma.io/mesh names; known: default",
             "MeshIdentity \"id\" with the path /{{ .Mesh }}/{{ .ServiceAccount }}: pods of any namespace could take it: add \
              {{ .Namespace }}",
             "its proof gives no .ServiceAccount: a label k8s.kuma.io/service-account in it would",

@@ -295,6 +295,7 @@ impl Worker {
         let source = format!("mesh Secret {name:?}");
         match self.sources.secrets.borrow().find(mesh, name) {
             SecretLookup::Found(value) => self.parse(value.expose(), &source),
+            SecretLookup::Unreadable(why) => Answer::Bad(format!("{source} cannot be read: {why}")),
             SecretLookup::Pending => Answer::Awaited("the mesh Secrets of the cluster are not listed yet"),
             SecretLookup::NotInFiles => Answer::Bad(format!("{source} is in no resource file of mesh {mesh:?}")),
             SecretLookup::Absent => Answer::Bad(format!(

@@ -8,6 +8,9 @@ use crate::document::Field;
 /// The audience that proxy tokens must be for, unless told otherwise.
 const DEFAULT_AUDIENCE: &str = "envoy-sds";
 
+/// What stands for a mesh's name in that of its Secret.
+const MESH: &str = "<mesh>";
+
 /// `identify.proxyToken`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyToken {
@@ -33,7 +36,7 @@ pub struct PublicKey {
 pub enum Revocations {
     /// In a file, for every mesh.
     File(PathBuf),
-    /// In the mesh Secret of this name, for its mesh.
+    /// In the mesh Secret of this name, for its mesh, whose name it has at `<mesh>`.
     Secret(String),
 }
 
@@ -88,14 +91,25 @@ impl Revocations {
         fields.refuse_others();
         match (file, secret) {
             (Some(file), None) => Some(Self::File(PathBuf::from(file.name()?))),
-            (None, Some(secret)) => Some(Self::Secret(secret.name()?.to_owned())),
+            (None, Some(secret)) => {
+                let name = secret.name()?;
+                if name == MESH || name.matches(MESH).count() != 1 {
+                    // Those of a cluster are in one namespace, and each is of one mesh.
+                    let hint = "such as dataplane-token-revocations-<mesh>: each mesh has a Secret of its own name";
+                    secret.problem_with_hint(format!("must have {MESH} in it, once, and more"), hint);
+                    return None;
+                }
+                Some(Self::Secret(name.to_owned()))
+            }
             (Some(_), Some(secret)) => {
                 secret.problem("there is a file as well; one of them has to go");
                 None
             }
             (None, None) => {
-                field
-                    .problem_with_hint("says neither file nor secret", "such as {file: revoked.txt} or {secret: NAME}");
+                field.problem_with_hint(
+                    "says neither file nor secret",
+                    "such as {file: revoked.txt} or {secret: dataplane-token-revocations-<mesh>}",
+                );
                 None
             }
         }

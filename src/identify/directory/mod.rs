@@ -348,7 +348,16 @@ impl Stands for Dependence {
         let labels = self.pod.as_ref().map(|pod| self.labels_of(pod)).transpose()?.unwrap_or_default();
         // An empty one assigns nothing, as in Kuma.
         let assigned = |labels: &Labels| labels.get(MESH).filter(|mesh| !mesh.is_empty()).cloned();
-        Ok(Facts { mesh: assigned(&labels).or_else(|| assigned(&namespace)), labels })
+        let mesh = match (assigned(&labels), assigned(&namespace)) {
+            // Whoever may make pods in a namespace chooses their labels, and not where the namespace belongs.
+            (Some(pod), Some(namespace)) if pod != namespace => {
+                let reason =
+                    format!("the label kuma.io/mesh of its pod is {pod:?}, but that of its namespace is {namespace:?}");
+                return Err(IdentifyError::Forbidden(reason));
+            }
+            (pod, namespace) => pod.or(namespace),
+        };
+        Ok(Facts { mesh, labels })
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {

@@ -37,7 +37,7 @@ fn cluster() -> FakeApi {
     api.put("namespaces", object(None, "shop", "n1", json!({"kuma.io/mesh": "prod", "team": "a"})));
     api.put("serviceaccounts", object(Some("shop"), "web", "a1", json!({})));
     api.put("pods", pod("web-0", "u1", json!({"app": "web"})));
-    api.put("pods", pod("web-1", "u2", json!({"app": "web", "kuma.io/mesh": "test"})));
+    api.put("pods", pod("web-1", "u2", json!({"app": "web", "kuma.io/mesh": "prod"})));
     api
 }
 
@@ -84,11 +84,25 @@ async fn facts_are_the_pods_labels_and_its_mesh_or_its_namespaces() {
     let facts = rig.standing("web-0", "u1").await.unwrap().facts().unwrap();
     assert_eq!(facts.mesh.as_deref(), Some("prod"));
     assert_eq!(*facts.labels, [("app".into(), "web".into())].into());
-    assert_eq!(rig.standing("web-1", "u2").await.unwrap().facts().unwrap().mesh.as_deref(), Some("test"));
+    assert_eq!(rig.standing("web-1", "u2").await.unwrap().facts().unwrap().mesh.as_deref(), Some("prod"));
     let unbound = Account { pod: None, ..account_of("", "") };
     let facts = rig.directory.standing("test", &unbound).await.unwrap().facts().unwrap();
     assert_eq!((facts.mesh.as_deref(), facts.labels.is_empty()), (Some("prod"), true));
     assert_eq!(rig.api.calls().iter().filter(|call| **call == "GET pods").count(), 1, "only the list");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_does_not_label_itself_out_of_the_mesh_of_its_namespace() {
+    let rig = rig().await;
+    let standing = rig.standing("web-1", "u2").await.unwrap();
+    let mut changes = standing.changes();
+    rig.api.merge("pods", "web-1", &json!({"metadata": {"labels": {"kuma.io/mesh": "test"}}}));
+    wakes(&mut changes).await;
+    let told = "the label kuma.io/mesh of its pod is \"test\", but that of its namespace is \"prod\"";
+    assert_eq!(standing.facts(), Err(IdentifyError::Forbidden(told.to_owned())));
+    rig.api.merge("namespaces", "shop", &json!({"metadata": {"labels": {"kuma.io/mesh": ""}}}));
+    wakes(&mut changes).await;
+    assert_eq!(standing.facts().unwrap().mesh.as_deref(), Some("test"), "its namespace assigns it to none");
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +203,7 @@ async fn a_pod_is_found_by_its_uid() {
     assert_eq!(found.workload.namespace.as_deref(), Some("shop"));
     assert_eq!(found.workload.service_account.as_deref(), Some("web"));
     assert_eq!(found.workload.pod, Some(Pod { name: "web-1".into(), uid: "u2".into() }));
-    assert_eq!(found.standing.facts().unwrap().mesh.as_deref(), Some("test"));
+    assert_eq!(found.standing.facts().unwrap().mesh.as_deref(), Some("prod"));
     assert!(rig.directory.by_uid("u9").await.unwrap().is_none());
     rig.api.set_down(true);
     assert!(rig.directory.by_uid("u2").await.is_err());

@@ -33,7 +33,7 @@ pub(super) fn of<'p>(
         let reason = format!("{by} names mesh {mesh:?}, but {other} names {contradicts:?}");
         return Err(IdentifyError::Forbidden(reason));
     }
-    known(mesh, policies, || format!("there is no mesh {mesh:?}, which {by} names"))
+    known(mesh, policies, || format!("there is no mesh {mesh:?} with mTLS on, which {by} names"))
 }
 
 /// The mesh that has this trust domain. No two have (see [`MeshPolicy::own_trust_domains`]).
@@ -45,7 +45,7 @@ fn with_trust_domain<'p>(domain: &str, policies: &'p PolicySet) -> Result<&'p st
 
 fn without_a_name<'p>(policies: &'p PolicySet, default: Option<&str>) -> Result<&'p Arc<MeshPolicy>, IdentifyError> {
     if let Some(default) = default {
-        return known(default, policies, || format!("there is no mesh {default:?}, which membership.default names"));
+        return known(default, policies, || format!("there is no mesh {default:?} with mTLS on, which membership.default names"));
     }
     let mut meshes = policies.meshes.values();
     if let (Some(only), None) = (meshes.next(), meshes.next()) {

@@ -16,6 +16,8 @@ use self::subject::Subject;
 use super::standing::Facts;
 use super::{IdentifyError, NodeClaim, Proof};
 use crate::model::identity::{Identity, Labels};
+#[cfg(doc)]
+use crate::model::policy::MeshPolicy;
 use crate::model::policy::PolicySet;
 
 /// The identity behind `proof`, on a server in `zone` (which may be empty). Equal decisions give equal identities: what only
@@ -35,11 +37,9 @@ pub fn identity(
     let mesh = mesh::of(proof, &facts, policies, rules.default.as_deref())?;
     let subject = Subject::of(proof);
     rules.admit(&mesh.name, &subject, &labels)?;
+    // Whom none selects, and for whom no backend is enabled, is let in all the same: it learns whom to trust, and nobody signs
+    // for it ([`MeshPolicy::signer`] is `None`). So trust can be everywhere before the first certificate is.
     let policy = mesh.identity_for(&labels);
-    if policy.is_none() && mesh.enabled_backend.is_none() {
-        let reason = format!("no MeshIdentity of mesh {:?} selects {subject}, and Mesh.mtls is off", &*mesh.name);
-        return Err(IdentifyError::Forbidden(reason));
-    }
     Ok(Identity {
         mesh: mesh.name.clone(),
         spiffe_id: spiffe_id::of(mesh, policy.map(Arc::as_ref), &subject, zone)?,

@@ -28,7 +28,8 @@ pub struct AllowRule {
     /// Workloads, one of which it has to be: by its name or, in Kubernetes, by that of its service account, which counts
     /// only beside `namespaces`, as others may have one of that name too.
     pub workloads: BTreeSet<Arc<str>>,
-    /// Labels, all of which it has to have.
+    /// Labels, all of which it has to have. In Kubernetes they count only beside `namespaces` or `service_accounts`, as
+    /// whoever may make a pod anywhere chooses its labels.
     pub labels: Labels,
 }
 
@@ -80,6 +81,8 @@ impl AllowRule {
             Some("workloads")
         } else if !wanted.iter().all(|(key, value)| labels.get(key) == Some(value)) {
             Some("labels")
+        } else if subject.is_kubernetes && namespaces.is_empty() && service_accounts.is_empty() {
+            Some("labels (those of a pod count only beside namespaces or serviceAccounts)")
         } else {
             None
         }

@@ -46,6 +46,8 @@ fn a_rule_lets_in_who_matches_all_of_it() {
     let both = || AllowRule { namespaces: set(&["shop"]), ..workloads() };
     let labelled = || AllowRule { labels: labels(&[("tier", "front"), ("app", "web")]), ..prod() };
     let with = |pairs: &[(&str, &str)]| Proof { labels: labels(pairs), ..vm("web") };
+    let own = || Proof { labels: labels(&[("tier", "front"), ("app", "web")]), ..pod("shop", "web") };
+    let of_a_pod = "labels (those of a pod count only beside namespaces or serviceAccounts)";
     for (rule, proof, unmet) in [
         (namespaces(), pod("shop", "web"), None),
         (namespaces(), pod("shop2", "web"), Some("namespaces")),
@@ -68,6 +70,12 @@ fn a_rule_lets_in_who_matches_all_of_it() {
         (labelled(), with(&[("tier", "front"), ("app", "web"), ("x", "y")]), None),
         (labelled(), with(&[("tier", "front")]), Some("labels")),
         (labelled(), with(&[("tier", "back"), ("app", "web")]), Some("labels")),
+        // Whoever may make a pod chooses its labels.
+        (labelled(), own(), Some(of_a_pod)),
+        (labelled(), pod("shop", "web"), Some("labels")),
+        (AllowRule { namespaces: set(&["shop"]), ..labelled() }, own(), None),
+        (AllowRule { namespaces: set(&["bank"]), ..labelled() }, own(), Some("namespaces")),
+        (AllowRule { service_accounts: vec![account(Some("shop"), "web")], ..labelled() }, own(), None),
     ] {
         let got = admit(std::slice::from_ref(&rule), "prod", &proof);
         match unmet {

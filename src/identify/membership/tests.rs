@@ -108,7 +108,7 @@ fn the_mesh_and_the_default_id() {
             Some("gone"),
             web(),
             &["default", "prod"],
-            Err("no mesh \"gone\", which its proof of identity names; known: d"),
+            Err("no mesh \"gone\" with mTLS on, which its proof of identity names; known: d"),
         ),
         (None, web(), &["east", "west"], Err("known: east, west")),
         (None, web(), &[], Err("no mesh has mTLS enabled yet")),
@@ -154,8 +154,8 @@ fn all_that_name_a_mesh_must_agree() {
             None,
             Err("several, none is called default, and membership.default is not set; known: prod"),
         ),
-        (None, None, None, Some("gone"), Err("no mesh \"gone\", which membership.default names")),
-        (None, None, Some("gone"), None, Err("no mesh \"gone\", which the label kuma.io/mesh names")),
+        (None, None, None, Some("gone"), Err("no mesh \"gone\" with mTLS on, which membership.default names")),
+        (None, None, Some("gone"), None, Err("no mesh \"gone\" with mTLS on, which the label kuma.io/mesh names")),
         (None, Some("other.example"), None, None, Err("no mesh has the trust domain \"other.example\"")),
         (Some("prod"), None, Some("test"), None, Err("names mesh \"prod\", but the label kuma.io/mesh names \"test\"")),
         (Some("test"), Some("prod.example"), None, None, Err("the trust domain of its proof names \"prod\"")),
@@ -172,7 +172,7 @@ fn all_that_name_a_mesh_must_agree() {
     for stray in
         [proof(Some("gone"), named("web")), Proof { standing: read(Some("gone"), &[]), ..proof(None, named("web")) }]
     {
-        expect(id(&stray, &policies(&["default"])), Err("no mesh \"gone\""));
+        expect(id(&stray, &policies(&["default"])), Err("no mesh \"gone\" with mTLS on"));
     }
 }
 
@@ -204,8 +204,9 @@ fn the_identity_policy_decides_and_without_one_the_mesh_has_to_have_a_backend() 
     assert_eq!(chosen(&both, None), by("all", "spiffe://default/all/web"));
     assert_eq!(chosen(&both, Some("front")), by("front", "spiffe://front.example/web"));
     let only_front = set([modern("default", identities[1..].to_vec())]);
-    let reason = "no MeshIdentity of mesh \"default\" selects workload \"web\", and Mesh.mtls is off";
-    assert!(chosen(&only_front, Some("back")).unwrap_err().contains(reason));
+    // Nobody signs for whom none selects, but it is let in.
+    assert_eq!(chosen(&only_front, Some("back")), Ok((None, "spiffe://default/web".to_owned())));
+    assert_eq!(only_front.meshes["default"].signer(None), None);
     let classic = MeshPolicy { enabled_backend: Some("ca-1".into()), ..modern("default", identities[1..].to_vec()) };
     assert_eq!(chosen(&set([classic]), Some("back")), Ok((None, "spiffe://default/web".to_owned())));
 }

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 
 use super::folder::{newest_or_create, problem};
 use super::keys::{KeySource, Keys, Look};
-use super::revocations::Revocations;
+use super::revocations::{Revocations, name_for};
+use super::settling::Settling;
 use super::{METHOD, RevocationSource};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::secrets::KnownSecrets;
@@ -51,7 +53,7 @@ impl Live {
         source.warn_of_readers();
         let mut reader = match revocations {
             None => Reader::Nothing,
-            Some(RevocationSource::File(file)) => Reader::File(file),
+            Some(RevocationSource::File(file)) => Reader::File { file, settling: Settling::default() },
             Some(RevocationSource::Secret { name, secrets }) => Reader::Secret { name, secrets: Some(secrets) },
         };
         let nothing_yet = reader.nothing_yet();
@@ -100,7 +102,10 @@ impl Live {
 #[derive(Debug)]
 enum Reader {
     Nothing,
-    File(PathBuf),
+    File {
+        file: PathBuf,
+        settling: Settling,
+    },
     Secret {
         name: String,
         /// `None` once there can be no others.
@@ -112,7 +117,7 @@ impl Reader {
     /// What is known before anything was read.
     fn nothing_yet(&self) -> Revocations {
         match self {
-            Self::Nothing | Self::File(_) => Revocations::Never,
+            Self::Nothing | Self::File { .. } => Revocations::Never,
             Self::Secret { .. } => Revocations::ByMesh { lists: BTreeMap::new(), complete: false },
         }
     }
@@ -120,9 +125,9 @@ impl Reader {
     fn read(&mut self, last: &Revocations) -> (Revocations, Vec<Problem>) {
         match self {
             Self::Nothing => (Revocations::Never, Vec::new()),
-            Self::File(file) => {
+            Self::File { file, settling } => {
                 let content = std::fs::read(&*file).map_err(|error| format!("{}: {error}", file.display()));
-                let (now, wrong) = last.after_file(content);
+                let (now, wrong) = last.after_file(content, settling, Instant::now());
                 let hint =
                     "until it is mended, what it said last holds; if it said nothing yet, no proxy token is accepted";
                 let told = |what: String| problem(file, format!("revocations: {what}"), Some(hint.to_owned()));
@@ -133,7 +138,7 @@ impl Reader {
                 let (now, wrong) = last.after_secrets(name, &secrets.borrow_and_update());
                 let told = |(mesh, what): (Arc<str>, String)| {
                     Problem {
-                    at: Location { resource: Some(format!("Secret {name} of mesh {mesh}")), ..Location::default() },
+                    at: Location { resource: Some(format!("Secret {} of mesh {mesh}", name_for(name, &mesh))), ..Location::default() },
                     what: format!("revocations: {what}"),
                     hint: Some(
                         "until it is mended, what it said last holds; if it said nothing yet, no proxy token of that mesh \
@@ -147,14 +152,23 @@ impl Reader {
         }
     }
 
-    /// Waits until there is something else to read that is no file.
+    /// Waits until there is something else to read, or reason to read again, whether or not a file has changed.
     async fn changed(&mut self) {
-        let Self::Secret { secrets, .. } = self else { return std::future::pending().await };
-        if let Some(watched) = secrets {
-            if watched.changed().await.is_ok() {
-                return;
+        match self {
+            Self::Nothing => {}
+            Self::File { settling, .. } => {
+                if let Some(at) = settling.look_again_at() {
+                    return tokio::time::sleep_until(at).await;
+                }
             }
-            *secrets = None;
+            Self::Secret { secrets, .. } => {
+                if let Some(watched) = secrets {
+                    if watched.changed().await.is_ok() {
+                        return;
+                    }
+                    *secrets = None;
+                }
+            }
         }
         std::future::pending().await
     }

@@ -8,6 +8,7 @@ mod key;
 mod keys;
 mod live;
 mod revocations;
+mod settling;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -60,9 +61,9 @@ pub struct Settings {
 pub enum RevocationSource {
     /// A file, for tokens of every mesh.
     File(PathBuf),
-    /// A mesh Secret, looked up for each token's mesh, like Kuma's `dataplane-token-revocations-<mesh>`.
+    /// The mesh Secret of each token's mesh, like Kuma's `dataplane-token-revocations-<mesh>`.
     Secret {
-        /// Its name.
+        /// Its name, with `<mesh>` in the place of the mesh's.
         name: String,
         /// All mesh Secrets.
         secrets: watch::Receiver<Arc<KnownSecrets>>,

@@ -297,18 +297,40 @@ async fn a_list_in_a_file_revokes_while_streams_live() {
     assert!(rig.identify(other.token.expose()).await.is_ok());
 }
 
+/// In paused time, where the files are looked at whenever nothing else is left to do.
+#[tokio::test(start_paused = true)]
+async fn a_list_in_a_file_that_loses_ids_counts_when_it_stays_so() {
+    let rig = rig_with(|folder| {
+        std::fs::write(folder.join("revoked"), "a1\n").unwrap();
+        Some(RevocationSource::File(folder.join("revoked")))
+    });
+    assert!(rig.refused(signed(&rig.key, &header(&rig.key), &claims())).await.contains("token a1 is revoked"));
+    std::fs::write(rig.folder.path().join("revoked"), "b2\n").unwrap();
+    let other = || rig.tokens.live.revocations().contain("default", "b2") == Ok(true);
+    let mut changes = rig.tokens.live.changes();
+    while !other() {
+        changes.next().await.unwrap();
+    }
+    let seen = tokio::time::Instant::now();
+    assert!(rig.refused(signed(&rig.key, &header(&rig.key), &claims())).await.contains("token a1 is revoked"));
+    changes.next().await.unwrap();
+    assert!(rig.identify(signed(&rig.key, &header(&rig.key), &claims())).await.is_ok());
+    let waited = seen.elapsed();
+    assert!(waited >= settling::SETTLED && waited < 2 * settling::SETTLED, "{waited:?}");
+}
+
 #[tokio::test]
 async fn a_list_in_a_secret_is_the_mesh_s_own() {
     let (publish, secrets) = watch::channel(Arc::new(KnownSecrets::default()));
     publish.send_replace(Arc::new(KnownSecrets { cluster: ClusterSecrets::Pending, ..KnownSecrets::default() }));
-    let rig = rig_with(|_| Some(RevocationSource::Secret { name: "revoked".to_owned(), secrets }));
+    let rig = rig_with(|_| Some(RevocationSource::Secret { name: "revoked-<mesh>".to_owned(), secrets }));
     let Issued { token, id, .. } = issue(&rig.key, &request(), now()).unwrap();
     let error = rig.identify(token.expose()).await.unwrap_err();
     assert!(matches!(&error, IdentifyError::Unavailable { .. }) && error.to_string().contains("listed"), "{error}");
 
     let secret = |mesh: &str| {
         let content = SecretBytes::new(id.clone().into_bytes());
-        let secrets: MeshSecrets = [((mesh.into(), "revoked".into()), content)].into_iter().collect();
+        let secrets: MeshSecrets = [((mesh.into(), format!("revoked-{mesh}").into()), content)].into_iter().collect();
         Arc::new(KnownSecrets { cluster: ClusterSecrets::Listed(Arc::new(secrets)), ..KnownSecrets::default() })
     };
     let mut revocations = rig.tokens.live.changes();

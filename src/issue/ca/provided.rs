@@ -148,6 +148,7 @@ impl Provided {
             },
             DataSource::Secret(name) => match self.surroundings.secrets.borrow().find(&self.mesh, name) {
                 SecretLookup::Found(bytes) => Ok(bytes),
+                SecretLookup::Unreadable(why) => Err(bad(format!("cannot be read: {why}"))),
                 SecretLookup::Pending => Err(Missing::Awaited),
                 SecretLookup::NotInFiles => Err(bad(format!("is in no resource file of mesh {:?}", self.mesh))),
                 SecretLookup::Absent => Err(bad(format!(

@@ -113,6 +113,7 @@ impl Tester {
                 SecretLookup::Absent | SecretLookup::NotInFiles => {
                     return Err(format!("mesh Secret {name:?} of mesh {mesh:?} is not there"));
                 }
+                SecretLookup::Unreadable(why) => return Err(format!("mesh Secret {name:?} cannot be read: {why}")),
                 SecretLookup::Pending => {}
             }
             if self.secrets.changed().await.is_err() {

@@ -10,7 +10,7 @@ use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use crate::model::secrets::{MeshSecrets, SecretBytes};
+use crate::model::secrets::{MeshSecret, MeshSecrets, SecretBytes};
 use crate::runtime::cluster::Watch;
 use crate::runtime::tasks::Tasks;
 
@@ -27,7 +27,8 @@ const DEFAULT_MESH: &str = "default";
 const KEY: &str = "value";
 
 /// Watches the mesh Secrets in `namespace`. The receiver shows `None` until they are known for the first time, then
-/// always the last that was known, also while the API server is away; it changes only when a content does.
+/// always the last that was known, also while the API server is away; it changes only when a content does. One that cannot be
+/// read keeps its last content, and is there also if it has none.
 pub fn watch_mesh_secrets(client: Client, namespace: &str, tasks: &Tasks) -> watch::Receiver<Option<Arc<MeshSecrets>>> {
     let (publish, published) = watch::channel(None);
     let selected = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
@@ -51,7 +52,7 @@ pub fn watch_mesh_secrets(client: Client, namespace: &str, tasks: &Tasks) -> wat
 }
 
 /// By name, as one name is one object, whatever its label says; with the mesh.
-type Known = BTreeMap<Arc<str>, (Arc<str>, SecretBytes)>;
+type Known = BTreeMap<Arc<str>, (Arc<str>, MeshSecret)>;
 
 /// What the events so far add up to. Pure, but for the log.
 #[derive(Debug, Default)]
@@ -78,22 +79,24 @@ impl Store {
         let (metadata, content) = match object {
             Ok(secret) => {
                 let content = secret.data.and_then(|mut data| data.remove(KEY));
-                (secret.metadata, content.ok_or_else(|| format!("there is no key {KEY:?} in its data")))
+                (secret.metadata, content.ok_or_else(|| format!("its data has no key `{KEY}`")))
             }
-            Err(invalid) => (invalid.metadata, Err(invalid.error)),
+            // What serde says of it may quote its content.
+            Err(invalid) => (invalid.metadata, Err("it has not the shape of a Secret".to_owned())),
         };
         let Some(name) = metadata.name.as_deref().map(Arc::<str>::from) else { return };
         let entry = match content {
-            Ok(content) => Some((mesh_of(&metadata), SecretBytes::new(content.0))),
-            Err(reason) => {
+            Ok(content) => (mesh_of(&metadata), MeshSecret::Good(SecretBytes::new(content.0))),
+            Err(why) => {
                 // A bad resource never replaces a good one.
-                let last = self.known.as_ref().and_then(|known| known.get(&name)).cloned();
-                let kept = last.is_some();
-                tracing::warn!(secret = %name, reason, kept, "a mesh Secret cannot be used");
-                last
+                let last = self.known.as_ref().and_then(|known| known.get(&name));
+                let last = last.and_then(|(mesh, secret)| Some((mesh.clone(), secret.content()?.clone())));
+                tracing::warn!(secret = %name, why, kept = last.is_some(), "a mesh Secret cannot be used");
+                let (mesh, last) = last.map_or_else(|| (mesh_of(&metadata), None), |(mesh, last)| (mesh, Some(last)));
+                (mesh, MeshSecret::Unreadable { why: why.into(), last })
             }
         };
-        if let (Some(entry), Some(known)) = (entry, self.listing.as_mut().or(self.known.as_mut())) {
+        if let Some(known) = self.listing.as_mut().or(self.known.as_mut()) {
             known.insert(name, entry);
         }
     }
@@ -101,7 +104,7 @@ impl Store {
     /// The Secrets, unless none has been listed yet or a list is under way.
     fn complete(&self) -> Option<MeshSecrets> {
         let known = self.known.as_ref().filter(|_| self.listing.is_none())?;
-        let by_mesh = known.iter().map(|(name, (mesh, bytes))| ((mesh.clone(), name.clone()), bytes.clone()));
+        let by_mesh = known.iter().map(|(name, (mesh, secret))| ((mesh.clone(), name.clone()), secret.clone()));
         Some(by_mesh.collect())
     }
 }
@@ -131,13 +134,15 @@ mod tests {
 
     type Receiver = watch::Receiver<Option<Arc<MeshSecrets>>>;
 
-    async fn shows(secrets: &mut Receiver, expected: &[(&str, &str, &str)]) {
+    /// Waits until these are shown, each with what it holds or why that is not known.
+    async fn shows(secrets: &mut Receiver, expected: &[(&str, &str, Result<&str, &str>)]) {
+        fn shown(secret: &MeshSecret) -> Result<&str, &str> {
+            let content = secret.content().map(|bytes| std::str::from_utf8(bytes.expose()).unwrap());
+            content.ok_or_else(|| &**secret.problem().unwrap())
+        }
         let holds = |current: &Option<Arc<MeshSecrets>>| {
             let Some(current) = current else { return false };
-            let all: Vec<_> = current
-                .iter()
-                .map(|(mesh, name, bytes)| (mesh, name, std::str::from_utf8(bytes.expose()).unwrap()))
-                .collect();
+            let all: Vec<_> = current.iter().map(|(mesh, name, secret)| (mesh, name, shown(secret))).collect();
             all == expected
         };
         timeout(Duration::from_secs(120), secrets.wait_for(holds)).await.expect("is shown in time").unwrap();
@@ -156,16 +161,24 @@ mod tests {
         api.put("secrets", json!({"metadata": {"name": "garbage"}, "type": SECRET_TYPE, "data": "x"}));
         let mut secrets = watch_mesh_secrets(api.client(), "kong-mesh-system", &tasks);
         assert!(secrets.borrow().is_none());
-        shows(&mut secrets, &[("default", "ca", "one"), ("prod", "other-ca", "two")]).await;
-        assert_eq!(secrets.borrow().as_ref().unwrap().get("prod", "other-ca").unwrap().expose(), b"two");
+        let broken = ("default", "broken", Err("its data has no key `value`"));
+        let garbage = ("default", "garbage", Err("it has not the shape of a Secret"));
+        let other = ("prod", "other-ca", Ok("two"));
+        shows(&mut secrets, &[broken, ("default", "ca", Ok("one")), garbage, other]).await;
+        let content = |name: &str| secrets.borrow().as_ref().unwrap().find("prod", name).unwrap().clone();
+        assert_eq!(content("other-ca"), MeshSecret::Good(SecretBytes::new(b"two".to_vec())));
 
         api.put("secrets", secret("ca", Some("prod"), "three"));
-        shows(&mut secrets, &[("prod", "ca", "three"), ("prod", "other-ca", "two")]).await;
+        shows(&mut secrets, &[broken, garbage, ("prod", "ca", Ok("three")), other]).await;
         // Broken by an edit: the last good content stays, also through a new list.
         api.merge("secrets", "other-ca", &json!({"data": {"value": 7}}));
         api.watch_error(410);
         api.remove("secrets", "ca");
-        shows(&mut secrets, &[("prod", "other-ca", "two")]).await;
+        shows(&mut secrets, &[broken, garbage, other]).await;
+        let content = secrets.borrow().as_ref().unwrap().find("prod", "other-ca").unwrap().clone();
+        assert_eq!(content.problem().map(AsRef::as_ref), Some("it has not the shape of a Secret"));
+        api.put("secrets", secret("broken", None, "four"));
+        shows(&mut secrets, &[("default", "broken", Ok("four")), garbage, other]).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -173,7 +186,7 @@ mod tests {
         let (api, (tasks, _deaths)) = (FakeApi::default(), Tasks::new());
         api.put("secrets", secret("ca", None, "one"));
         let mut secrets = watch_mesh_secrets(api.client(), "kong-mesh-system", &tasks);
-        shows(&mut secrets, &[("default", "ca", "one")]).await;
+        shows(&mut secrets, &[("default", "ca", Ok("one"))]).await;
         api.set_down(true);
         sleep(Duration::from_secs(600)).await;
         api.set_down(false);

@@ -7,10 +7,12 @@ use tonic::Code;
 
 use super::cli::run;
 use super::{Scene, strangers_before};
+use crate::support::PATIENCE;
+use crate::support::eventually::eventually;
 use crate::support::http;
 use crate::support::mesh::builtin_mesh;
 use crate::support::proxy::{Login, Proxy};
-use crate::support::sds::{self, Caller};
+use crate::support::sds::{self, Caller, Watcher};
 use crate::support::server::{NODE_ID, Server, Settings};
 
 const WEB: Caller<'_> = Caller { node: "web-0", workload: "web", token: None };
@@ -128,4 +130,27 @@ async fn a_mesh_identity_gives_proxies_their_spiffe_ids() {
         reports.each_ref().map(|report| report.identities.clone()),
         [called("web", "api"), called("api", "web")]
     );
+}
+
+/// A `MeshIdentity` that selects nobody distributes its CA before anything is issued; whom it selects then has its ID.
+#[tokio::test]
+async fn trust_is_distributed_before_anything_is_issued() {
+    let nobody = IDENTITY.replace("selector: {dataplane: {matchLabels: {}}}", "selector: {}");
+    assert_ne!(nobody, IDENTITY);
+    let mut server = Server::start(Settings { mesh: &nobody, ..NODE_ID }).await;
+    server.ready().await;
+    let fetched = sds::fetch(&server.socket, WEB, &["ROOTCA"]).await.expect("it is let in");
+    assert_eq!(fetched.len(), 1, "{fetched:?}");
+    let watcher = Watcher::start(&server.socket, WEB, "default");
+    server.metric_becomes("streams", &[], |count| count == 1.0).await;
+    server.set_mesh(IDENTITY);
+    eventually("it has the ID that the policy gives", PATIENCE, async || {
+        let history = watcher.history();
+        match history.first() {
+            Some(first) if first.certificates()[0].uris == ["spiffe://mesh.example/default/web"] => Ok(()),
+            _ => Err(format!("{history:?} {:?}\n{}", watcher.ends(), server.log_tail())),
+        }
+    })
+    .await;
+    watcher.assert_sound();
 }

@@ -88,9 +88,14 @@ impl<'a> Deployment<'a> {
         self.secret(name, "system.kuma.io/secret", value).await;
     }
 
-    /// Makes or replaces a Secret that looks like a mesh Secret but for its type.
+    /// Makes or replaces a Secret of the mesh `default` that looks like a mesh Secret but for its type.
     pub async fn secret(&self, name: &str, kind: &str, value: &str) {
-        let metadata = json!({"name": name, "namespace": self.system, "labels": {"kuma.io/mesh": "default"}});
+        self.secret_of("default", name, kind, value).await;
+    }
+
+    /// Makes or replaces a Secret with the label of this mesh.
+    pub async fn secret_of(&self, mesh: &str, name: &str, kind: &str, value: &str) {
+        let metadata = json!({"name": name, "namespace": self.system, "labels": {"kuma.io/mesh": mesh}});
         let data = json!({"value": STANDARD.encode(value)});
         self.cluster
             .apply(json!({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": kind, "data": data}))
