@@ -49,7 +49,7 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
     let asks_for_pods =
         identify.service_account_token.is_some() || identify.unix_peers.iter().any(UnixPeerRule::is_pod);
     let cluster = kubernetes.filter(|_| asks_for_pods).map(|client| {
-        let directory = Arc::new(Directory::start(client.clone(), tasks));
+        let directory = Arc::new(Directory::start(client.clone(), clock.clone(), tasks));
         (client, directory)
     });
     if let (Some(method), Some((client, directory))) = (&identify.service_account_token, &cluster) {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use kube::api::ObjectMeta;
@@ -12,13 +13,16 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use super::Directory;
-use super::table::Key;
-use crate::model::identity::Labels;
+use super::table::{Key, Object};
 use crate::runtime::cluster::{MetadataWatch, explain};
 use crate::runtime::tasks::Tasks;
 
 /// Label of pods and namespaces: the mesh that they are assigned to.
 pub(super) const MESH: &str = "kuma.io/mesh";
+
+/// How long after its deletion an object that a finalizer keeps is still good: as long as the API server itself accepts
+/// tokens that are bound to it.
+const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 
 /// The account of a pod that names none.
 const DEFAULT_ACCOUNT: &str = "default";
@@ -28,13 +32,6 @@ pub(super) enum Kind {
     Namespace,
     ServiceAccount,
     Pod,
-}
-
-/// What counts of an object.
-#[derive(Debug)]
-pub(super) struct Object {
-    pub(super) uid: String,
-    pub(super) labels: Labels,
 }
 
 impl Kind {
@@ -58,7 +55,7 @@ impl Kind {
     }
 
     /// What counts: all labels of a pod, of a namespace only its mesh, of an account none, so that changes of others wake
-    /// nobody and take no room.
+    /// nobody and take no room; and that a pod or account is being deleted.
     fn keep(self, metadata: ObjectMeta) -> Object {
         let labels = metadata.labels.unwrap_or_default().into_iter().filter(|(key, _)| match self {
             Self::Namespace => key == MESH,
@@ -66,7 +63,10 @@ impl Kind {
             Self::Pod => true,
         });
         let labels = labels.map(|(key, value)| (key.into(), value.into())).collect();
-        Object { uid: metadata.uid.unwrap_or_default(), labels }
+        // A namespace ends its accounts before itself.
+        let deleted = metadata.deletion_timestamp.filter(|_| self != Self::Namespace);
+        let ends = deleted.map(|at| at.0.saturating_add(LEEWAY).unwrap_or(Timestamp::MAX));
+        Object { uid: metadata.uid.unwrap_or_default(), labels, ends }
     }
 
     /// Asks for one object.
@@ -133,8 +133,7 @@ impl Directory {
             Event::Init => state.table.begin(),
             Event::InitApply(object) | Event::Apply(object) => {
                 let key = key_of(&object.metadata);
-                let Object { uid, labels } = kind.keep(object.metadata);
-                if state.table.apply(key.clone(), &uid, labels) {
+                if state.table.apply(key.clone(), kind.keep(object.metadata)) {
                     state.ring(&key);
                 }
                 return;

@@ -4,6 +4,7 @@
 //! Once listed, the last that was known counts, also while the API server is away: a fleet that reconnects meanwhile is
 //! let in.
 
+mod ending;
 mod kinds;
 mod table;
 
@@ -13,11 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, StreamExt};
 use kube::Client;
 use tokio::sync::{Semaphore, watch};
-use tokio_stream::wrappers::WatchStream;
 
 use self::kinds::{Kind, MESH};
 use self::table::{Found, Key, Table};
@@ -25,6 +24,7 @@ use super::IdentifyError;
 use super::pods::{FindPods, FoundPod};
 use super::standing::{Facts, Standing, Stands};
 use crate::model::identity::{Labels, Pod, Workload};
+use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 
 /// Questions about single objects under way at once; see the same of token reviews.
@@ -67,6 +67,7 @@ pub trait KnowAccounts: fmt::Debug + Send + Sync + 'static {
 pub struct Directory(Arc<Inner>);
 
 struct Inner {
+    clock: Clock,
     questions: Questions,
     pods: Shelf,
     namespaces: Shelf,
@@ -129,24 +130,14 @@ impl Shelf {
         });
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, until).await;
     }
-
-    /// An item when the object is other than before, or gone.
-    fn changes(&self, key: &Key) -> BoxStream<'static, ()> {
-        let mut state = self.lock();
-        let gone = stream::once(async {});
-        if state.table.find(key, None) == Found::Absent {
-            return gone.boxed();
-        }
-        let bell = state.bells.entry(key.clone()).or_insert_with(|| watch::Sender::new(()));
-        WatchStream::from_changes(bell.subscribe()).chain(gone).boxed()
-    }
 }
 
 impl Directory {
     /// Watches the cluster behind `client`, which must allow `get`, `list` and `watch` on pods, namespaces and
     /// serviceaccounts in all of it.
-    pub fn start(client: Client, tasks: &Tasks) -> Self {
+    pub fn start(client: Client, clock: Clock, tasks: &Tasks) -> Self {
         let inner = Inner {
+            clock,
             questions: Questions { client: client.clone(), slots: Semaphore::new(AT_ONCE) },
             pods: Shelf::new(),
             namespaces: Shelf::new(),
@@ -171,13 +162,17 @@ impl Inner {
     async fn look_up(&self, method: &'static str, subject: &Subject) -> Result<(), IdentifyError> {
         let Subject { kind, key, uid } = subject;
         let shelf = self.shelf(*kind);
-        let is_there = || shelf.lock().table.find(key, uid.as_deref()) != Found::Absent;
-        if is_there() {
-            return Ok(());
+        let known = || match shelf.lock().table.find(key, uid.as_deref(), self.clock.now()) {
+            Found::There(_) => Some(Ok(())),
+            Found::Ended => Some(Err(subject.gone(method))),
+            Found::Absent => None,
+        };
+        if let Some(known) = known() {
+            return known;
         }
         shelf.wait(|table| table.is_listed() && !table.is_listing()).await;
-        if is_there() {
-            return Ok(());
+        if let Some(known) = known() {
+            return known;
         }
         self.unlisted(method, *kind)?;
         let unavailable = |reason: String| IdentifyError::Unavailable { method, reason };
@@ -196,11 +191,17 @@ impl Inner {
         let mut state = shelf.lock();
         match answer {
             Ok(Some(object)) if uid.as_deref().is_none_or(|uid| *uid == *object.uid) => {
-                let (counts, changed) = state.table.answer(number, &object.uid, object.labels);
+                let (counts, changed) = state.table.answer(number, object);
                 if changed {
                     state.ring(key);
                 }
-                if counts { Ok(()) } else { Err(unavailable(format!("{subject} changes right now"))) }
+                if !counts {
+                    return Err(unavailable(format!("{subject} changes right now")));
+                }
+                match state.table.find(key, uid.as_deref(), self.clock.now()) {
+                    Found::There(_) => Ok(()),
+                    Found::Ended | Found::Absent => Err(subject.gone(method)),
+                }
             }
             Ok(_) => {
                 state.table.forget(number);
@@ -334,9 +335,9 @@ impl Dependence {
 
     fn labels_of(&self, subject: &Subject) -> Result<Arc<Labels>, IdentifyError> {
         let state = self.directory.shelf(subject.kind).lock();
-        match state.table.find(&subject.key, subject.uid.as_deref()) {
+        match state.table.find(&subject.key, subject.uid.as_deref(), self.directory.clock.now()) {
             Found::There(entry) => Ok(entry.labels.clone()),
-            Found::Absent => Err(subject.gone(self.method)),
+            Found::Ended | Found::Absent => Err(subject.gone(self.method)),
         }
     }
 }
@@ -352,7 +353,7 @@ impl Stands for Dependence {
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {
-        let of = |subject: &Subject| self.directory.shelf(subject.kind).changes(&subject.key);
+        let of = |subject: &Subject| self.directory.changes(subject.kind, &subject.key);
         stream::select_all(self.subjects().map(of)).boxed()
     }
 }

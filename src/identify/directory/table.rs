@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::model::identity::Labels;
 
 /// An object's name; the namespace is empty for what has none.
@@ -13,11 +15,21 @@ pub(super) struct Key {
     pub(super) name: Arc<str>,
 }
 
+/// What counts of an object, as the API server tells it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Object {
+    pub(super) uid: String,
+    pub(super) labels: Labels,
+    /// From then on it proves nothing, although it is still there: it is being deleted.
+    pub(super) ends: Option<Timestamp>,
+}
+
 /// All that is kept of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) uid: Arc<str>,
     pub(super) labels: Arc<Labels>,
+    pub(super) ends: Option<Timestamp>,
 }
 
 impl Entry {
@@ -31,6 +43,8 @@ impl Entry {
 pub(super) enum Found<'a> {
     /// It is.
     There(&'a Entry),
+    /// It is, but it was deleted, and only a finalizer keeps it.
+    Ended,
     /// It is not, or one of that name is that has another uid.
     Absent,
 }
@@ -77,11 +91,21 @@ impl Table {
         self.failure.as_deref()
     }
 
-    pub(super) fn find(&self, key: &Key, uid: Option<&str>) -> Found<'_> {
-        match self.entries.get(key) {
-            Some(entry) if entry.is(uid) => Found::There(entry),
-            _ => Found::Absent,
+    pub(super) fn find(&self, key: &Key, uid: Option<&str>, now: Timestamp) -> Found<'_> {
+        match self.entries.get(key).filter(|entry| entry.is(uid)) {
+            Some(entry) if entry.ends.is_some_and(|ends| ends <= now) => Found::Ended,
+            Some(entry) => Found::There(entry),
+            None => Found::Absent,
         }
+    }
+
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// When the object of this name ends, if that is known.
+    pub(super) fn end_of(&self, key: &Key) -> Option<Timestamp> {
+        self.entries.get(key).and_then(|entry| entry.ends)
     }
 
     /// The name of the object with this uid.
@@ -111,18 +135,18 @@ impl Table {
     }
 
     /// An object as it is now; says whether anything about it that counts has changed.
-    pub(super) fn apply(&mut self, key: Key, uid: &str, labels: Labels) -> bool {
+    pub(super) fn apply(&mut self, key: Key, object: Object) -> bool {
         if let Some(seen) = &mut self.listing {
             seen.insert(key.clone());
         }
         if self.ahead.contains(&key) {
-            let caught_up = self.entries.get(&key).is_none_or(|entry| *entry.uid == *uid);
+            let caught_up = self.entries.get(&key).is_none_or(|entry| *entry.uid == *object.uid);
             if !caught_up {
                 return false;
             }
             self.ahead.remove(&key);
         }
-        self.put(key, uid, labels)
+        self.put(key, object)
     }
 
     /// An object is gone; says whether it was known.
@@ -152,27 +176,29 @@ impl Table {
     }
 
     /// The API server has answered with this object; says whether that counts, and whether it changes anything.
-    pub(super) fn answer(&mut self, number: u64, uid: &str, labels: Labels) -> (bool, bool) {
+    pub(super) fn answer(&mut self, number: u64, object: Object) -> (bool, bool) {
         let Some(at) = self.questions.iter().position(|question| question.number == number) else {
             return (false, false);
         };
         let Question { key, outdated, .. } = self.questions.swap_remove(at);
-        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *uid) {
+        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *object.uid) {
             return (true, false);
         }
         if outdated {
             return (false, false);
         }
         self.ahead.insert(key.clone());
-        (true, self.put(key, uid, labels))
+        (true, self.put(key, object))
     }
 
-    fn put(&mut self, key: Key, uid: &str, labels: Labels) -> bool {
-        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *uid && *entry.labels == labels) {
+    fn put(&mut self, key: Key, object: Object) -> bool {
+        let Object { uid, labels, ends } = object;
+        let same = |entry: &Entry| *entry.uid == *uid && *entry.labels == labels && entry.ends == ends;
+        if self.entries.get(&key).is_some_and(same) {
             return false;
         }
         let labels = self.shared(labels);
-        self.entries.insert(key, Entry { uid: uid.into(), labels });
+        self.entries.insert(key, Entry { uid: uid.into(), labels, ends });
         true
     }
 

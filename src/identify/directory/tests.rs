@@ -1,6 +1,7 @@
 //! Tests of [`super`], with an API server in memory.
 
 use axum::http::Method;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -43,7 +44,7 @@ fn cluster() -> FakeApi {
 
 fn start(api: FakeApi) -> Rig {
     let tasks = Tasks::new();
-    let directory = Directory::start(api.client(), &tasks.0);
+    let directory = Directory::start(api.client(), Clock::simulated(Timestamp::UNIX_EPOCH), &tasks.0);
     Rig { api, directory, _tasks: tasks }
 }
 
@@ -137,6 +138,25 @@ async fn an_account_or_namespace_that_goes_takes_its_pods_with_it() {
     wakes(&mut changes).await;
     is_gone(standing.facts());
     is_gone(rig.standing("web-0", "u1").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_finalizer_keeps_is_gone_a_minute_after_its_deletion() {
+    for (plural, name) in [("pods", "web-0"), ("serviceaccounts", "web")] {
+        let rig = rig().await;
+        let standing = rig.standing("web-0", "u1").await.unwrap();
+        let mut changes = standing.changes();
+        // By pods it is said in advance: at the end of their grace period.
+        rig.api.merge(plural, name, &json!({"metadata": {"deletionTimestamp": "1970-01-01T00:02:00Z"}}));
+        wakes(&mut changes).await;
+        assert!(standing.facts().is_ok());
+        assert!(timeout(Duration::from_secs(150), changes.next()).await.is_err(), "{plural}: too early");
+        wakes(&mut changes).await;
+        is_gone(standing.facts());
+        is_gone(rig.standing("web-0", "u1").await);
+        sleeps(&mut changes).await;
+        assert_eq!(rig.api.count(&format!("GET {plural}")), 1, "only the list");
+    }
 }
 
 #[tokio::test(start_paused = true)]
