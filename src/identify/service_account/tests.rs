@@ -299,3 +299,41 @@ async fn while_pods_are_not_known_nobody_is_asked() {
     *accounts.unknown.lock().unwrap() = false;
     assert!(identify(&method, token(3600)).await.is_ok());
 }
+
+async fn identify_from(host: u8, method: &ServiceAccountTokens, token: String) -> Result<Option<Proof>, IdentifyError> {
+    let address = Some(([10, 0, 0, host], 4711).into());
+    let bearer_token = Some(BearerToken::new(token));
+    method.identify(&Evidence { address, bearer_token, ..Evidence::default() }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_tokens_do_not_keep_others_waiting_and_are_not_verified_without_bound() {
+    let (fake, method) = rig(Some(yes()));
+    let mut full = 0;
+    for number in 0..1000 {
+        // A stream that is reset at once: nobody waits for the answer any more.
+        let mut hasty = Box::pin(identify_from(1, &method, token(4000 + number)));
+        full += usize::from(matches!(futures::poll!(&mut hasty), std::task::Poll::Ready(Err(_))));
+    }
+    assert_eq!((method.judge.queue.len(), full), (queue::OF_CLIENT, 1000 - queue::OF_CLIENT));
+    // Somebody else's is verified at once, which takes the API server 50 ms.
+    let other = identify_from(2, &method, token(3600));
+    assert!(tokio::time::timeout(Duration::from_millis(60), other).await.expect("it waits for nobody").is_ok());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((method.judge.queue.len(), fake.calls()), (0, queue::OF_CLIENT + 1));
+    assert!(identify_from(1, &method, token(3601)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_tokens_push_out_no_good_ones() {
+    let (fake, method) = rig(Some(yes()));
+    assert!(identify(&method, token(3600)).await.is_ok());
+    fake.answer(Some(no()));
+    for number in 0..10 {
+        assert!(identify(&method, token(4000 + number)).await.is_err());
+    }
+    method.judge.verdicts.run_pending_tasks().await;
+    method.judge.refusals.run_pending_tasks().await;
+    assert_eq!((method.judge.verdicts.entry_count(), method.judge.refusals.entry_count()), (1, 10));
+    assert_eq!(method.judge.refusals.policy().max_capacity(), Some(MAX_REFUSALS));
+}
