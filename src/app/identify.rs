@@ -13,7 +13,7 @@ use crate::identify::client_certificate::ClientCertificates;
 use crate::identify::directory::Directory;
 use crate::identify::pods::FindPods;
 use crate::identify::proxy_token::ProxyTokens;
-use crate::identify::service_account::{ApiServer, Keys, ServiceAccountTokens, Verifier};
+use crate::identify::service_account::{ApiServer, Keys, Reviewer, ServiceAccountTokens, Verifier};
 use crate::identify::unix_peer::{Behind, Rule, UnixPeers};
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
@@ -53,7 +53,7 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
         (client, directory)
     });
     if let (Some(method), Some((client, directory))) = (&identify.service_account_token, &cluster) {
-        let (verifier, audiences) = (verifier(method, client, tasks)?, method.audiences.clone());
+        let (verifier, audiences) = (verifier(method, client, &clock, tasks)?, method.audiences.clone());
         let tokens = ServiceAccountTokens::new(verifier, directory.clone(), audiences, clock.clone(), tasks);
         methods.push(Arc::new(tokens));
     }
@@ -77,9 +77,17 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
 }
 
 /// What says whether a service account token is good.
-fn verifier(method: &ServiceAccountToken, client: &Client, tasks: &Tasks) -> Result<Verifier, StartError> {
+fn verifier(
+    method: &ServiceAccountToken,
+    client: &Client,
+    clock: &Clock,
+    tasks: &Tasks,
+) -> Result<Verifier, StartError> {
     Ok(match method.verify.clone() {
-        VerifyTokens::TokenReview => Verifier::Review(Arc::new(ApiServer::new(client.clone()))),
+        VerifyTokens::TokenReview => {
+            let api = Arc::new(ApiServer::new(client.clone()));
+            Verifier::Review(Reviewer::start(api, method.audiences.clone(), clock.clone(), tasks))
+        }
         VerifyTokens::Jwks { issuer: Some(issuer), file: Some(file) } => {
             let keys = Keys::of_file(&file, issuer, tasks)
                 .map_err(|error| wrong("identify.serviceAccountToken.jwks.file", error.to_string(), None))?;

@@ -5,6 +5,7 @@ mod jwks;
 mod keys;
 mod queue;
 mod review;
+mod reviewer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use tokio::sync::{AcquireError, Semaphore};
 pub use self::keys::{FileError, Keys};
 use self::queue::{Client, Entered, Place, Queue};
 pub use self::review::{ApiServer, ReviewTokens};
+pub use self::reviewer::Reviewer;
 use super::directory::{Account, KnowAccounts};
 use super::standing::Standing;
 use super::{BearerToken, Evidence, Identify, IdentifyError, Proof};
@@ -53,7 +55,7 @@ type TokenDigest = [u8; 32];
 #[derive(Debug)]
 pub enum Verifier {
     /// The API server, for each of them.
-    Review(Arc<dyn ReviewTokens>),
+    Review(Arc<Reviewer>),
     /// This server, with the cluster's keys.
     Keys(Keys),
 }
@@ -77,8 +79,9 @@ enum Unverified {
 
 /// Identifies pods by their service account's token.
 ///
-/// A verdict is remembered until the token expires, or until what it depends on is gone (its pod, its account), so that a
-/// fleet which reconnects while the API server is away is let in all the same.
+/// A verdict is remembered until the token expires, or until what it depends on is gone (its pod, its account, the API
+/// server's word, the key that signed it), so that a fleet which reconnects while the API server is away is let in all the
+/// same.
 #[derive(Debug)]
 pub struct ServiceAccountTokens {
     judge: Arc<Judge>,
@@ -92,7 +95,7 @@ struct Judge {
     accounts: Arc<dyn KnowAccounts>,
     audiences: Vec<String>,
     clock: Clock,
-    /// The good ones, not by the token itself, so that none is kept.
+    /// The good ones.
     verdicts: Cache<TokenDigest, Arc<Verdict>>,
     /// The bad ones.
     refusals: Cache<TokenDigest, Arc<Verdict>>,
@@ -216,7 +219,7 @@ impl Judge {
 
     /// The verdict on a token, which is remembered.
     async fn verdict(&self, place: &Place, token: BearerToken, expires: Timestamp) -> Arc<Verdict> {
-        let outcome = self.proof(place, token.expose(), expires).await;
+        let outcome = self.proof(place, &token, expires).await;
         let until = match &outcome {
             Ok(_) => expires,
             Err(_) => self.clock.now().saturating_add(REFUSAL_LASTS).unwrap_or(Timestamp::MAX),
@@ -235,7 +238,7 @@ impl Judge {
     }
 
     /// What a token proves.
-    async fn proof(&self, place: &Place, token: &str, expires: Timestamp) -> Result<Proof, IdentifyError> {
+    async fn proof(&self, place: &Place, token: &BearerToken, expires: Timestamp) -> Result<Proof, IdentifyError> {
         let unavailable = |reason: String| IdentifyError::Unavailable { method: METHOD, reason };
         // Whoever asks gives up after some seconds, so there is no point in a longer wait. The client's own turn first: its
         // tokens wait for each other, and leave room for those of others.
@@ -248,8 +251,8 @@ impl Judge {
         // Before anybody is asked: without it the answer would be of no use.
         self.accounts.ready(METHOD).await?;
         let verified = match &self.verifier {
-            Verifier::Review(reviewer) => review::verify(&**reviewer, token, &self.audiences).await,
-            Verifier::Keys(keys) => keys.verify(token, &self.audiences, self.clock.now()).await,
+            Verifier::Review(reviewer) => reviewer.verify(token, expires).await,
+            Verifier::Keys(keys) => keys.verify(token.expose(), &self.audiences, self.clock.now()).await,
         };
         let Verified { account, standing } = verified.map_err(|unverified| match unverified {
             Unverified::Refused(reason) => refused(reason),

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
@@ -23,8 +24,8 @@ struct Fake {
 
 #[async_trait]
 impl ReviewTokens for Fake {
-    async fn review(&self, _token: &str, _audiences: &[String]) -> Result<TokenReviewStatus, String> {
-        *self.calls.lock().unwrap() += 1;
+    async fn review(&self, token: &str, _audiences: &[String]) -> Result<TokenReviewStatus, String> {
+        *self.calls.lock().unwrap() += usize::from(token != reviewer::PROBE);
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.answer.lock().unwrap().clone().ok_or_else(|| "down".to_owned())
     }
@@ -105,8 +106,9 @@ fn rig_with_accounts(status: Option<TokenReviewStatus>) -> (Arc<Fake>, Arc<Accou
     let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
     let audiences = vec!["other".to_owned(), "envoy-sds".to_owned()];
     let accounts = Arc::new(Accounts::default());
-    let verifier = Verifier::Review(fake.clone());
-    let method = ServiceAccountTokens::new(verifier, accounts.clone(), audiences, clock, &Tasks::new().0);
+    let tasks = Tasks::new().0;
+    let verifier = Verifier::Review(Reviewer::start(fake.clone(), audiences.clone(), clock.clone(), &tasks));
+    let method = ServiceAccountTokens::new(verifier, accounts.clone(), audiences, clock, &tasks);
     (fake, accounts, method)
 }
 
@@ -336,4 +338,44 @@ async fn bad_tokens_push_out_no_good_ones() {
     method.judge.refusals.run_pending_tasks().await;
     assert_eq!((method.judge.verdicts.entry_count(), method.judge.refusals.entry_count()), (1, 10));
     assert_eq!(method.judge.refusals.policy().max_capacity(), Some(MAX_REFUSALS));
+}
+
+/// Of a token that is good for a day: how long the API server's yes counts, with and without a pod.
+#[tokio::test(start_paused = true)]
+async fn the_api_server_is_asked_again() {
+    for (bound, interval) in [(false, 300), (true, 3600)] {
+        let mut status = yes();
+        if !bound {
+            status.user.as_mut().unwrap().extra = None;
+        }
+        let (fake, method) = rig(Some(status));
+        let proof = identify(&method, token(86_400)).await.unwrap().unwrap();
+        let mut changes = proof.standing.changes();
+        tokio::time::sleep(Duration::from_secs(interval + 1)).await;
+        assert_eq!(fake.calls(), 2, "asked for the second time");
+        // While it is away, its last word counts.
+        fake.answer(None);
+        tokio::time::sleep(Duration::from_secs(7200)).await;
+        assert!(proof.standing.facts().is_ok());
+        assert!(identify(&method, token(86_400)).await.is_ok());
+        // The Secret that the token is bound to is gone, or the key that signed it.
+        fake.answer(Some(no()));
+        tokio::time::timeout(Duration::from_secs(60), changes.next()).await.expect("it ends").expect("news");
+        assert!(matches!(proof.standing.facts(), Err(IdentifyError::Refused { .. })));
+        assert!(matches!(identify(&method, token(86_400)).await, Err(IdentifyError::Refused { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_anothers_now_ends_and_is_not_asked_about_again() {
+    let (fake, method) = rig(Some(yes()));
+    let proof = identify(&method, token(86_400)).await.unwrap().unwrap();
+    let mut status = yes();
+    status.user.as_mut().unwrap().uid = Some("a2".to_owned());
+    fake.answer(Some(status));
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    assert!(matches!(proof.standing.facts(), Err(IdentifyError::Refused { .. })));
+    let asked = fake.calls();
+    tokio::time::sleep(Duration::from_secs(36_000)).await;
+    assert_eq!(fake.calls(), asked);
 }
