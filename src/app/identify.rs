@@ -13,7 +13,7 @@ use crate::identify::client_certificate::ClientCertificates;
 use crate::identify::directory::Directory;
 use crate::identify::pods::FindPods;
 use crate::identify::proxy_token::ProxyTokens;
-use crate::identify::service_account::{ApiServer, Keys, ServiceAccountTokens, Verifier};
+use crate::identify::service_account::{ApiServer, Keys, Reviewer, ServiceAccountTokens, Verifier};
 use crate::identify::unix_peer::{Behind, Rule, UnixPeers};
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
@@ -31,7 +31,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) tasks: &'a Tasks,
 }
 
-/// The methods, and what is wrong with the files and Secrets that they read, of each that reads any.
+/// The methods, and what is wrong with what they go by: files, Secrets, the API server.
 pub(super) struct Started {
     pub(super) identifiers: Identifiers,
     pub(super) problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
@@ -49,12 +49,14 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
     let asks_for_pods =
         identify.service_account_token.is_some() || identify.unix_peers.iter().any(UnixPeerRule::is_pod);
     let cluster = kubernetes.filter(|_| asks_for_pods).map(|client| {
-        let directory = Arc::new(Directory::start(client.clone(), tasks));
+        let directory = Arc::new(Directory::start(client.clone(), clock.clone(), tasks));
+        problems.push(directory.problems());
         (client, directory)
     });
     if let (Some(method), Some((client, directory))) = (&identify.service_account_token, &cluster) {
-        let (verifier, audiences) = (verifier(method, client, tasks)?, method.audiences.clone());
+        let (verifier, audiences) = (verifier(method, client, &clock, tasks)?, method.audiences.clone());
         let tokens = ServiceAccountTokens::new(verifier, directory.clone(), audiences, clock.clone(), tasks);
+        problems.push(tokens.problems());
         methods.push(Arc::new(tokens));
     }
     if let Some(method) = &identify.proxy_token {
@@ -77,9 +79,17 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
 }
 
 /// What says whether a service account token is good.
-fn verifier(method: &ServiceAccountToken, client: &Client, tasks: &Tasks) -> Result<Verifier, StartError> {
+fn verifier(
+    method: &ServiceAccountToken,
+    client: &Client,
+    clock: &Clock,
+    tasks: &Tasks,
+) -> Result<Verifier, StartError> {
     Ok(match method.verify.clone() {
-        VerifyTokens::TokenReview => Verifier::Review(Arc::new(ApiServer::new(client.clone()))),
+        VerifyTokens::TokenReview => {
+            let api = Arc::new(ApiServer::new(client.clone()));
+            Verifier::Review(Reviewer::start(api, method.audiences.clone(), clock.clone(), tasks))
+        }
         VerifyTokens::Jwks { issuer: Some(issuer), file: Some(file) } => {
             let keys = Keys::of_file(&file, issuer, tasks)
                 .map_err(|error| wrong("identify.serviceAccountToken.jwks.file", error.to_string(), None))?;

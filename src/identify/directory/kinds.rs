@@ -1,24 +1,32 @@
 //! The three kinds of objects, and how each is asked for. Only their metadata is: of a pod that is a twentieth.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
-use kube::api::ObjectMeta;
+use kube::api::{ListParams, ObjectMeta};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 
 use super::Directory;
-use super::table::Key;
-use crate::model::identity::Labels;
+use super::table::{Key, Object};
 use crate::runtime::cluster::{MetadataWatch, explain};
 use crate::runtime::tasks::Tasks;
 
 /// Label of pods and namespaces: the mesh that they are assigned to.
 pub(super) const MESH: &str = "kuma.io/mesh";
+
+/// How long after its deletion an object that a finalizer keeps is still good: as long as the API server itself accepts
+/// tokens that are bound to it.
+const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// Objects that are asked for at once, of many.
+const PAGE: u32 = 500;
 
 /// The account of a pod that names none.
 const DEFAULT_ACCOUNT: &str = "default";
@@ -28,13 +36,6 @@ pub(super) enum Kind {
     Namespace,
     ServiceAccount,
     Pod,
-}
-
-/// What counts of an object.
-#[derive(Debug)]
-pub(super) struct Object {
-    pub(super) uid: String,
-    pub(super) labels: Labels,
 }
 
 impl Kind {
@@ -58,7 +59,7 @@ impl Kind {
     }
 
     /// What counts: all labels of a pod, of a namespace only its mesh, of an account none, so that changes of others wake
-    /// nobody and take no room.
+    /// nobody and take no room; and that a pod or account is being deleted.
     fn keep(self, metadata: ObjectMeta) -> Object {
         let labels = metadata.labels.unwrap_or_default().into_iter().filter(|(key, _)| match self {
             Self::Namespace => key == MESH,
@@ -66,7 +67,10 @@ impl Kind {
             Self::Pod => true,
         });
         let labels = labels.map(|(key, value)| (key.into(), value.into())).collect();
-        Object { uid: metadata.uid.unwrap_or_default(), labels }
+        // A namespace ends its accounts before itself.
+        let deleted = metadata.deletion_timestamp.filter(|_| self != Self::Namespace);
+        let ends = deleted.map(|at| at.0.saturating_add(LEEWAY).unwrap_or(Timestamp::MAX));
+        Object { uid: metadata.uid.unwrap_or_default(), labels, ends }
     }
 
     /// Asks for one object.
@@ -103,6 +107,20 @@ pub(super) async fn account_of(client: &Client, key: &Key, uid: &str) -> Result<
     Ok(pod.map(|pod| account(pod).map_or(DEFAULT_ACCOUNT.into(), Arc::from)))
 }
 
+/// All pods there are, by uid.
+pub(super) async fn list_pods(client: &Client) -> Result<HashMap<String, Key>, String> {
+    let (api, mut params) = (Api::<Pod>::all(client.clone()), ListParams::default().limit(PAGE));
+    let mut pods = HashMap::new();
+    loop {
+        let page = api.list_metadata(&params).await.map_err(|error| explain(&error))?;
+        pods.extend(page.items.iter().filter_map(|pod| Some((pod.metadata.uid.clone()?, key_of(&pod.metadata)))));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(pods),
+        }
+    }
+}
+
 pub(super) fn watch_all(directory: &Directory, client: Client, tasks: &Tasks) {
     watch::<Namespace>(Kind::Namespace, directory, &client, tasks);
     watch::<ServiceAccount>(Kind::ServiceAccount, directory, &client, tasks);
@@ -133,8 +151,7 @@ impl Directory {
             Event::Init => state.table.begin(),
             Event::InitApply(object) | Event::Apply(object) => {
                 let key = key_of(&object.metadata);
-                let Object { uid, labels } = kind.keep(object.metadata);
-                if state.table.apply(key.clone(), &uid, labels) {
+                if state.table.apply(key.clone(), kind.keep(object.metadata)) {
                     state.ring(&key);
                 }
                 return;
@@ -153,12 +170,14 @@ impl Directory {
             }
         }
         drop(state);
+        self.0.report();
         shelf.told.send_modify(|count| *count += 1);
     }
 
     fn on_failure(&self, kind: Kind, reason: String) {
         let shelf = self.0.shelf(kind);
         shelf.lock().table.fails(reason);
+        self.0.report();
         shelf.told.send_modify(|count| *count += 1);
     }
 }

@@ -4,6 +4,8 @@
 //! Once listed, the last that was known counts, also while the API server is away: a fleet that reconnects meanwhile is
 //! let in.
 
+mod by_uid;
+mod ending;
 mod kinds;
 mod table;
 
@@ -13,18 +15,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures::StreamExt;
-use futures::stream::{self, BoxStream};
+use futures::stream::{self, BoxStream, StreamExt};
 use kube::Client;
 use tokio::sync::{Semaphore, watch};
-use tokio_stream::wrappers::WatchStream;
 
+use self::by_uid::Ahead;
 use self::kinds::{Kind, MESH};
 use self::table::{Found, Key, Table};
 use super::IdentifyError;
-use super::pods::{FindPods, FoundPod};
 use super::standing::{Facts, Standing, Stands};
-use crate::model::identity::{Labels, Pod, Workload};
+use crate::model::diagnostic::{Location, Problem};
+use crate::model::identity::{Labels, Pod};
+use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 
 /// Questions about single objects under way at once; see the same of token reviews.
@@ -67,10 +69,13 @@ pub trait KnowAccounts: fmt::Debug + Send + Sync + 'static {
 pub struct Directory(Arc<Inner>);
 
 struct Inner {
+    clock: Clock,
     questions: Questions,
+    ahead: Ahead,
     pods: Shelf,
     namespaces: Shelf,
     accounts: Shelf,
+    problems: watch::Sender<Arc<Vec<Problem>>>,
 }
 
 /// What the API server is asked outside of the watches.
@@ -129,32 +134,29 @@ impl Shelf {
         });
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, until).await;
     }
-
-    /// An item when the object is other than before, or gone.
-    fn changes(&self, key: &Key) -> BoxStream<'static, ()> {
-        let mut state = self.lock();
-        let gone = stream::once(async {});
-        if state.table.find(key, None) == Found::Absent {
-            return gone.boxed();
-        }
-        let bell = state.bells.entry(key.clone()).or_insert_with(|| watch::Sender::new(()));
-        WatchStream::from_changes(bell.subscribe()).chain(gone).boxed()
-    }
 }
 
 impl Directory {
     /// Watches the cluster behind `client`, which must allow `get`, `list` and `watch` on pods, namespaces and
     /// serviceaccounts in all of it.
-    pub fn start(client: Client, tasks: &Tasks) -> Self {
+    pub fn start(client: Client, clock: Clock, tasks: &Tasks) -> Self {
         let inner = Inner {
+            clock,
             questions: Questions { client: client.clone(), slots: Semaphore::new(AT_ONCE) },
+            ahead: Ahead::default(),
             pods: Shelf::new(),
             namespaces: Shelf::new(),
             accounts: Shelf::new(),
+            problems: watch::Sender::default(),
         };
         let directory = Self(Arc::new(inner));
         kinds::watch_all(&directory, client, tasks);
         directory
+    }
+
+    /// Which kinds of objects cannot be watched at the moment.
+    pub fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
+        self.0.problems.subscribe()
     }
 }
 
@@ -171,13 +173,17 @@ impl Inner {
     async fn look_up(&self, method: &'static str, subject: &Subject) -> Result<(), IdentifyError> {
         let Subject { kind, key, uid } = subject;
         let shelf = self.shelf(*kind);
-        let is_there = || shelf.lock().table.find(key, uid.as_deref()) != Found::Absent;
-        if is_there() {
-            return Ok(());
+        let known = || match shelf.lock().table.find(key, uid.as_deref(), self.clock.now()) {
+            Found::There(_) => Some(Ok(())),
+            Found::Ended => Some(Err(subject.gone(method))),
+            Found::Absent => None,
+        };
+        if let Some(known) = known() {
+            return known;
         }
         shelf.wait(|table| table.is_listed() && !table.is_listing()).await;
-        if is_there() {
-            return Ok(());
+        if let Some(known) = known() {
+            return known;
         }
         self.unlisted(method, *kind)?;
         let unavailable = |reason: String| IdentifyError::Unavailable { method, reason };
@@ -196,11 +202,17 @@ impl Inner {
         let mut state = shelf.lock();
         match answer {
             Ok(Some(object)) if uid.as_deref().is_none_or(|uid| *uid == *object.uid) => {
-                let (counts, changed) = state.table.answer(number, &object.uid, object.labels);
+                let (counts, changed) = state.table.answer(number, object);
                 if changed {
                     state.ring(key);
                 }
-                if counts { Ok(()) } else { Err(unavailable(format!("{subject} changes right now"))) }
+                if !counts {
+                    return Err(unavailable(format!("{subject} changes right now")));
+                }
+                match state.table.find(key, uid.as_deref(), self.clock.now()) {
+                    Found::There(_) => Ok(()),
+                    Found::Ended | Found::Absent => Err(subject.gone(method)),
+                }
             }
             Ok(_) => {
                 state.table.forget(number);
@@ -213,6 +225,32 @@ impl Inner {
         }
     }
 
+    /// Publishes why kinds of objects cannot be watched. The watches log it.
+    fn report(&self) {
+        let problem = |kind: Kind| {
+            let state = self.shelf(kind).lock();
+            let (failure, plural) = (state.table.failure()?, kind.plural());
+            let what = if state.table.is_listed() {
+                format!("cannot be watched, what was known last counts: {failure}")
+            } else {
+                format!("cannot be listed, so that no proof that depends on them is accepted: {failure}")
+            };
+            let hint = format!(
+                "the server must be allowed to get, list and watch {plural} in all namespaces, see deploy/rbac.yaml"
+            );
+            let at = Location { resource: Some(format!("the cluster's {plural}")), ..Location::default() };
+            Some(Problem { at, what, hint: Some(hint) })
+        };
+        self.problems.send_if_modified(|current| {
+            let now: Vec<_> = Kind::ALL.into_iter().filter_map(problem).collect();
+            let changed = **current != now;
+            if changed {
+                *current = Arc::new(now);
+            }
+            changed
+        });
+    }
+
     /// Why objects of a kind are not known at all, if so.
     fn unlisted(&self, method: &'static str, kind: Kind) -> Result<(), IdentifyError> {
         let state = self.shelf(kind).lock();
@@ -221,10 +259,7 @@ impl Inner {
         }
         let plural = kind.plural();
         let reason = match state.table.failure() {
-            Some(failure) => format!(
-                "the cluster's {plural} are not known: {failure}; the server must be allowed to get, list and watch \
-                 {plural} in all namespaces (deploy/rbac.yaml)"
-            ),
+            Some(failure) => format!("the cluster's {plural} are not known (see deploy/rbac.yaml): {failure}"),
             None => format!("the cluster's {plural} are not listed yet"),
         };
         Err(IdentifyError::Unavailable { method, reason })
@@ -263,34 +298,6 @@ impl KnowAccounts for Directory {
             self.0.look_up(method, subject).await?;
         }
         Ok(Standing::on(Arc::new(stands)))
-    }
-}
-
-#[async_trait]
-impl FindPods for Directory {
-    async fn by_uid(&self, uid: &str) -> Result<Option<FoundPod>, String> {
-        const METHOD: &str = "unixPeer";
-        let shelf = self.0.shelf(Kind::Pod);
-        shelf.wait(|table| table.is_listed() && (!table.is_listing() || table.by_uid(uid).is_some())).await;
-        self.0.unlisted(METHOD, Kind::Pod).map_err(|error| error.to_string())?;
-        let Some(key) = shelf.lock().table.by_uid(uid).cloned() else { return Ok(None) };
-        let asked = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let questions = &self.0.questions;
-            let _slot = questions.slots.acquire().await.map_err(|closed| closed.to_string())?;
-            kinds::account_of(&questions.client, &key, uid).await
-        });
-        let answer = asked.await.unwrap_or_else(|_elapsed| Err("the API server does not answer".to_owned()));
-        let Some(account) = answer? else { return Ok(None) };
-        let pod = Pod { name: key.name, uid: uid.into() };
-        let account = Account { namespace: key.namespace, name: account, uid: None, pod: Some(pod) };
-        let standing = match self.standing(METHOD, &account).await {
-            Ok(standing) => standing,
-            Err(IdentifyError::Unavailable { reason, .. }) => return Err(reason),
-            Err(_gone) => return Ok(None),
-        };
-        let Account { namespace, name, pod, .. } = account;
-        let workload = Workload { namespace: Some(namespace), service_account: Some(name), pod, ..Workload::default() };
-        Ok(Some(FoundPod { workload, standing }))
     }
 }
 
@@ -334,9 +341,9 @@ impl Dependence {
 
     fn labels_of(&self, subject: &Subject) -> Result<Arc<Labels>, IdentifyError> {
         let state = self.directory.shelf(subject.kind).lock();
-        match state.table.find(&subject.key, subject.uid.as_deref()) {
+        match state.table.find(&subject.key, subject.uid.as_deref(), self.directory.clock.now()) {
             Found::There(entry) => Ok(entry.labels.clone()),
-            Found::Absent => Err(subject.gone(self.method)),
+            Found::Ended | Found::Absent => Err(subject.gone(self.method)),
         }
     }
 }
@@ -361,7 +368,7 @@ impl Stands for Dependence {
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {
-        let of = |subject: &Subject| self.directory.shelf(subject.kind).changes(&subject.key);
+        let of = |subject: &Subject| self.directory.changes(subject.kind, &subject.key);
         stream::select_all(self.subjects().map(of)).boxed()
     }
 }

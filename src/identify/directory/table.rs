@@ -4,6 +4,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use crate::model::identity::Labels;
 
 /// An object's name; the namespace is empty for what has none.
@@ -13,11 +15,21 @@ pub(super) struct Key {
     pub(super) name: Arc<str>,
 }
 
+/// What counts of an object, as the API server tells it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Object {
+    pub(super) uid: String,
+    pub(super) labels: Labels,
+    /// From then on it proves nothing, although it is still there: it is being deleted.
+    pub(super) ends: Option<Timestamp>,
+}
+
 /// All that is kept of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
     pub(super) uid: Arc<str>,
     pub(super) labels: Arc<Labels>,
+    pub(super) ends: Option<Timestamp>,
 }
 
 impl Entry {
@@ -31,6 +43,8 @@ impl Entry {
 pub(super) enum Found<'a> {
     /// It is.
     There(&'a Entry),
+    /// It is, but it was deleted, and only a finalizer keeps it.
+    Ended,
     /// It is not, or one of that name is that has another uid.
     Absent,
 }
@@ -48,6 +62,9 @@ struct Question {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: HashMap<Key, Entry>,
+    by_uid: HashMap<Arc<str>, Key>,
+    /// The service accounts of pods, by the pod's uid, as far as they were asked for.
+    accounts: HashMap<Arc<str>, Arc<str>>,
     /// Those that only the API server's answer to a question has told of. The watch is behind it: what it still tells of
     /// an older object of that name does not count.
     ahead: HashSet<Key>,
@@ -77,16 +94,38 @@ impl Table {
         self.failure.as_deref()
     }
 
-    pub(super) fn find(&self, key: &Key, uid: Option<&str>) -> Found<'_> {
-        match self.entries.get(key) {
-            Some(entry) if entry.is(uid) => Found::There(entry),
-            _ => Found::Absent,
+    pub(super) fn find(&self, key: &Key, uid: Option<&str>, now: Timestamp) -> Found<'_> {
+        match self.entries.get(key).filter(|entry| entry.is(uid)) {
+            Some(entry) if entry.ends.is_some_and(|ends| ends <= now) => Found::Ended,
+            Some(entry) => Found::There(entry),
+            None => Found::Absent,
         }
+    }
+
+    pub(super) fn knows(&self, key: &Key) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// When the object of this name ends, if that is known.
+    pub(super) fn end_of(&self, key: &Key) -> Option<Timestamp> {
+        self.entries.get(key).and_then(|entry| entry.ends)
     }
 
     /// The name of the object with this uid.
     pub(super) fn by_uid(&self, uid: &str) -> Option<&Key> {
-        self.entries.iter().find(|(_, entry)| *entry.uid == *uid).map(|(key, _)| key)
+        self.by_uid.get(uid)
+    }
+
+    /// The service account of the pod with this uid.
+    pub(super) fn account_of(&self, uid: &str) -> Option<Arc<str>> {
+        self.accounts.get(uid).cloned()
+    }
+
+    /// What the API server has answered to that. It never changes.
+    pub(super) fn remember_account(&mut self, uid: &str, account: Arc<str>) {
+        if self.by_uid.contains_key(uid) {
+            self.accounts.insert(uid.into(), account);
+        }
     }
 
     /// The watch does not work.
@@ -106,23 +145,23 @@ impl Table {
         (self.listed, self.failure) = (true, None);
         let Some(seen) = self.listing.take() else { return Vec::new() };
         let gone: Vec<Key> = self.entries.keys().filter(|key| !seen.contains(key)).cloned().collect();
-        gone.iter().for_each(|key| drop(self.entries.remove(key)));
+        gone.iter().for_each(|key| self.remove(key));
         gone
     }
 
     /// An object as it is now; says whether anything about it that counts has changed.
-    pub(super) fn apply(&mut self, key: Key, uid: &str, labels: Labels) -> bool {
+    pub(super) fn apply(&mut self, key: Key, object: Object) -> bool {
         if let Some(seen) = &mut self.listing {
             seen.insert(key.clone());
         }
         if self.ahead.contains(&key) {
-            let caught_up = self.entries.get(&key).is_none_or(|entry| *entry.uid == *uid);
+            let caught_up = self.entries.get(&key).is_none_or(|entry| *entry.uid == *object.uid);
             if !caught_up {
                 return false;
             }
             self.ahead.remove(&key);
         }
-        self.put(key, uid, labels)
+        self.put(key, object)
     }
 
     /// An object is gone; says whether it was known.
@@ -135,8 +174,15 @@ impl Table {
             return false;
         }
         self.ahead.remove(key);
-        self.entries.remove(key);
+        self.remove(key);
         true
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.by_uid.remove(&entry.uid);
+            self.accounts.remove(&entry.uid);
+        }
     }
 
     /// The API server is about to be asked for an object; gives the question's number.
@@ -152,27 +198,37 @@ impl Table {
     }
 
     /// The API server has answered with this object; says whether that counts, and whether it changes anything.
-    pub(super) fn answer(&mut self, number: u64, uid: &str, labels: Labels) -> (bool, bool) {
+    pub(super) fn answer(&mut self, number: u64, object: Object) -> (bool, bool) {
         let Some(at) = self.questions.iter().position(|question| question.number == number) else {
             return (false, false);
         };
         let Question { key, outdated, .. } = self.questions.swap_remove(at);
-        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *uid) {
+        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *object.uid) {
             return (true, false);
         }
         if outdated {
             return (false, false);
         }
         self.ahead.insert(key.clone());
-        (true, self.put(key, uid, labels))
+        (true, self.put(key, object))
     }
 
-    fn put(&mut self, key: Key, uid: &str, labels: Labels) -> bool {
-        if self.entries.get(&key).is_some_and(|entry| *entry.uid == *uid && *entry.labels == labels) {
+    fn put(&mut self, key: Key, object: Object) -> bool {
+        let Object { uid, labels, ends } = object;
+        let same = |entry: &Entry| *entry.uid == *uid && *entry.labels == labels && entry.ends == ends;
+        if self.entries.get(&key).is_some_and(same) {
             return false;
         }
         let labels = self.shared(labels);
-        self.entries.insert(key, Entry { uid: uid.into(), labels });
+        match self.entries.get_mut(&key) {
+            Some(entry) if *entry.uid == *uid => (entry.labels, entry.ends) = (labels, ends),
+            _ => {
+                self.remove(&key);
+                let uid: Arc<str> = uid.into();
+                self.by_uid.insert(uid.clone(), key.clone());
+                self.entries.insert(key, Entry { uid, labels, ends });
+            }
+        }
         true
     }
 

@@ -1,12 +1,14 @@
 //! Tests of [`super`], with an API server in memory.
 
 use axum::http::Method;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use std::fmt;
 
 use super::*;
+use crate::identify::pods::{FindPods, FoundPod};
 use crate::runtime::tasks::Deaths;
 use crate::testing::fake_cluster::{FakeApi, Fault};
 
@@ -43,7 +45,7 @@ fn cluster() -> FakeApi {
 
 fn start(api: FakeApi) -> Rig {
     let tasks = Tasks::new();
-    let directory = Directory::start(api.client(), &tasks.0);
+    let directory = Directory::start(api.client(), Clock::simulated(Timestamp::UNIX_EPOCH), &tasks.0);
     Rig { api, directory, _tasks: tasks }
 }
 
@@ -69,6 +71,17 @@ async fn sleeps(changes: &mut BoxStream<'static, ()>) {
 
 fn is_gone(result: Result<impl fmt::Debug, IdentifyError>) {
     assert!(matches!(&result, Err(IdentifyError::Refused { reason, .. }) if reason.contains("gone")), "{result:?}");
+}
+
+/// The kinds that the operator is told of.
+fn warnings(rig: &Rig) -> Vec<String> {
+    let problems = rig.directory.problems().borrow().clone();
+    let text = |problem: &Problem| problem.to_string();
+    let kinds = Kind::ALL.map(Kind::plural);
+    let of = |text: String| {
+        kinds.iter().find(|kind| text.starts_with(&format!("the cluster's {kind}: "))).unwrap().to_string()
+    };
+    problems.iter().map(text).map(of).collect()
 }
 
 fn why_unknown(result: Result<impl fmt::Debug, IdentifyError>) -> String {
@@ -154,6 +167,25 @@ async fn an_account_or_namespace_that_goes_takes_its_pods_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_finalizer_keeps_is_gone_a_minute_after_its_deletion() {
+    for (plural, name) in [("pods", "web-0"), ("serviceaccounts", "web")] {
+        let rig = rig().await;
+        let standing = rig.standing("web-0", "u1").await.unwrap();
+        let mut changes = standing.changes();
+        // By pods it is said in advance: at the end of their grace period.
+        rig.api.merge(plural, name, &json!({"metadata": {"deletionTimestamp": "1970-01-01T00:02:00Z"}}));
+        wakes(&mut changes).await;
+        assert!(standing.facts().is_ok());
+        assert!(timeout(Duration::from_secs(150), changes.next()).await.is_err(), "{plural}: too early");
+        wakes(&mut changes).await;
+        is_gone(standing.facts());
+        is_gone(rig.standing("web-0", "u1").await);
+        sleeps(&mut changes).await;
+        assert_eq!(rig.api.count(&format!("GET {plural}")), 1, "only the list");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pod_that_the_watch_has_not_told_of_is_asked_for() {
     let rig = rig().await;
     is_gone(rig.standing("web-2", "u3").await);
@@ -173,8 +205,12 @@ async fn what_may_not_be_read_is_told_and_a_start_is_waited_for() {
     let rig = start(api);
     let reason = why_unknown(rig.directory.ready("test").await);
     assert!(reason.contains("pods is forbidden") && reason.contains("rbac.yaml"), "{reason}");
+    // In what the log keeps of it.
+    assert!(reason.find("rbac.yaml").is_some_and(|at| at < 100), "{reason}");
+    assert_eq!(warnings(&rig), ["pods"]);
     tokio::time::sleep(Duration::from_secs(120)).await;
     rig.directory.ready("test").await.unwrap();
+    assert_eq!(warnings(&rig), [""; 0]);
     assert!(rig.standing("web-0", "u1").await.is_ok());
 }
 
@@ -186,6 +222,7 @@ async fn what_is_known_counts_while_the_api_server_is_away() {
     rig.api.set_down(true);
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(standing.facts().is_ok());
+    assert_eq!(warnings(&rig), ["namespaces", "serviceaccounts", "pods"]);
     assert!(rig.standing("web-1", "u2").await.is_ok());
     why_unknown(rig.standing("web-2", "u3").await);
     sleeps(&mut changes).await;
@@ -205,6 +242,34 @@ async fn a_pod_is_found_by_its_uid() {
     assert_eq!(found.workload.pod, Some(Pod { name: "web-1".into(), uid: "u2".into() }));
     assert_eq!(found.standing.facts().unwrap().mesh.as_deref(), Some("prod"));
     assert!(rig.directory.by_uid("u9").await.unwrap().is_none());
+    // It has not to be asked for again, and is known while the API server is away.
+    let asked = rig.api.calls().len();
+    assert!(rig.directory.by_uid("u2").await.unwrap().is_some());
+    assert_eq!(rig.api.calls().len(), asked);
     rig.api.set_down(true);
-    assert!(rig.directory.by_uid("u2").await.is_err());
+    assert!(rig.directory.by_uid("u2").await.unwrap().is_some());
+    assert!(rig.directory.by_uid("u1").await.is_err(), "nobody has asked for its account");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_the_watch_has_not_told_of_is_found_by_its_uid_in_a_list_for_all_who_wait() {
+    let rig = rig().await;
+    rig.api.watch_error(500);
+    rig.api.put("pods", pod("web-2", "u3", json!({"app": "web"})));
+    let asks = || rig.api.count("GET pods");
+    let before = asks();
+    let found = futures::future::join_all((0..20).map(|_| rig.directory.by_uid("u3"))).await;
+    assert!(found.iter().all(|found| found.as_ref().is_ok_and(Option::is_some)), "{found:?}");
+    // One list, and for each at most the pod itself and its account.
+    let asked = asks() - before;
+    assert!(asked <= 41, "{asked}");
+    // Who is not there either may try again, until there may be another list.
+    why_not(rig.directory.by_uid("u9").await);
+    assert_eq!(asks() - before, asked);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(rig.directory.by_uid("u9").await.unwrap().is_none());
+}
+
+fn why_not(found: Result<Option<FoundPod>, String>) {
+    assert!(found.as_ref().is_err_and(|reason| reason.contains("was not known")), "{found:?}");
 }

@@ -3,7 +3,9 @@
 mod claims;
 mod jwks;
 mod keys;
+mod queue;
 mod review;
+mod reviewer;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +15,16 @@ use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
 use moka::Expiry;
 use moka::future::Cache;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{AcquireError, Semaphore, watch};
 
 pub use self::keys::{FileError, Keys};
+use self::queue::{Client, Entered, Place, Queue};
 pub use self::review::{ApiServer, ReviewTokens};
+pub use self::reviewer::Reviewer;
 use super::directory::{Account, KnowAccounts};
 use super::standing::Standing;
 use super::{BearerToken, Evidence, Identify, IdentifyError, Proof};
+use crate::model::diagnostic::Problem;
 use crate::model::identity::Workload;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -31,8 +36,11 @@ pub const METHOD: &str = "serviceAccountToken";
 /// service account which was just created is soon let in.
 const REFUSAL_LASTS: SignedDuration = SignedDuration::from_secs(10);
 
-/// How many verdicts are remembered, half a KiB each: as many as there may be streams (`limits.streams`).
+/// How many good tokens are remembered, half a KiB each: as many as there may be streams (`limits.streams`).
 const MAX_VERDICTS: u64 = 50_000;
+
+/// How many bad ones: strangers can make any number of them, so they are kept apart, where they push out no good one.
+const MAX_REFUSALS: u64 = 2_000;
 
 /// Tokens that are verified at once. When hundreds of pods start together, the API server throttles whoever asks for all at
 /// once (istio#27945: 24 s for one review).
@@ -41,11 +49,14 @@ const AT_ONCE: usize = 32;
 /// Bound on one review, and on the wait for its turn.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// SHA-256 of a token.
+type TokenDigest = [u8; 32];
+
 /// Who verifies tokens.
 #[derive(Debug)]
 pub enum Verifier {
     /// The API server, for each of them.
-    Review(Arc<dyn ReviewTokens>),
+    Review(Arc<Reviewer>),
     /// This server, with the cluster's keys.
     Keys(Keys),
 }
@@ -69,8 +80,9 @@ enum Unverified {
 
 /// Identifies pods by their service account's token.
 ///
-/// A verdict is remembered until the token expires, or until what it depends on is gone (its pod, its account), so that a
-/// fleet which reconnects while the API server is away is let in all the same.
+/// A verdict is remembered until the token expires, or until what it depends on is gone (its pod, its account, the API
+/// server's word, the key that signed it), so that a fleet which reconnects while the API server is away is let in all the
+/// same.
 #[derive(Debug)]
 pub struct ServiceAccountTokens {
     judge: Arc<Judge>,
@@ -84,8 +96,11 @@ struct Judge {
     accounts: Arc<dyn KnowAccounts>,
     audiences: Vec<String>,
     clock: Clock,
-    /// By SHA-256 of the token, so that no token is kept.
-    verdicts: Cache<[u8; 32], Arc<Verdict>>,
+    /// The good ones.
+    verdicts: Cache<TokenDigest, Arc<Verdict>>,
+    /// The bad ones.
+    refusals: Cache<TokenDigest, Arc<Verdict>>,
+    queue: Queue,
     slots: Semaphore,
 }
 
@@ -117,14 +132,14 @@ impl Lifetime {
 }
 
 #[expect(clippy::disallowed_types, reason = "the interface is moka's")]
-impl Expiry<[u8; 32], Arc<Verdict>> for Lifetime {
-    fn expire_after_create(&self, _: &[u8; 32], verdict: &Arc<Verdict>, _: std::time::Instant) -> Option<Duration> {
+impl Expiry<TokenDigest, Arc<Verdict>> for Lifetime {
+    fn expire_after_create(&self, _: &TokenDigest, verdict: &Arc<Verdict>, _: std::time::Instant) -> Option<Duration> {
         self.left(verdict)
     }
 
     fn expire_after_update(
         &self,
-        _: &[u8; 32],
+        _: &TokenDigest,
         verdict: &Arc<Verdict>,
         _: std::time::Instant,
         _: Option<Duration>,
@@ -152,21 +167,25 @@ impl Identify for ServiceAccountTokens {
         };
         let mut key = [0; 32];
         key.copy_from_slice(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref());
-        if let Some(known) = self.judge.verdicts.get(&key).await
-            && known.counts(self.judge.clock.now())
-        {
+        if let Some(known) = self.judge.known(&key).await {
             return known.outcome.clone().map(Some);
         }
-        let (tell, told) = oneshot::channel();
-        let (judge, token) = (self.judge.clone(), token.clone());
-        self.tasks.spawn(async move {
-            // Nobody may be waiting for it any more; it is remembered all the same.
-            let _ = tell.send(judge.verdict(key, token, expires).await);
-        });
-        let verdict = told.await.map_err(|_ended| {
-            let reason = "the server is shutting down".to_owned();
-            IdentifyError::Unavailable { method: METHOD, reason }
-        })?;
+        let unavailable = |reason: &str| IdentifyError::Unavailable { method: METHOD, reason: reason.to_owned() };
+        let mut told = match self.judge.queue.enter(key, Client::of(evidence)) {
+            None => return Err(unavailable("too many tokens wait to be verified")),
+            Some(Entered::Other(told)) => told,
+            Some(Entered::First(place, told)) => {
+                let (judge, token) = (self.judge.clone(), token.clone());
+                // Nobody may be waiting for it any more; it is remembered all the same.
+                self.tasks.spawn(async move {
+                    let verdict = judge.verdict(&place, token, expires).await;
+                    place.tell(verdict);
+                });
+                told
+            }
+        };
+        let verdict = told.wait_for(Option::is_some).await.ok().and_then(|verdict| verdict.clone());
+        let verdict = verdict.ok_or_else(|| unavailable("the server is shutting down"))?;
         verdict.outcome.clone().map(Some)
     }
 }
@@ -181,43 +200,70 @@ impl ServiceAccountTokens {
         tasks: &Tasks,
     ) -> Self {
         let verdicts = Cache::builder().max_capacity(MAX_VERDICTS).expire_after(Lifetime(clock.clone())).build();
-        let slots = Semaphore::new(AT_ONCE);
-        let judge = Judge { verifier, accounts, audiences, clock, verdicts, slots };
+        let refusals = Cache::builder().max_capacity(MAX_REFUSALS).time_to_live(REFUSAL_LASTS.unsigned_abs()).build();
+        let (queue, slots) = (Queue::default(), Semaphore::new(AT_ONCE));
+        let judge = Judge { verifier, accounts, audiences, clock, verdicts, refusals, queue, slots };
         Self { judge: Arc::new(judge), tasks: tasks.clone() }
     }
 }
 
+impl ServiceAccountTokens {
+    /// Why tokens cannot be verified at the moment, or whether what they are verified with is not of now.
+    pub fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
+        match &self.judge.verifier {
+            Verifier::Review(reviewer) => reviewer.problems(),
+            Verifier::Keys(keys) => keys.problems(),
+        }
+    }
+}
+
 impl Judge {
-    /// The verdict on a token. One review per token at a time, however many streams bring it; the others wait for it.
-    async fn verdict(&self, key: [u8; 32], token: BearerToken, expires: Timestamp) -> Arc<Verdict> {
-        let review = Box::pin(async {
-            let outcome = self.proof(token.expose(), expires).await;
-            let until = match &outcome {
-                Ok(_) => expires,
-                // Not remembered: it says nothing about the token.
-                Err(IdentifyError::Unavailable { .. }) => Timestamp::MIN,
-                Err(_) => self.clock.now().saturating_add(REFUSAL_LASTS).unwrap_or(Timestamp::MAX),
-            };
-            Arc::new(Verdict { outcome, until })
-        });
-        let ended = |old: &Arc<Verdict>| !old.counts(self.clock.now());
-        self.verdicts.entry(key).or_insert_with_if(review, ended).await.into_value()
+    /// What is remembered of a token.
+    async fn known(&self, token: &TokenDigest) -> Option<Arc<Verdict>> {
+        let now = self.clock.now();
+        let good = self.verdicts.get(token).await.filter(|verdict| verdict.counts(now));
+        if good.is_some() {
+            return good;
+        }
+        self.refusals.get(token).await.filter(|verdict| verdict.counts(now))
+    }
+
+    /// The verdict on a token, which is remembered.
+    async fn verdict(&self, place: &Place, token: BearerToken, expires: Timestamp) -> Arc<Verdict> {
+        let outcome = self.proof(place, &token, expires).await;
+        let until = match &outcome {
+            Ok(_) => expires,
+            Err(_) => self.clock.now().saturating_add(REFUSAL_LASTS).unwrap_or(Timestamp::MAX),
+        };
+        let verdict = Arc::new(Verdict { outcome, until });
+        match &verdict.outcome {
+            Ok(_) => self.verdicts.insert(place.token, verdict.clone()).await,
+            // Not remembered: it says nothing about the token.
+            Err(IdentifyError::Unavailable { .. }) => {}
+            Err(_) => {
+                self.verdicts.invalidate(&place.token).await;
+                self.refusals.insert(place.token, verdict.clone()).await;
+            }
+        }
+        verdict
     }
 
     /// What a token proves.
-    async fn proof(&self, token: &str, expires: Timestamp) -> Result<Proof, IdentifyError> {
+    async fn proof(&self, place: &Place, token: &BearerToken, expires: Timestamp) -> Result<Proof, IdentifyError> {
         let unavailable = |reason: String| IdentifyError::Unavailable { method: METHOD, reason };
-        // Whoever asks gives up after some seconds, so there is no point in a longer queue.
-        let _slot = match tokio::time::timeout(REVIEW_TIMEOUT, self.slots.acquire()).await {
-            Ok(Ok(slot)) => slot,
+        // Whoever asks gives up after some seconds, so there is no point in a longer wait. The client's own turn first: its
+        // tokens wait for each other, and leave room for those of others.
+        let turns = async { Ok::<_, AcquireError>((place.turns.acquire().await?, self.slots.acquire().await?)) };
+        let _turns = match tokio::time::timeout(REVIEW_TIMEOUT, turns).await {
+            Ok(Ok(turns)) => turns,
             Ok(Err(closed)) => return Err(unavailable(closed.to_string())),
             Err(_elapsed) => return Err(unavailable("too many tokens wait to be verified".to_owned())),
         };
         // Before anybody is asked: without it the answer would be of no use.
         self.accounts.ready(METHOD).await?;
         let verified = match &self.verifier {
-            Verifier::Review(reviewer) => review::verify(&**reviewer, token, &self.audiences).await,
-            Verifier::Keys(keys) => keys.verify(token, &self.audiences, self.clock.now()).await,
+            Verifier::Review(reviewer) => reviewer.verify(token, expires).await,
+            Verifier::Keys(keys) => keys.verify(token.expose(), &self.audiences, self.clock.now()).await,
         };
         let Verified { account, standing } = verified.map_err(|unverified| match unverified {
             Unverified::Refused(reason) => refused(reason),

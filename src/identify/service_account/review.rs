@@ -1,4 +1,4 @@
-//! Tokens verified by the API server, one by one.
+//! One TokenReview: the question to the API server, and its answer.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,8 +9,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 
 use super::claims::service_account;
-use super::{Account, REVIEW_TIMEOUT, Unverified, Verified};
-use crate::identify::standing::Standing;
+use super::{Account, REVIEW_TIMEOUT};
 use crate::model::identity::Pod;
 use crate::runtime::cluster::explain;
 
@@ -57,18 +56,8 @@ impl ReviewTokens for ApiServer {
     }
 }
 
-pub(super) async fn verify(
-    reviewer: &dyn ReviewTokens,
-    token: &str,
-    audiences: &[String],
-) -> Result<Verified, Unverified> {
-    let status = reviewer.review(token, audiences).await.map_err(Unverified::Unavailable)?;
-    let account = read(&status, audiences).map_err(Unverified::Refused)?;
-    Ok(Verified { account, standing: Standing::default() })
-}
-
 /// What the API server's verdict proves.
-fn read(status: &TokenReviewStatus, audiences: &[String]) -> Result<Account, String> {
+pub(super) fn read(status: &TokenReviewStatus, audiences: &[String]) -> Result<Account, String> {
     if status.authenticated != Some(true) {
         let why = status.error.as_deref().unwrap_or("no reason was given");
         return Err(format!("the API server does not accept the token: {why}"));

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
@@ -23,8 +24,8 @@ struct Fake {
 
 #[async_trait]
 impl ReviewTokens for Fake {
-    async fn review(&self, _token: &str, _audiences: &[String]) -> Result<TokenReviewStatus, String> {
-        *self.calls.lock().unwrap() += 1;
+    async fn review(&self, token: &str, _audiences: &[String]) -> Result<TokenReviewStatus, String> {
+        *self.calls.lock().unwrap() += usize::from(token != reviewer::PROBE);
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.answer.lock().unwrap().clone().ok_or_else(|| "down".to_owned())
     }
@@ -105,8 +106,9 @@ fn rig_with_accounts(status: Option<TokenReviewStatus>) -> (Arc<Fake>, Arc<Accou
     let clock = Clock::simulated(Timestamp::UNIX_EPOCH);
     let audiences = vec!["other".to_owned(), "envoy-sds".to_owned()];
     let accounts = Arc::new(Accounts::default());
-    let verifier = Verifier::Review(fake.clone());
-    let method = ServiceAccountTokens::new(verifier, accounts.clone(), audiences, clock, &Tasks::new().0);
+    let tasks = Tasks::new().0;
+    let verifier = Verifier::Review(Reviewer::start(fake.clone(), audiences.clone(), clock.clone(), &tasks));
+    let method = ServiceAccountTokens::new(verifier, accounts.clone(), audiences, clock, &tasks);
     (fake, accounts, method)
 }
 
@@ -298,4 +300,95 @@ async fn while_pods_are_not_known_nobody_is_asked() {
     assert_eq!(fake.calls(), 0);
     *accounts.unknown.lock().unwrap() = false;
     assert!(identify(&method, token(3600)).await.is_ok());
+}
+
+async fn identify_from(host: u8, method: &ServiceAccountTokens, token: String) -> Result<Option<Proof>, IdentifyError> {
+    let address = Some(([10, 0, 0, host], 4711).into());
+    let bearer_token = Some(BearerToken::new(token));
+    method.identify(&Evidence { address, bearer_token, ..Evidence::default() }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strangers_tokens_do_not_keep_others_waiting_and_are_not_verified_without_bound() {
+    let (fake, method) = rig(Some(yes()));
+    let mut full = 0;
+    for number in 0..1000 {
+        // A stream that is reset at once: nobody waits for the answer any more.
+        let mut hasty = Box::pin(identify_from(1, &method, token(4000 + number)));
+        full += usize::from(matches!(futures::poll!(&mut hasty), std::task::Poll::Ready(Err(_))));
+    }
+    assert_eq!((method.judge.queue.len(), full), (queue::OF_CLIENT, 1000 - queue::OF_CLIENT));
+    // Somebody else's is verified at once, which takes the API server 50 ms.
+    let other = identify_from(2, &method, token(3600));
+    assert!(tokio::time::timeout(Duration::from_millis(60), other).await.expect("it waits for nobody").is_ok());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((method.judge.queue.len(), fake.calls()), (0, queue::OF_CLIENT + 1));
+    assert!(identify_from(1, &method, token(3601)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bad_tokens_push_out_no_good_ones() {
+    let (fake, method) = rig(Some(yes()));
+    assert!(identify(&method, token(3600)).await.is_ok());
+    fake.answer(Some(no()));
+    for number in 0..10 {
+        assert!(identify(&method, token(4000 + number)).await.is_err());
+    }
+    method.judge.verdicts.run_pending_tasks().await;
+    method.judge.refusals.run_pending_tasks().await;
+    assert_eq!((method.judge.verdicts.entry_count(), method.judge.refusals.entry_count()), (1, 10));
+    assert_eq!(method.judge.refusals.policy().max_capacity(), Some(MAX_REFUSALS));
+}
+
+/// Of a token that is good for a day: how long the API server's yes counts, with and without a pod.
+#[tokio::test(start_paused = true)]
+async fn the_api_server_is_asked_again() {
+    for (bound, interval) in [(false, 300), (true, 3600)] {
+        let mut status = yes();
+        if !bound {
+            status.user.as_mut().unwrap().extra = None;
+        }
+        let (fake, method) = rig(Some(status));
+        let proof = identify(&method, token(86_400)).await.unwrap().unwrap();
+        let mut changes = proof.standing.changes();
+        tokio::time::sleep(Duration::from_secs(interval + 1)).await;
+        assert_eq!(fake.calls(), 2, "asked for the second time");
+        // While it is away, its last word counts.
+        fake.answer(None);
+        tokio::time::sleep(Duration::from_secs(7200)).await;
+        assert!(proof.standing.facts().is_ok());
+        assert!(identify(&method, token(86_400)).await.is_ok());
+        // The Secret that the token is bound to is gone, or the key that signed it.
+        fake.answer(Some(no()));
+        tokio::time::timeout(Duration::from_secs(60), changes.next()).await.expect("it ends").expect("news");
+        assert!(matches!(proof.standing.facts(), Err(IdentifyError::Refused { .. })));
+        assert!(matches!(identify(&method, token(86_400)).await, Err(IdentifyError::Refused { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_is_anothers_now_ends_and_is_not_asked_about_again() {
+    let (fake, method) = rig(Some(yes()));
+    let proof = identify(&method, token(86_400)).await.unwrap().unwrap();
+    let mut status = yes();
+    status.user.as_mut().unwrap().uid = Some("a2".to_owned());
+    fake.answer(Some(status));
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    assert!(matches!(proof.standing.facts(), Err(IdentifyError::Refused { .. })));
+    let asked = fake.calls();
+    tokio::time::sleep(Duration::from_secs(36_000)).await;
+    assert_eq!(fake.calls(), asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_the_api_server_reviews_nothing_is_told_before_the_first_token_and_until_it_does() {
+    let (fake, method) = rig(None);
+    let mut problems = method.problems();
+    let told = tokio::time::timeout(Duration::from_secs(1), problems.wait_for(|problems| !problems.is_empty())).await;
+    let told = told.expect("in time").expect("it is told")[0].to_string();
+    assert!(told.contains("reviews no tokens: down") && told.contains("rbac.yaml"), "{told}");
+    fake.answer(Some(no()));
+    let told = tokio::time::timeout(Duration::from_secs(60), problems.wait_for(|problems| problems.is_empty())).await;
+    told.expect("in time").expect("it is told");
+    assert_eq!(fake.calls(), 0, "there is no token");
 }
