@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use spiffe::SpiffeId;
 use tokio_stream::wrappers::WatchStream;
@@ -42,17 +43,15 @@ impl Identify for ClientCertificates {
     }
 
     async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
-        let chain = &evidence.peer_certificates;
-        if chain.is_empty() {
-            return Ok(None);
-        }
-        let Some(client_ca) = evidence.client_ca.clone() else {
-            return Err(refused("nothing says which CA it was verified against"));
-        };
-        let shown = Shown { chain: chain.clone(), client_ca, clock: self.clock.clone(), judged: Mutex::default() };
+        let Some(chain) = &evidence.client_certificate else { return Ok(None) };
         // The handshake may have been hours ago: a connection has one, and opens streams as it likes.
-        shown.judge()?;
-        let proof = read(chain).map_err(refused)?;
+        let now = self.clock.now();
+        chain.judge(now)?;
+        let proof = read(&chain.certificates).map_err(refused)?;
+        if proof.until.is_some_and(|end| end <= now) {
+            return Err(refused("it has expired since it was shown"));
+        }
+        let shown = Shown { chain: chain.clone(), clock: self.clock.clone() };
         Ok(Some(Proof { standing: Standing::on(Arc::new(shown)), ..proof }))
     }
 }
@@ -106,23 +105,38 @@ fn signs_others(leaf: &Certificate) -> Result<bool, String> {
 /// A judge, and what it said.
 type Judged = (Arc<ClientCa>, Result<(), IdentifyError>);
 
-/// A chain that was shown. It stands for as long as the listener's newest client CA accepts it.
-struct Shown {
-    chain: Vec<CertificateDer<'static>>,
+/// The chain that a connection's peer has shown, leaf first; one for all of its streams. It stands for as long as the
+/// listener's newest client CA accepts it.
+pub struct ClientChain {
+    certificates: Vec<CertificateDer<'static>>,
     client_ca: ClientCaWatch,
-    clock: Clock,
     /// The last judge and its verdict. Streams ask for other reasons too, and thousands of them at a time.
     judged: Mutex<Option<Judged>>,
 }
 
-impl Shown {
-    fn judge(&self) -> Result<(), IdentifyError> {
+impl ClientChain {
+    /// `certificates` were verified by `client_ca`, which is the listener's at any time.
+    pub fn new(certificates: Vec<CertificateDer<'static>>, client_ca: ClientCaWatch) -> Self {
+        Self { certificates, client_ca, judged: Mutex::default() }
+    }
+
+    /// The certificates, leaf first.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// What accepts them, or does not any more.
+    pub fn client_ca(&self) -> &ClientCaWatch {
+        &self.client_ca
+    }
+
+    fn judge(&self, now: Timestamp) -> Result<(), IdentifyError> {
         let newest = self.client_ca.borrow().clone();
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         match &*judged {
             Some((judge, verdict)) if Arc::ptr_eq(judge, &newest) => verdict.clone(),
             _ => {
-                let verdict = newest.verify(&self.chain, self.clock.now());
+                let verdict = newest.verify(&self.certificates, now);
                 let verdict = verdict.map_err(|reason| refused(format!("the client CA does not accept it: {reason}")));
                 *judged = Some((newest, verdict.clone()));
                 verdict
@@ -131,19 +145,26 @@ impl Shown {
     }
 }
 
-impl Stands for Shown {
-    fn facts(&self) -> Result<Facts, IdentifyError> {
-        self.judge().map(|()| Facts::default())
-    }
-
-    fn changes(&self) -> BoxStream<'static, ()> {
-        WatchStream::from_changes(self.client_ca.clone()).map(drop).boxed()
+impl fmt::Debug for ClientChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientChain").field("certificates", &self.certificates.len()).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown").field("certificates", &self.chain.len()).finish_non_exhaustive()
+/// What one proof depends on.
+#[derive(Debug)]
+struct Shown {
+    chain: Arc<ClientChain>,
+    clock: Clock,
+}
+
+impl Stands for Shown {
+    fn facts(&self) -> Result<Facts, IdentifyError> {
+        self.chain.judge(self.clock.now()).map(|()| Facts::default())
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        WatchStream::from_changes(self.chain.client_ca.clone()).map(drop).boxed()
     }
 }
 

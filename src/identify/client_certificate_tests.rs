@@ -1,5 +1,4 @@
 use futures::FutureExt;
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::*;
@@ -14,8 +13,9 @@ fn client_ca(ca: &TestCa, crl: Option<&str>) -> Arc<ClientCa> {
 }
 
 fn evidence(chain: &[&Certificate], client_ca: &watch::Sender<Arc<ClientCa>>) -> Evidence {
-    let peer_certificates = chain.iter().map(|certificate| certificate.der().clone()).collect();
-    Evidence { peer_certificates, client_ca: Some(client_ca.subscribe()), ..Evidence::default() }
+    let certificates = chain.iter().map(|certificate| certificate.der().clone()).collect();
+    let client_certificate = Some(Arc::new(ClientChain::new(certificates, client_ca.subscribe())));
+    Evidence { client_certificate, ..Evidence::default() }
 }
 
 fn leaf(uris: &[&str]) -> LeafOptions {
@@ -93,8 +93,6 @@ async fn without_a_certificate_nothing_is_proven_and_a_foreign_one_is_refused() 
     let foreign = TestCa::root("clients").leaf(&leaf(&["spiffe://prod/web"]));
     let error = method().identify(&evidence(&[&foreign], &judges)).await.unwrap_err();
     assert!(matches!(error, IdentifyError::Refused { .. }), "{error}");
-    let unknown = Evidence { client_ca: None, ..evidence(&[&foreign], &judges) };
-    assert!(method().identify(&unknown).await.is_err());
 }
 
 #[tokio::test]
@@ -122,6 +120,23 @@ async fn it_stands_until_the_newest_client_ca_does_not_accept_it() {
             assert_eq!(method().identify(&evidence).await.is_ok(), stands);
         }
     }
+}
+
+/// A fleet of connections with hundreds of streams each is judged once for each connection.
+#[tokio::test]
+async fn the_streams_of_a_connection_share_a_verdict_and_each_sees_the_end() {
+    let ca = TestCa::root("clients");
+    let (judges, _) = watch::channel(client_ca(&ca, None));
+    let evidence = evidence(&[&ca.leaf(&leaf(&["spiffe://prod/web"]))], &judges);
+    let chain = evidence.client_certificate.clone().unwrap();
+    method().identify(&evidence).await.unwrap().unwrap();
+    // The verdict of this judge is known: whatever it would say now.
+    chain.judged.lock().unwrap().as_mut().unwrap().1 = Err(refused("remembered"));
+    assert_eq!(method().identify(&evidence.clone()).await, Err(refused("remembered")));
+    judges.send_replace(client_ca(&ca, None));
+    let proven = method().identify(&evidence).await.unwrap().unwrap();
+    let later = ClientCertificates::new(Clock::fixed(proven.until.unwrap()));
+    assert_eq!(later.identify(&evidence).await, Err(refused("it has expired since it was shown")));
 }
 
 #[test]
@@ -167,6 +182,6 @@ fn it_prints_no_certificate() {
     let ca = TestCa::root("clients");
     let (_, client_ca) = watch::channel(client_ca(&ca, None));
     let chain = vec![ca.certificate().der().clone()];
-    let shown = Shown { chain, client_ca, clock: Clock::fixed(Timestamp::UNIX_EPOCH), judged: Mutex::default() };
-    assert_eq!(format!("{shown:?}"), "Shown { certificates: 1, .. }");
+    let shown = ClientChain::new(chain, client_ca);
+    assert_eq!(format!("{shown:?}"), "ClientChain { certificates: 1, .. }");
 }
