@@ -1,5 +1,8 @@
 //! `clientCertificate`: a certificate with a SPIFFE ID, shown in the TLS handshake and verified against the listener's
 //! client CA (X509-SVID §5).
+//!
+//! One that names a service account stands and falls with that account, where the server knows the cluster's; such an ID
+//! would be forged, or of another cluster, if there is none.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::client_ca::{ClientCa, ClientCaWatch};
+use super::directory::{Account, KnowAccounts};
 use super::standing::{Facts, Standing, Stands};
 use super::{Evidence, Identify, IdentifyError, Proof};
 use crate::model::certificate::Certificate;
@@ -27,12 +31,25 @@ pub const METHOD: &str = "clientCertificate";
 #[derive(Debug)]
 pub struct ClientCertificates {
     clock: Clock,
+    accounts: Option<Arc<dyn KnowAccounts>>,
 }
 
 impl ClientCertificates {
-    /// `clock` says when certificates are verified anew.
-    pub fn new(clock: Clock) -> Self {
-        Self { clock }
+    /// `clock` says when certificates are verified anew, and `accounts` which service accounts there are; without it, whatever
+    /// a certificate says of them counts.
+    pub fn new(clock: Clock, accounts: Option<Arc<dyn KnowAccounts>>) -> Self {
+        Self { clock, accounts }
+    }
+
+    /// What the service account depends on that a certificate names, if it does.
+    async fn account(&self, workload: &Workload) -> Result<Standing, IdentifyError> {
+        let (Some(accounts), Some(namespace), Some(name)) =
+            (&self.accounts, &workload.namespace, &workload.service_account)
+        else {
+            return Ok(Standing::default());
+        };
+        let account = Account { namespace: namespace.clone(), name: name.clone(), uid: None, pod: None };
+        accounts.standing(METHOD, &account).await
     }
 }
 
@@ -52,7 +69,8 @@ impl Identify for ClientCertificates {
             return Err(refused("it has expired since it was shown"));
         }
         let shown = Shown { chain: chain.clone(), clock: self.clock.clone() };
-        Ok(Some(Proof { standing: Standing::on(Arc::new(shown)), ..proof }))
+        let standing = Standing::on(Arc::new(shown)).and(self.account(&proof.workload).await?);
+        Ok(Some(Proof { standing, ..proof }))
     }
 }
 

@@ -23,7 +23,7 @@ fn leaf(uris: &[&str]) -> LeafOptions {
 }
 
 fn method() -> ClientCertificates {
-    ClientCertificates::new(Clock::fixed(timestamp(NOW)))
+    ClientCertificates::new(Clock::fixed(timestamp(NOW)), None)
 }
 
 async fn proof(ca: &TestCa, options: &LeafOptions) -> Result<Option<Proof>, IdentifyError> {
@@ -135,8 +135,60 @@ async fn the_streams_of_a_connection_share_a_verdict_and_each_sees_the_end() {
     assert_eq!(method().identify(&evidence.clone()).await, Err(refused("remembered")));
     judges.send_replace(client_ca(&ca, None));
     let proven = method().identify(&evidence).await.unwrap().unwrap();
-    let later = ClientCertificates::new(Clock::fixed(proven.until.unwrap()));
+    let later = ClientCertificates::new(Clock::fixed(proven.until.unwrap()), None);
     assert_eq!(later.identify(&evidence).await, Err(refused("it has expired since it was shown")));
+}
+
+/// Knows `shop/web`, in a mesh, for as long as it is there.
+#[derive(Debug)]
+struct OneAccount(watch::Sender<bool>);
+
+#[derive(Debug)]
+struct IsThere(watch::Receiver<bool>);
+
+impl Stands for IsThere {
+    fn facts(&self) -> Result<Facts, IdentifyError> {
+        let facts = Facts { mesh: Some("prod".into()), ..Facts::default() };
+        if *self.0.borrow() { Ok(facts) } else { Err(refused("the service account is gone")) }
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        WatchStream::from_changes(self.0.clone()).map(drop).boxed()
+    }
+}
+
+#[async_trait]
+impl KnowAccounts for OneAccount {
+    async fn ready(&self, _method: &'static str) -> Result<(), IdentifyError> {
+        Ok(())
+    }
+
+    async fn standing(&self, method: &'static str, account: &Account) -> Result<Standing, IdentifyError> {
+        let Account { namespace, name, uid: None, pod: None } = account else { panic!("{account:?}") };
+        if (&**namespace, &**name, method) == ("shop", "web", METHOD) {
+            Ok(Standing::on(Arc::new(IsThere(self.0.subscribe()))))
+        } else {
+            Err(refused("there is no such service account"))
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_account_in_it_has_to_be_there_and_has_the_mesh_of_its_namespace() {
+    let ca = TestCa::root("clients");
+    let (judges, _) = watch::channel(client_ca(&ca, None));
+    let is_there = watch::Sender::new(true);
+    let method = ClientCertificates::new(Clock::fixed(timestamp(NOW)), Some(Arc::new(OneAccount(is_there.clone()))));
+    let identify = async |id: &str| method.identify(&evidence(&[&ca.leaf(&leaf(&[id]))], &judges)).await;
+    let proven = identify("spiffe://prod/ns/shop/sa/web").await.unwrap().unwrap();
+    assert_eq!(proven.standing.facts().unwrap().mesh.as_deref(), Some("prod"));
+    let mut changes = proven.standing.changes();
+    is_there.send_replace(false);
+    assert_eq!(changes.next().now_or_never(), Some(Some(())));
+    assert_eq!(proven.standing.facts(), Err(refused("the service account is gone")));
+    assert_eq!(identify("spiffe://prod/ns/shop/sa/db").await, Err(refused("there is no such service account")));
+    // Outside of Kubernetes there are none.
+    assert_eq!(identify("spiffe://prod/web").await.unwrap().unwrap().standing.facts(), Ok(Facts::default()));
 }
 
 #[test]

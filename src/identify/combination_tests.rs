@@ -47,7 +47,7 @@ fn everything(app: &str) -> Identifiers {
     let is = Behind::Proxy { mesh: "prod".to_owned(), name: "web-0".to_owned(), workload: "web".into(), labels };
     let methods: Vec<Arc<dyn Identify>> = vec![
         Arc::new(Tokens),
-        Arc::new(ClientCertificates::new(Clock::fixed(timestamp(NOW)))),
+        Arc::new(ClientCertificates::new(Clock::fixed(timestamp(NOW)), None)),
         Arc::new(UnixPeers::new(vec![Rule { uid: Some(7), gid: None, is }], None)),
     ];
     let (_, meshes) = watch::channel(Arc::new(policies(&["default", "prod"])));
