@@ -192,44 +192,6 @@ async fn a_service_account_in_it_has_to_be_there_and_has_the_mesh_of_its_namespa
 }
 
 #[test]
-fn revocation_lists() {
-    let (root, next) = (TestCa::root("clients"), timestamp(LATER));
-    let intermediate = root.intermediate("below");
-    let leaf = intermediate.leaf(&leaf(&["spiffe://prod/web"]));
-    let chain = [leaf.der().clone(), intermediate.certificate().der().clone()];
-    let verdict = |crl: &str, at: i64| client_ca(&root, Some(crl)).verify(&chain, timestamp(at));
-    // The issuer has no list here: not revoked.
-    assert_eq!(verdict(&root.crl(&[], next), NOW), Ok(()));
-    assert_eq!(verdict(&intermediate.crl(&[], next), NOW), Ok(()));
-    assert!(verdict(&intermediate.crl(&[&leaf], next), NOW).unwrap_err().contains("Revoked"));
-    // The whole path is looked at, and all lists.
-    let both = intermediate.crl(&[], next) + &root.crl(&[intermediate.certificate()], next);
-    assert!(verdict(&both, NOW).unwrap_err().contains("Revoked"));
-    // A list that has ended says nothing of anybody.
-    assert!(verdict(&root.crl(&[], next), LATER + 1).unwrap_err().contains("expired"));
-    let judge = client_ca(&root, Some(&root.crl(&[], next)));
-    assert_eq!(judge.next_end(timestamp(NOW)), Some(next));
-    assert_eq!((judge.next_end(next), judge.ended(next).len(), judge.ended(timestamp(NOW)).len()), (None, 1, 0));
-}
-
-#[test]
-fn revocation_lists_that_are_no_good() {
-    let (ca, namesake) = (TestCa::root("clients"), TestCa::root("clients"));
-    let next = timestamp(LATER);
-    let pem = ca.certificate().pem();
-    let load =
-        |crl: &str| ClientCa::from_pem(pem.as_bytes(), Some(crl.as_bytes())).map(drop).map_err(|e| e.to_string());
-    assert_eq!(load(&ca.crl(&[], next)), Ok(()));
-    assert_eq!(load(&TestCa::root("another").crl(&[], next)), Ok(()), "it may be an intermediate's");
-    assert!(load("").unwrap_err().contains("no PEM block"));
-    assert!(load(&pem).unwrap_err().contains("no PEM block"));
-    assert!(load(&namesake.crl(&[], next)).unwrap_err().contains("has not signed it"));
-    let broken = ca.crl(&[], next) + "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
-    assert!(load(&broken).unwrap_err().contains("revocation list 2"), "{:?}", load(&broken));
-    assert!(ClientCa::from_pem(b"", None).unwrap_err().to_string().contains("CERTIFICATE"));
-}
-
-#[test]
 fn it_prints_no_certificate() {
     let ca = TestCa::root("clients");
     let (_, client_ca) = watch::channel(client_ca(&ca, None));

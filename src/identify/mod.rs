@@ -10,6 +10,7 @@ pub mod pod_cgroup;
 pub mod pods;
 pub mod process;
 pub mod proxy_token;
+mod revocation_lists;
 pub mod service_account;
 pub mod standing;
 pub mod unix_peer;
