@@ -10,7 +10,7 @@ use crate::config::{Config, ServiceAccountToken, UnixPeerIs, UnixPeerRule, Verif
 use crate::identify::Identify;
 use crate::identify::chain::Identifiers;
 use crate::identify::client_certificate::ClientCertificates;
-use crate::identify::directory::Directory;
+use crate::identify::directory::{Directory, KnowAccounts};
 use crate::identify::pods::FindPods;
 use crate::identify::proxy_token::ProxyTokens;
 use crate::identify::service_account::{ApiServer, Keys, Reviewer, ServiceAccountTokens, Verifier};
@@ -66,7 +66,8 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
         methods.push(Arc::new(tokens));
     }
     if identify.client_certificate {
-        methods.push(Arc::new(ClientCertificates::new(clock)));
+        let accounts = cluster.as_ref().map(|(_, directory)| directory.clone() as Arc<dyn KnowAccounts>);
+        methods.push(Arc::new(ClientCertificates::new(clock, accounts)));
     }
     if !identify.unix_peers.is_empty() {
         let pods = cluster.map(|(_, directory)| directory as Arc<dyn FindPods>);

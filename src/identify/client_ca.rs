@@ -8,17 +8,20 @@ use std::time::Duration;
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertRevocationListError, CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    RootCertStore, SignatureScheme,
+};
 use tokio::sync::watch;
+use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::certificate::X509Certificate;
-use x509_parser::error::X509Error;
 use x509_parser::prelude::FromDer;
-use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::revocation_lists::{Issuer, RevocationLists, may_sign_lists};
 use crate::model::certificate::Certificate;
 
 /// The newest of a listener.
@@ -27,18 +30,9 @@ pub type ClientCaWatch = watch::Receiver<Arc<ClientCa>>;
 /// Whose client certificates are accepted, and which of them are revoked.
 #[derive(Clone)]
 pub struct ClientCa {
-    verifier: Arc<dyn ClientCertVerifier>,
-    lists: Vec<List>,
+    verifier: Arc<Verifier>,
     /// Of the content that it was made of.
     digest: [u8; 32],
-}
-
-/// What counts of a revocation list besides what is on it.
-#[derive(Debug, Clone)]
-struct List {
-    issuer: String,
-    /// When the next one is due (RFC 5280 §5.1.2.5).
-    next_update: Timestamp,
 }
 
 /// Why there are no such CAs.
@@ -64,27 +58,21 @@ impl ClientCa {
     /// refused.
     pub fn from_pem(ca: &[u8], crl: Option<&[u8]>) -> Result<Self, ClientCaError> {
         let of_ca = |error: &dyn fmt::Display| ClientCaError::Ca(error.to_string());
-        let of_crl = |error: &dyn fmt::Display| ClientCaError::Crl(error.to_string());
         let mut roots = RootCertStore::empty();
         let cas = Certificate::many_from_pem(ca).map_err(|error| of_ca(&error))?;
         for ca in &cas {
             roots.add(ca.der().clone()).map_err(|error| of_ca(&error))?;
         }
-        let crls = crl.map(revocation_lists).transpose()?.unwrap_or_default();
-        let lists = crls.iter().enumerate().map(|(index, crl)| {
-            List::read(crl, &cas).map_err(|reason| of_crl(&format!("revocation list {}: {reason}", index + 1)))
-        });
-        let lists = lists.collect::<Result<_, _>>()?;
+        let lists = crl.map(|crl| RevocationLists::from_pem(crl, &cas)).transpose();
+        let lists = lists.map_err(ClientCaError::Crl)?.unwrap_or_default();
+        let anchors = roots.roots.iter().cloned().zip(cas).collect();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .with_crls(crls)
-            .allow_unknown_revocation_status()
-            .enforce_revocation_expiration()
+        let paths = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             // Who shows none may have another proof.
             .allow_unauthenticated()
             .build()
-            .map_err(|error| if crl.is_some() { of_crl(&error) } else { of_ca(&error) })?;
-        Ok(Self { verifier, lists, digest: digest_of(ca, crl) })
+            .map_err(|error| of_ca(&error))?;
+        Ok(Self { verifier: Arc::new(Verifier { paths, anchors, lists }), digest: digest_of(ca, crl) })
     }
 
     /// The judge of handshakes.
@@ -105,12 +93,17 @@ impl ClientCa {
 
     /// When the next revocation list ends.
     pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
-        self.lists.iter().map(|list| list.next_update).filter(|end| *end > now).min()
+        self.verifier.lists.next_end(now)
     }
 
     /// The issuers whose revocation lists have ended.
     pub fn ended(&self, now: Timestamp) -> Vec<&str> {
-        self.lists.iter().filter(|list| list.next_update <= now).map(|list| list.issuer.as_str()).collect()
+        self.verifier.lists.ended(now)
+    }
+
+    /// The issuers of revocation lists that are none of these CAs. They count for intermediates by that name, if there are any.
+    pub fn lists_of_others(&self) -> Vec<&str> {
+        self.verifier.lists.of_others()
     }
 
     /// Whether both were made of the same.
@@ -121,48 +114,112 @@ impl ClientCa {
 
 impl fmt::Debug for ClientCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientCa").field("lists", &self.lists).finish_non_exhaustive()
+        f.debug_struct("ClientCa").field("lists", &self.verifier.lists).finish_non_exhaustive()
     }
 }
 
-/// Every list of a PEM text; a broken one spoils the whole.
-fn revocation_lists(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, ClientCaError> {
-    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    match lists {
-        Ok(lists) if lists.is_empty() => {
-            Err(ClientCaError::Crl("no PEM block `-----BEGIN X509 CRL-----` in it".to_owned()))
+/// Verifies as rustls does, and by the lists besides: rustls takes the first list of an issuer's name, whichever key has signed
+/// it and however old it is.
+#[derive(Debug)]
+struct Verifier {
+    paths: Arc<dyn ClientCertVerifier>,
+    anchors: Vec<(TrustAnchor<'static>, Certificate)>,
+    lists: RevocationLists,
+}
+
+impl Verifier {
+    /// Looks for a path of which no certificate is revoked.
+    fn not_revoked(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let anchors: Vec<_> = self.anchors.iter().map(|(anchor, _)| anchor.clone()).collect();
+        let leaf = EndEntityCert::try_from(leaf)?;
+        let path = |path: &VerifiedPath<'_>| self.check(path, now);
+        let (algorithms, usage) = (webpki::ALL_VERIFICATION_ALGS, KeyUsage::client_auth());
+        leaf.verify_for_usage(algorithms, &anchors, intermediates, now, usage, None, Some(&path)).map(drop)
+    }
+
+    /// Each certificate of the path by the lists of the next one, which is its issuer.
+    fn check(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let anchor = self.anchors.iter().find(|(anchor, _)| anchor == path.anchor()).map(|(_, ca)| ca);
+        let anchor = anchor.ok_or(webpki::Error::UnknownIssuer)?;
+        let mut certificate: &Cert<'_> = path.end_entity();
+        for issuer in path.intermediate_certificates() {
+            let der = issuer.der();
+            let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| webpki::Error::BadDer)?;
+            let may_sign = may_sign_lists(&parsed);
+            let issuer_key = Issuer { public_key: parsed.public_key().raw, may_sign };
+            self.lists.check(certificate.issuer(), certificate.serial(), issuer_key, now)?;
+            certificate = issuer;
         }
-        Ok(lists) => Ok(lists),
-        Err(error) => Err(ClientCaError::Crl(format!("is not valid PEM: {error}"))),
+        // Whether it may sign lists was seen when they were read.
+        let anchor = Issuer { public_key: anchor.public_key(), may_sign: true };
+        self.lists.check(certificate.issuer(), certificate.serial(), anchor, now)
     }
 }
 
-impl List {
-    fn read(der: &[u8], cas: &[Certificate]) -> Result<Self, String> {
-        let (_, list) = CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
-        let next_update = list.next_update().ok_or("it does not say when the next one is due (nextUpdate)")?;
-        let next_update = Timestamp::from_second(next_update.timestamp()).map_err(|error| error.to_string())?;
-        signed_by_one_of(&list, cas)?;
-        Ok(Self { issuer: list.issuer().to_string(), next_update })
+impl ClientCertVerifier for Verifier {
+    fn offer_client_auth(&self) -> bool {
+        self.paths.offer_client_auth()
     }
-}
 
-/// Intermediates, which are shown with the certificates and not known here, have lists too; those are verified with them.
-fn signed_by_one_of(list: &CertificateRevocationList<'_>, cas: &[Certificate]) -> Result<(), String> {
-    let mut problem = None;
-    for ca in cas {
-        let (_, ca) = X509Certificate::from_der(ca.der()).map_err(|error| error.to_string())?;
-        if ca.subject().as_raw() != list.issuer().as_raw() {
-            continue;
+    fn client_auth_mandatory(&self) -> bool {
+        self.paths.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.paths.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.paths.verify_client_cert(end_entity, intermediates, now)?;
+        if !self.lists.is_empty() {
+            self.not_revoked(end_entity, intermediates, now).map_err(revocation_error)?;
         }
-        let may_sign = ca.key_usage().ok().flatten().is_none_or(|usage| usage.value.crl_sign());
-        problem = Some(match list.verify_signature(ca.public_key()) {
-            Err(X509Error::SignatureVerificationError) => "has not signed it",
-            _ if may_sign => return Ok(()),
-            _ => "may not sign such lists (its key usage has no cRLSign)",
-        });
+        Ok(verified)
     }
-    problem.map_or(Ok(()), |problem| Err(format!("the CA {} {problem}", list.issuer())))
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.paths.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.paths.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.paths.supported_verify_schemes()
+    }
+}
+
+/// What the peer is told, and the log. Everything else about the path has been verified before.
+fn revocation_error(error: webpki::Error) -> Error {
+    match error {
+        webpki::Error::CertRevoked => CertificateError::Revoked.into(),
+        webpki::Error::CrlExpired { time, next_update } => {
+            CertificateError::ExpiredRevocationListContext { time, next_update }.into()
+        }
+        webpki::Error::InvalidCrlSignatureForPublicKey => CertRevocationListError::BadSignature.into(),
+        other => CertificateError::Other(OtherError(Arc::new(other))).into(),
+    }
 }
 
 fn digest_of(ca: &[u8], crl: Option<&[u8]>) -> [u8; 32] {
@@ -174,3 +231,7 @@ fn digest_of(ca: &[u8], crl: Option<&[u8]>) -> [u8; 32] {
     digest.copy_from_slice(context.finish().as_ref());
     digest
 }
+
+#[cfg(test)]
+#[path = "client_ca_tests.rs"]
+mod tests;

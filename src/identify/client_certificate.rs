@@ -1,11 +1,15 @@
 //! `clientCertificate`: a certificate with a SPIFFE ID, shown in the TLS handshake and verified against the listener's
 //! client CA (X509-SVID §5).
+//!
+//! One that names a service account stands and falls with that account, where the server knows the cluster's; such an ID
+//! would be forged, or of another cluster, if there is none.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use futures::stream::{BoxStream, StreamExt};
+use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use spiffe::SpiffeId;
 use tokio_stream::wrappers::WatchStream;
@@ -13,6 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::client_ca::{ClientCa, ClientCaWatch};
+use super::directory::{Account, KnowAccounts};
 use super::standing::{Facts, Standing, Stands};
 use super::{Evidence, Identify, IdentifyError, Proof};
 use crate::model::certificate::Certificate;
@@ -26,12 +31,25 @@ pub const METHOD: &str = "clientCertificate";
 #[derive(Debug)]
 pub struct ClientCertificates {
     clock: Clock,
+    accounts: Option<Arc<dyn KnowAccounts>>,
 }
 
 impl ClientCertificates {
-    /// `clock` says when certificates are verified anew.
-    pub fn new(clock: Clock) -> Self {
-        Self { clock }
+    /// `clock` says when certificates are verified anew, and `accounts` which service accounts there are; without it, whatever
+    /// a certificate says of them counts.
+    pub fn new(clock: Clock, accounts: Option<Arc<dyn KnowAccounts>>) -> Self {
+        Self { clock, accounts }
+    }
+
+    /// What the service account depends on that a certificate names, if it does.
+    async fn account(&self, workload: &Workload) -> Result<Standing, IdentifyError> {
+        let (Some(accounts), Some(namespace), Some(name)) =
+            (&self.accounts, &workload.namespace, &workload.service_account)
+        else {
+            return Ok(Standing::default());
+        };
+        let account = Account { namespace: namespace.clone(), name: name.clone(), uid: None, pod: None };
+        accounts.standing(METHOD, &account).await
     }
 }
 
@@ -42,18 +60,17 @@ impl Identify for ClientCertificates {
     }
 
     async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
-        let chain = &evidence.peer_certificates;
-        if chain.is_empty() {
-            return Ok(None);
-        }
-        let Some(client_ca) = evidence.client_ca.clone() else {
-            return Err(refused("nothing says which CA it was verified against"));
-        };
-        let shown = Shown { chain: chain.clone(), client_ca, clock: self.clock.clone(), judged: Mutex::default() };
+        let Some(chain) = &evidence.client_certificate else { return Ok(None) };
         // The handshake may have been hours ago: a connection has one, and opens streams as it likes.
-        shown.judge()?;
-        let proof = read(chain).map_err(refused)?;
-        Ok(Some(Proof { standing: Standing::on(Arc::new(shown)), ..proof }))
+        let now = self.clock.now();
+        chain.judge(now)?;
+        let proof = read(&chain.certificates).map_err(refused)?;
+        if proof.until.is_some_and(|end| end <= now) {
+            return Err(refused("it has expired since it was shown"));
+        }
+        let shown = Shown { chain: chain.clone(), clock: self.clock.clone() };
+        let standing = Standing::on(Arc::new(shown)).and(self.account(&proof.workload).await?);
+        Ok(Some(Proof { standing, ..proof }))
     }
 }
 
@@ -106,23 +123,38 @@ fn signs_others(leaf: &Certificate) -> Result<bool, String> {
 /// A judge, and what it said.
 type Judged = (Arc<ClientCa>, Result<(), IdentifyError>);
 
-/// A chain that was shown. It stands for as long as the listener's newest client CA accepts it.
-struct Shown {
-    chain: Vec<CertificateDer<'static>>,
+/// The chain that a connection's peer has shown, leaf first; one for all of its streams. It stands for as long as the
+/// listener's newest client CA accepts it.
+pub struct ClientChain {
+    certificates: Vec<CertificateDer<'static>>,
     client_ca: ClientCaWatch,
-    clock: Clock,
     /// The last judge and its verdict. Streams ask for other reasons too, and thousands of them at a time.
     judged: Mutex<Option<Judged>>,
 }
 
-impl Shown {
-    fn judge(&self) -> Result<(), IdentifyError> {
+impl ClientChain {
+    /// `certificates` were verified by `client_ca`, which is the listener's at any time.
+    pub fn new(certificates: Vec<CertificateDer<'static>>, client_ca: ClientCaWatch) -> Self {
+        Self { certificates, client_ca, judged: Mutex::default() }
+    }
+
+    /// The certificates, leaf first.
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// What accepts them, or does not any more.
+    pub fn client_ca(&self) -> &ClientCaWatch {
+        &self.client_ca
+    }
+
+    fn judge(&self, now: Timestamp) -> Result<(), IdentifyError> {
         let newest = self.client_ca.borrow().clone();
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         match &*judged {
             Some((judge, verdict)) if Arc::ptr_eq(judge, &newest) => verdict.clone(),
             _ => {
-                let verdict = newest.verify(&self.chain, self.clock.now());
+                let verdict = newest.verify(&self.certificates, now);
                 let verdict = verdict.map_err(|reason| refused(format!("the client CA does not accept it: {reason}")));
                 *judged = Some((newest, verdict.clone()));
                 verdict
@@ -131,19 +163,26 @@ impl Shown {
     }
 }
 
-impl Stands for Shown {
-    fn facts(&self) -> Result<Facts, IdentifyError> {
-        self.judge().map(|()| Facts::default())
-    }
-
-    fn changes(&self) -> BoxStream<'static, ()> {
-        WatchStream::from_changes(self.client_ca.clone()).map(drop).boxed()
+impl fmt::Debug for ClientChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientChain").field("certificates", &self.certificates.len()).finish_non_exhaustive()
     }
 }
 
-impl fmt::Debug for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shown").field("certificates", &self.chain.len()).finish_non_exhaustive()
+/// What one proof depends on.
+#[derive(Debug)]
+struct Shown {
+    chain: Arc<ClientChain>,
+    clock: Clock,
+}
+
+impl Stands for Shown {
+    fn facts(&self) -> Result<Facts, IdentifyError> {
+        self.chain.judge(self.clock.now()).map(|()| Facts::default())
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        WatchStream::from_changes(self.chain.client_ca.clone()).map(drop).boxed()
     }
 }
 

@@ -1,5 +1,4 @@
 use futures::FutureExt;
-use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::*;
@@ -14,8 +13,9 @@ fn client_ca(ca: &TestCa, crl: Option<&str>) -> Arc<ClientCa> {
 }
 
 fn evidence(chain: &[&Certificate], client_ca: &watch::Sender<Arc<ClientCa>>) -> Evidence {
-    let peer_certificates = chain.iter().map(|certificate| certificate.der().clone()).collect();
-    Evidence { peer_certificates, client_ca: Some(client_ca.subscribe()), ..Evidence::default() }
+    let certificates = chain.iter().map(|certificate| certificate.der().clone()).collect();
+    let client_certificate = Some(Arc::new(ClientChain::new(certificates, client_ca.subscribe())));
+    Evidence { client_certificate, ..Evidence::default() }
 }
 
 fn leaf(uris: &[&str]) -> LeafOptions {
@@ -23,7 +23,7 @@ fn leaf(uris: &[&str]) -> LeafOptions {
 }
 
 fn method() -> ClientCertificates {
-    ClientCertificates::new(Clock::fixed(timestamp(NOW)))
+    ClientCertificates::new(Clock::fixed(timestamp(NOW)), None)
 }
 
 async fn proof(ca: &TestCa, options: &LeafOptions) -> Result<Option<Proof>, IdentifyError> {
@@ -93,8 +93,6 @@ async fn without_a_certificate_nothing_is_proven_and_a_foreign_one_is_refused() 
     let foreign = TestCa::root("clients").leaf(&leaf(&["spiffe://prod/web"]));
     let error = method().identify(&evidence(&[&foreign], &judges)).await.unwrap_err();
     assert!(matches!(error, IdentifyError::Refused { .. }), "{error}");
-    let unknown = Evidence { client_ca: None, ..evidence(&[&foreign], &judges) };
-    assert!(method().identify(&unknown).await.is_err());
 }
 
 #[tokio::test]
@@ -124,42 +122,73 @@ async fn it_stands_until_the_newest_client_ca_does_not_accept_it() {
     }
 }
 
-#[test]
-fn revocation_lists() {
-    let (root, next) = (TestCa::root("clients"), timestamp(LATER));
-    let intermediate = root.intermediate("below");
-    let leaf = intermediate.leaf(&leaf(&["spiffe://prod/web"]));
-    let chain = [leaf.der().clone(), intermediate.certificate().der().clone()];
-    let verdict = |crl: &str, at: i64| client_ca(&root, Some(crl)).verify(&chain, timestamp(at));
-    // The issuer has no list here: not revoked.
-    assert_eq!(verdict(&root.crl(&[], next), NOW), Ok(()));
-    assert_eq!(verdict(&intermediate.crl(&[], next), NOW), Ok(()));
-    assert!(verdict(&intermediate.crl(&[&leaf], next), NOW).unwrap_err().contains("Revoked"));
-    // The whole path is looked at, and all lists.
-    let both = intermediate.crl(&[], next) + &root.crl(&[intermediate.certificate()], next);
-    assert!(verdict(&both, NOW).unwrap_err().contains("Revoked"));
-    // A list that has ended says nothing of anybody.
-    assert!(verdict(&root.crl(&[], next), LATER + 1).unwrap_err().contains("expired"));
-    let judge = client_ca(&root, Some(&root.crl(&[], next)));
-    assert_eq!(judge.next_end(timestamp(NOW)), Some(next));
-    assert_eq!((judge.next_end(next), judge.ended(next).len(), judge.ended(timestamp(NOW)).len()), (None, 1, 0));
+/// A fleet of connections with hundreds of streams each is judged once for each connection.
+#[tokio::test]
+async fn the_streams_of_a_connection_share_a_verdict_and_each_sees_the_end() {
+    let ca = TestCa::root("clients");
+    let (judges, _) = watch::channel(client_ca(&ca, None));
+    let evidence = evidence(&[&ca.leaf(&leaf(&["spiffe://prod/web"]))], &judges);
+    let chain = evidence.client_certificate.clone().unwrap();
+    method().identify(&evidence).await.unwrap().unwrap();
+    // The verdict of this judge is known: whatever it would say now.
+    chain.judged.lock().unwrap().as_mut().unwrap().1 = Err(refused("remembered"));
+    assert_eq!(method().identify(&evidence.clone()).await, Err(refused("remembered")));
+    judges.send_replace(client_ca(&ca, None));
+    let proven = method().identify(&evidence).await.unwrap().unwrap();
+    let later = ClientCertificates::new(Clock::fixed(proven.until.unwrap()), None);
+    assert_eq!(later.identify(&evidence).await, Err(refused("it has expired since it was shown")));
 }
 
-#[test]
-fn revocation_lists_that_are_no_good() {
-    let (ca, namesake) = (TestCa::root("clients"), TestCa::root("clients"));
-    let next = timestamp(LATER);
-    let pem = ca.certificate().pem();
-    let load =
-        |crl: &str| ClientCa::from_pem(pem.as_bytes(), Some(crl.as_bytes())).map(drop).map_err(|e| e.to_string());
-    assert_eq!(load(&ca.crl(&[], next)), Ok(()));
-    assert_eq!(load(&TestCa::root("another").crl(&[], next)), Ok(()), "it may be an intermediate's");
-    assert!(load("").unwrap_err().contains("no PEM block"));
-    assert!(load(&pem).unwrap_err().contains("no PEM block"));
-    assert!(load(&namesake.crl(&[], next)).unwrap_err().contains("has not signed it"));
-    let broken = ca.crl(&[], next) + "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
-    assert!(load(&broken).unwrap_err().contains("revocation list 2"), "{:?}", load(&broken));
-    assert!(ClientCa::from_pem(b"", None).unwrap_err().to_string().contains("CERTIFICATE"));
+/// Knows `shop/web`, in a mesh, for as long as it is there.
+#[derive(Debug)]
+struct OneAccount(watch::Sender<bool>);
+
+#[derive(Debug)]
+struct IsThere(watch::Receiver<bool>);
+
+impl Stands for IsThere {
+    fn facts(&self) -> Result<Facts, IdentifyError> {
+        let facts = Facts { mesh: Some("prod".into()), ..Facts::default() };
+        if *self.0.borrow() { Ok(facts) } else { Err(refused("the service account is gone")) }
+    }
+
+    fn changes(&self) -> BoxStream<'static, ()> {
+        WatchStream::from_changes(self.0.clone()).map(drop).boxed()
+    }
+}
+
+#[async_trait]
+impl KnowAccounts for OneAccount {
+    async fn ready(&self, _method: &'static str) -> Result<(), IdentifyError> {
+        Ok(())
+    }
+
+    async fn standing(&self, method: &'static str, account: &Account) -> Result<Standing, IdentifyError> {
+        let Account { namespace, name, uid: None, pod: None } = account else { panic!("{account:?}") };
+        if (&**namespace, &**name, method) == ("shop", "web", METHOD) {
+            Ok(Standing::on(Arc::new(IsThere(self.0.subscribe()))))
+        } else {
+            Err(refused("there is no such service account"))
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_service_account_in_it_has_to_be_there_and_has_the_mesh_of_its_namespace() {
+    let ca = TestCa::root("clients");
+    let (judges, _) = watch::channel(client_ca(&ca, None));
+    let is_there = watch::Sender::new(true);
+    let method = ClientCertificates::new(Clock::fixed(timestamp(NOW)), Some(Arc::new(OneAccount(is_there.clone()))));
+    let identify = async |id: &str| method.identify(&evidence(&[&ca.leaf(&leaf(&[id]))], &judges)).await;
+    let proven = identify("spiffe://prod/ns/shop/sa/web").await.unwrap().unwrap();
+    assert_eq!(proven.standing.facts().unwrap().mesh.as_deref(), Some("prod"));
+    let mut changes = proven.standing.changes();
+    is_there.send_replace(false);
+    assert_eq!(changes.next().now_or_never(), Some(Some(())));
+    assert_eq!(proven.standing.facts(), Err(refused("the service account is gone")));
+    assert_eq!(identify("spiffe://prod/ns/shop/sa/db").await, Err(refused("there is no such service account")));
+    // Outside of Kubernetes there are none.
+    assert_eq!(identify("spiffe://prod/web").await.unwrap().unwrap().standing.facts(), Ok(Facts::default()));
 }
 
 #[test]
@@ -167,6 +196,6 @@ fn it_prints_no_certificate() {
     let ca = TestCa::root("clients");
     let (_, client_ca) = watch::channel(client_ca(&ca, None));
     let chain = vec![ca.certificate().der().clone()];
-    let shown = Shown { chain, client_ca, clock: Clock::fixed(Timestamp::UNIX_EPOCH), judged: Mutex::default() };
-    assert_eq!(format!("{shown:?}"), "Shown { certificates: 1, .. }");
+    let shown = ClientChain::new(chain, client_ca);
+    assert_eq!(format!("{shown:?}"), "ClientChain { certificates: 1, .. }");
 }

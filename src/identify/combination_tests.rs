@@ -1,7 +1,7 @@
 //! Proofs of several methods together: the real ones of the transport, and a token.
 
 use super::super::client_ca::ClientCa;
-use super::super::client_certificate::ClientCertificates;
+use super::super::client_certificate::{ClientCertificates, ClientChain};
 use super::super::membership::Rules;
 use super::super::membership::tests::policies;
 use super::super::unix_peer::{Behind, Rule, UnixPeers};
@@ -47,7 +47,7 @@ fn everything(app: &str) -> Identifiers {
     let is = Behind::Proxy { mesh: "prod".to_owned(), name: "web-0".to_owned(), workload: "web".into(), labels };
     let methods: Vec<Arc<dyn Identify>> = vec![
         Arc::new(Tokens),
-        Arc::new(ClientCertificates::new(Clock::fixed(timestamp(NOW)))),
+        Arc::new(ClientCertificates::new(Clock::fixed(timestamp(NOW)), None)),
         Arc::new(UnixPeers::new(vec![Rule { uid: Some(7), gid: None, is }], None)),
     ];
     let (_, meshes) = watch::channel(Arc::new(policies(&["default", "prod"])));
@@ -64,8 +64,9 @@ impl Client<'_> {
     fn evidence(&self, client_ca: &watch::Sender<Arc<ClientCa>>) -> Evidence {
         Evidence {
             bearer_token: self.token.map(|token| BearerToken::new(token.to_owned())),
-            peer_certificates: self.certificate.iter().map(|certificate| certificate.der().clone()).collect(),
-            client_ca: self.certificate.map(|_| client_ca.subscribe()),
+            client_certificate: self
+                .certificate
+                .map(|certificate| Arc::new(ClientChain::new(vec![certificate.der().clone()], client_ca.subscribe()))),
             unix_peer: self.user.map(|uid| UnixPeer { uid, gid: 0, pid: None, started: None }),
             ..Evidence::default()
         }

@@ -10,6 +10,7 @@ pub mod pod_cgroup;
 pub mod pods;
 pub mod process;
 pub mod proxy_token;
+mod revocation_lists;
 pub mod service_account;
 pub mod standing;
 pub mod unix_peer;
@@ -21,10 +22,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
-use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use self::client_ca::ClientCaWatch;
+use self::client_certificate::ClientChain;
 use self::standing::Standing;
 use crate::model::identity::{Identity, Labels, Workload};
 
@@ -36,10 +36,8 @@ pub struct Evidence {
     /// The value of `authorization: Bearer …`, if there is one. A call with several such headers, or with one that is
     /// something else, is refused before it gets here.
     pub bearer_token: Option<BearerToken>,
-    /// The client certificate's chain, verified against the listener's client CA; empty if there is none.
-    pub peer_certificates: Vec<CertificateDer<'static>>,
-    /// That client CA, as it is at any time; `None` without a client certificate.
-    pub client_ca: Option<ClientCaWatch>,
+    /// The client certificate's chain, if there is one.
+    pub client_certificate: Option<Arc<ClientChain>>,
     /// The peer's credentials on a unix socket.
     pub unix_peer: Option<UnixPeer>,
 }

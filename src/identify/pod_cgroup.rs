@@ -22,6 +22,32 @@ pub fn pod_uid(cgroups: &str) -> Result<String, String> {
     found.ok_or_else(|| "its control groups are no pod's".to_owned())
 }
 
+/// Whether a process with these control groups is in no pod: no part of their paths looks like one of Kubernetes, wherever it
+/// is. A user who names a group like that only hurts himself.
+///
+/// # Errors
+/// Why it may be in one.
+pub fn no_pod(cgroups: &str) -> Result<(), String> {
+    let paths: Vec<&str> = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).collect();
+    if paths.is_empty() {
+        return Err("its control groups cannot be read".to_owned());
+    }
+    let doubtful = paths.into_iter().find(|path| path.split('/').any(is_of_kubernetes) || is_hidden_container(path));
+    doubtful.map_or(Ok(()), |path| Err(format!("its control group {path} may be a pod's")))
+}
+
+fn is_of_kubernetes(part: &str) -> bool {
+    let is_pod = part.strip_prefix("pod").is_some_and(|uid| uid_of(uid).is_some());
+    is_pod || part.contains("kubepods") || part.starts_with("cri-containerd-") || part.starts_with("crio-")
+}
+
+/// A container beside the server's own: if the server has a namespace of control groups, this is all that it sees of its own
+/// pod's.
+fn is_hidden_container(path: &str) -> bool {
+    let mut parts = path.split('/').filter(|part| !part.is_empty()).peekable();
+    parts.peek() == Some(&"..") && parts.find(|part| *part != "..").is_some_and(is_container)
+}
+
 fn pod_of(path: &str) -> Option<String> {
     let mut above = Above::Root;
     for part in path.split('/').filter(|part| !part.is_empty()) {
@@ -159,6 +185,7 @@ mod tests {
     fn pods_on_nodes() {
         for (node, cgroups) in NODES {
             assert_eq!(pod_uid(&fill(cgroups)).as_deref(), Ok(UID), "{node}");
+            assert!(no_pod(&fill(cgroups)).is_err(), "{node}");
         }
         let hash = "6c2c8cb1d1f0b5d1c2d2a2f9e8a7b6c5";
         let of_static_pod = format!("0::/kubepods/burstable/pod{hash}/{C}");
@@ -184,6 +211,38 @@ mod tests {
             "0::/../cri-containerd-C.scope",
         ] {
             assert!(pod_uid(&fill(cgroups)).is_err(), "{cgroups}");
+        }
+    }
+
+    /// What is certainly in none, and what is named so that it might be.
+    #[test]
+    fn processes_that_may_be_somebody_of_the_nodes() {
+        for cgroups in [
+            "0::/",
+            "0::/init.scope",
+            "0::/system.slice/envoy.service",
+            "0::/user.slice/user-1000.slice/user@1000.service/app.slice/envoy.scope",
+            "0::/../../../system.slice/envoy.service",
+            "11:pids:/system.slice/envoy.service\n1:name=systemd:/system.slice/envoy.service\n0::/\n",
+            "9:pids:/docker/C",
+            "0::/system.slice/docker-C.scope",
+            "0::/machine.slice/libpod-C.scope",
+        ] {
+            assert_eq!(no_pod(&fill(cgroups)), Ok(()), "{cgroups}");
+        }
+        for cgroups in [
+            "",
+            "rubbish",
+            "0::/kubepods",
+            "0::/kubepods.slice/kubepods-burstable.slice/unknown",
+            "0::/podU/C",
+            "0::/../C",
+            "0::/../cri-containerd-C.scope",
+            "0::/system.slice/web.service/kubepods/podU/C",
+            "2:cpu:/system.slice/envoy.service\n1:pids:/kubepods/podU/C",
+            "2:cpu:/kubepods/podU/C\n1:pids:/kubepods/pod11111111-b29f-11e7-9350-020968147796/C",
+        ] {
+            assert!(no_pod(&fill(cgroups)).is_err(), "{cgroups}");
         }
     }
 

@@ -5,18 +5,22 @@ use std::path::Path;
 /// Where the kernel tells it (proc(5)).
 pub const PROC: &str = "/proc";
 
-/// When the process `pid` began, in clock ticks since the system did; `None` if there is no such process, or if this server
-/// cannot see it. A number that is used again belongs to a process with another beginning.
+/// When the process `pid` began, in clock ticks since the system did; `None` if there is no such process, if it has ended and
+/// only its parent has not noticed, or if this server cannot see it. A number that is used again belongs to a process with
+/// another beginning.
 pub fn started(proc: &Path, pid: i32) -> Option<u64> {
     let pid = u32::try_from(pid).ok().filter(|pid| *pid > 0)?;
     read_started(&std::fs::read_to_string(proc.join(pid.to_string()).join("stat")).ok()?)
 }
 
 /// The field `starttime` of `/proc/<pid>/stat`, the 22nd. The second is the program's name, in parentheses and of its own
-/// choice: it may have spaces and parentheses in it, which no later field can.
+/// choice: it may have spaces and parentheses in it, which no later field can. The third is its state: one that has ended is
+/// in no control group of version 1 any more, and so says nothing.
 fn read_started(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(22 - 3)?.parse().ok()
+    let mut fields = fields.split(' ');
+    fields.next().filter(|state| !matches!(*state, "Z" | "X" | "x"))?;
+    fields.nth(22 - 4)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -30,7 +34,8 @@ mod tests {
         for name in ["envoy", "a b", "a) S 1 2", ") R (", "(((", "x\n) S"] {
             assert_eq!(read_started(&format!("4242 ({name}) {fields}")), Some(987_654), "{name:?}");
         }
-        for bad in ["", "4242", "4242 (envoy) S 1 2", "4242 (envoy)"] {
+        let ended = format!("4242 (envoy) {}", fields.replacen('S', "Z", 1));
+        for bad in ["", "4242", "4242 (envoy) S 1 2", "4242 (envoy)", &ended] {
             assert_eq!(read_started(bad), None, "{bad:?}");
         }
     }

@@ -1,10 +1,14 @@
 //! `unixPeer`: the user and group of a process that connects to a unix socket, as the kernel tells them; and on a node of
 //! Kubernetes the pod behind that process.
 //!
-//! A process is known by its number, which is another's after its end. So its beginning is noted when the connection is
+//! A process is known by its number, which is another's after its end. So its beginning is noted as soon as the connection is
 //! accepted, and compared after its control groups were read: then what was read is that process's, whatever became of the
-//! connection's file descriptor meanwhile. What is left is the moment between connecting and being accepted: a process
-//! that ends within it, and whose number goes to another one within it too, is taken for that other.
+//! connection's file descriptor meanwhile. What is left is the time between connecting and being accepted, which is a moment
+//! unless the server has no descriptor left: a process that ends within it, and whose number goes to another one within it too,
+//! is taken for that other.
+//!
+//! Users of pods are not users of the node, though they have the same numbers: a process that may be in a pod is nobody but
+//! that pod.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,7 +36,7 @@ pub struct Rule {
 /// Who is behind a peer.
 #[derive(Debug, Clone)]
 pub enum Behind {
-    /// This proxy, whichever of the peer's processes connects.
+    /// This proxy, whichever of the peer's processes connects, if it is in no pod.
     Proxy {
         /// Its mesh.
         mesh: String,
@@ -75,6 +79,18 @@ impl UnixPeers {
         self.rules.iter().find(|rule| fits(rule.uid, peer.uid) && fits(rule.gid, peer.gid))
     }
 
+    /// Whether the peer's process is in no pod. Where nobody asks for pods, one that the kernel says is none that this server
+    /// can see, as in a container, is taken for such.
+    fn is_in_no_pod(&self, peer: UnixPeer) -> Result<(), String> {
+        let asks_for_pods = self.rules.iter().any(|rule| matches!(rule.is, Behind::Pod));
+        if peer.pid.is_none_or(|pid| pid == 0) && !asks_for_pods {
+            return Ok(());
+        }
+        let cgroups = cgroups(&self.proc, peer)?;
+        pod_cgroup::no_pod(&cgroups)
+            .map_err(|reason| format!("rules for users are for processes in no pod, and {reason}"))
+    }
+
     async fn pod(&self, peer: UnixPeer) -> Result<Proof, IdentifyError> {
         let uid = pod_uid(&self.proc, peer).map_err(refused)?;
         let pods =
@@ -106,32 +122,42 @@ impl Identify for UnixPeers {
         let Some(rule) = self.rule(peer) else { return Ok(None) };
         match &rule.is {
             Behind::Pod => self.pod(peer).await.map(Some),
-            Behind::Proxy { mesh, name, workload, labels } => Ok(Some(Proof {
-                method: METHOD,
-                mesh: Some(mesh.clone()),
-                instance: Some(name.clone()),
-                workload: Workload { name: Some(workload.clone()), ..Workload::default() },
-                labels: labels.clone(),
-                ..Proof::default()
-            })),
+            Behind::Proxy { mesh, name, workload, labels } => {
+                self.is_in_no_pod(peer).map_err(refused)?;
+                Ok(Some(Proof {
+                    method: METHOD,
+                    mesh: Some(mesh.clone()),
+                    instance: Some(name.clone()),
+                    workload: Workload { name: Some(workload.clone()), ..Workload::default() },
+                    labels: labels.clone(),
+                    ..Proof::default()
+                }))
+            }
         }
     }
 }
 
-/// The uid of the pod that the peer's process runs in. Reading from `/proc` takes no waiting.
+/// The uid of the pod that the peer's process runs in.
 fn pod_uid(proc: &Path, peer: UnixPeer) -> Result<String, String> {
+    let cgroups = cgroups(proc, peer)?;
+    pod_cgroup::pod_uid(&cgroups).map_err(|reason| format!("the process that connected runs in no pod: {reason}"))
+}
+
+/// The control groups of the peer's process. Reading from `/proc` takes no waiting.
+fn cgroups(proc: &Path, peer: UnixPeer) -> Result<String, String> {
     let (Some(pid), Some(began)) = (peer.pid.filter(|pid| *pid > 0), peer.started) else {
         return Err(
-            "the peer's process cannot be seen from here; run the server in the node's PID namespace (hostPID: true)"
+            "the process that connected is gone, or cannot be seen from here; run the server in the node's PID \
+                    namespace (hostPID: true)"
                 .to_owned(),
         );
     };
     let gone = |_| format!("the process {pid} that connected is gone");
     let cgroups = std::fs::read_to_string(proc.join(pid.to_string()).join("cgroup")).map_err(gone)?;
     if process::started(proc, pid) != Some(began) {
-        return Err(format!("the process {pid} that connected is gone, and the number is another's"));
+        return Err(format!("the process {pid} that connected is gone, and the number may be another's"));
     }
-    pod_cgroup::pod_uid(&cgroups).map_err(|reason| format!("the process {pid} runs in no pod: {reason}"))
+    Ok(cgroups)
 }
 
 fn refused(reason: String) -> IdentifyError {

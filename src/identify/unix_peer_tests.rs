@@ -63,7 +63,8 @@ fn proc(started: u64, cgroups: &str) -> tempfile::TempDir {
 async fn the_rule_that_names_most_counts() {
     let rules =
         [pods(None), rule(Some(7), None, "seven"), rule(Some(7), Some(70), "seventy"), rule(Some(8), None, "eight")];
-    let peers = UnixPeers::new(rules.to_vec(), None);
+    let proc = proc(700, "0::/system.slice/envoy.service\n");
+    let peers = UnixPeers::new(rules.to_vec(), None).reading(proc.path());
     for (uid, gid, name) in [(7, 7, "seven"), (7, 70, "seventy"), (8, 70, "eight")] {
         let proof = peers.identify(&evidence(peer(uid, gid))).await.unwrap().unwrap();
         assert_eq!(proof.workload.name.as_deref(), Some(name));
@@ -112,6 +113,37 @@ async fn a_process_that_is_in_no_pod_or_cannot_be_known_is_refused() {
         let peers = UnixPeers::new(vec![pods(None)], Some(Arc::new(OnePod::default()))).reading(proc.path());
         let error = peers.identify(&evidence(peer)).await.unwrap_err();
         assert!(matches!(&error, IdentifyError::Refused { .. }) && error.to_string().contains(reason), "{error}");
+    }
+}
+
+/// Whoever may create pods chooses the user that they run as.
+#[tokio::test]
+async fn a_pod_is_no_user_of_the_node() {
+    let in_pod = format!("1:pids:/kubepods/burstable/pod{UID}/x\n");
+    let (of_node, known) = ("0::/system.slice/envoy.service\n", peer(7, 7));
+    let unseen = UnixPeer { pid: Some(0), started: None, ..known };
+    for (peer, started, cgroups, with_pods, refused) in [
+        (known, 700, of_node, true, None),
+        (known, 700, of_node, false, None),
+        (known, 700, in_pod.as_str(), true, Some("may be a pod's")),
+        (known, 700, &in_pod, false, Some("may be a pod's")),
+        // Where there are pods, who cannot be seen may be one. Elsewhere, the server may be in a container of its own.
+        (unseen, 700, of_node, true, Some("hostPID")),
+        (UnixPeer { pid: None, started: None, ..known }, 700, of_node, true, Some("hostPID")),
+        (unseen, 700, of_node, false, None),
+        // It could be seen, and has gone.
+        (UnixPeer { started: None, ..known }, 700, of_node, false, Some("gone")),
+        (UnixPeer { pid: Some(43), ..known }, 700, of_node, false, Some("gone")),
+        (known, 701, of_node, false, Some("another's")),
+    ] {
+        let proc = proc(started, cgroups);
+        let rules = [rule(Some(7), None, "web")].into_iter().chain(with_pods.then(|| pods(Some(8))));
+        let peers = UnixPeers::new(rules.collect(), Some(Arc::new(OnePod::default()))).reading(proc.path());
+        match (peers.identify(&evidence(peer)).await, refused) {
+            (Ok(proof), None) => assert_eq!(proof.unwrap().workload.name.as_deref(), Some("web")),
+            (Err(error @ IdentifyError::Refused { .. }), Some(reason)) if error.to_string().contains(reason) => {}
+            (other, _) => panic!("{peer:?} {cgroups}: {other:?}"),
+        }
     }
 }
 

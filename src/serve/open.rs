@@ -204,8 +204,7 @@ pub(super) fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Sta
     Ok(Evidence {
         address: peer.address,
         bearer_token,
-        peer_certificates: peer.certificates.to_vec(),
-        client_ca: peer.client_ca.clone(),
+        client_certificate: peer.certificate.clone(),
         unix_peer: peer.unix,
     })
 }

@@ -204,7 +204,7 @@ impl Authenticate for FakeAuthenticate {
                 token
             }
             Some(token) => token,
-            None if evidence.unix_peer.is_some() || !evidence.peer_certificates.is_empty() => "web".to_owned(),
+            None if evidence.unix_peer.is_some() || evidence.client_certificate.is_some() => "web".to_owned(),
             None => return Err(IdentifyError::NoEvidence("no token".to_owned())),
         };
         Ok(Some(Proof {

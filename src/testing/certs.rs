@@ -105,6 +105,11 @@ impl TestCa {
 
     /// A list, PEM, of these certificates as revoked, until `next_update`.
     pub(crate) fn crl(&self, revoked: &[&Certificate], next_update: Timestamp) -> String {
+        self.crl_from(timestamp(FROM), revoked, next_update)
+    }
+
+    /// The same, made at `this_update`.
+    pub(crate) fn crl_from(&self, this_update: Timestamp, revoked: &[&Certificate], next_update: Timestamp) -> String {
         let revoked = revoked.iter().map(|certificate| RevokedCertParams {
             serial_number: SerialNumber::from(hex::decode(certificate.serial()).unwrap()),
             revocation_time: offset(timestamp(FROM)),
@@ -112,7 +117,7 @@ impl TestCa {
             invalidity_date: None,
         });
         let params = CertificateRevocationListParams {
-            this_update: offset(timestamp(FROM)),
+            this_update: offset(this_update),
             next_update: offset(next_update),
             crl_number: SerialNumber::from(1),
             issuing_distribution_point: None,

@@ -40,9 +40,16 @@ pub fn identity(
     // Whom none selects, and for whom no backend is enabled, is let in all the same: it learns whom to trust, and nobody signs
     // for it ([`MeshPolicy::signer`] is `None`). So trust can be everywhere before the first certificate is.
     let policy = mesh.identity_for(&labels);
+    let spiffe_id = spiffe_id::of(mesh, policy.map(Arc::as_ref), &subject, zone)?;
+    // A mesh may have several trust domains, whose issuers need not trust each other: what is proven in one is nobody in another.
+    if let Some(proven) = proof.trust_domain.as_deref().filter(|domain| *domain != spiffe_id.trust_domain_name()) {
+        let given = spiffe_id.trust_domain_name();
+        let reason = format!("it is proven in the trust domain {proven:?}, and policy gives it an ID in {given:?}");
+        return Err(IdentifyError::Forbidden(reason));
+    }
     Ok(Identity {
         mesh: mesh.name.clone(),
-        spiffe_id: spiffe_id::of(mesh, policy.map(Arc::as_ref), &subject, zone)?,
+        spiffe_id,
         identity_policy: policy.map(|policy| policy.name.clone()),
         instance: instance::of(proof, &mesh.name, node),
         workload: proof.workload.clone(),

@@ -141,7 +141,7 @@ fn all_that_name_a_mesh_must_agree() {
     };
     for (token, domain, label, default, expected) in [
         (Some("prod"), None, None, None, Ok("prod")),
-        (None, Some("prod.example"), None, None, Ok("prod")),
+        (None, Some("prod.example"), None, None, Err("proven in the trust domain \"prod.example\", and policy gives")),
         (None, Some("test"), None, None, Ok("test")),
         (None, None, Some("test"), None, Ok("test")),
         (None, None, Some("test"), Some("prod"), Ok("test")),
@@ -173,6 +173,31 @@ fn all_that_name_a_mesh_must_agree() {
         [proof(Some("gone"), named("web")), Proof { standing: read(Some("gone"), &[]), ..proof(None, named("web")) }]
     {
         expect(id(&stray, &policies(&["default"])), Err("no mesh \"gone\" with mTLS on"));
+    }
+}
+
+#[test]
+fn what_is_proven_in_one_trust_domain_has_no_id_in_another() {
+    let identities = vec![identity_policy("edge", &[("tier", "edge")], "edge.example", None)];
+    let classic = MeshPolicy::classic("default".into(), "".into(), Vec::new());
+    let meshes = set([MeshPolicy { identities, ..classic }]);
+    for (domain, tier, expected) in [
+        ("default", None, Ok("spiffe://default/db")),
+        ("edge.example", Some("edge"), Ok("spiffe://edge.example/db")),
+        (
+            "edge.example",
+            None,
+            Err("proven in the trust domain \"edge.example\", and policy gives it an ID in \"default\""),
+        ),
+        (
+            "default",
+            Some("edge"),
+            Err("proven in the trust domain \"default\", and policy gives it an ID in \"edge.example\""),
+        ),
+    ] {
+        let labels = labels(tier.map(|tier| ("tier", tier)));
+        let proof = Proof { trust_domain: Some(domain.into()), labels, ..proof(None, named("db")) };
+        expect(id(&proof, &meshes), expected);
     }
 }
 

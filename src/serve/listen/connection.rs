@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
-use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -19,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::places::ConnectionPlace;
 use crate::identify::client_ca::ClientCaWatch;
+use crate::identify::client_certificate::ClientChain;
 use crate::identify::{UnixPeer, process};
 
 /// What a connection proves about its peer. It is in the extensions of every call.
@@ -26,10 +26,8 @@ use crate::identify::{UnixPeer, process};
 pub struct Peer {
     /// Where it comes from; `None` for a unix socket.
     pub address: Option<SocketAddr>,
-    /// Its certificate chain, verified against the listener's client CA; empty if it has shown none.
-    pub certificates: Arc<[CertificateDer<'static>]>,
-    /// That client CA, as it is at any time; `None` if no certificate was shown.
-    pub client_ca: Option<ClientCaWatch>,
+    /// Its certificate chain, if it has shown one; all streams of the connection live by this one.
+    pub certificate: Option<Arc<ClientChain>>,
     /// The credentials of the peer of a unix socket.
     pub unix: Option<UnixPeer>,
     /// Closes the connection when cancelled.
@@ -67,9 +65,15 @@ pub struct Connection {
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     /// `None` once the peer has spoken.
     silence: Option<Silence>,
-    /// Whom its listener verifies client certificates against.
-    client_ca: Option<ClientCaWatch>,
+    proven: Proven,
     _place: Option<ConnectionPlace>,
+}
+
+/// What the transport has proven of the peer, read once, when the connection was made.
+#[derive(Debug, Default)]
+struct Proven {
+    certificate: Option<Arc<ClientChain>>,
+    unix: Option<UnixPeer>,
 }
 
 #[derive(Debug)]
@@ -98,17 +102,36 @@ impl Connection {
         let end = CancellationToken::new();
         let ended = Box::pin(end.clone().cancelled_owned());
         let limit = Box::pin(tokio::time::sleep_until(deadline));
-        Self { io, end, ended, silence: Some(Silence { missing: PREFACE, limit }), client_ca: None, _place: None }
+        let silence = Some(Silence { missing: PREFACE, limit });
+        Self { io, end, ended, silence, proven: Proven::default(), _place: None }
+    }
+
+    /// One of a unix socket, to be made as soon as it is accepted: by the time that its peer speaks, the number of the process
+    /// that connected may be another's. `proc` is where the kernel tells of processes.
+    pub(super) fn unix(stream: UnixStream, deadline: Instant, proc: &Path) -> Self {
+        let peer = |peer: tokio::net::unix::UCred| UnixPeer {
+            uid: peer.uid(),
+            gid: peer.gid(),
+            pid: peer.pid(),
+            started: peer.pid().and_then(|pid| process::started(proc, pid)),
+        };
+        let unix = stream.peer_cred().ok().map(peer);
+        let connection = Self::new(Io::Unix(stream), deadline);
+        Self { proven: Proven { unix, ..Proven::default() }, ..connection }
+    }
+
+    /// One of TLS. `client_ca` is what the peer's certificate was verified against, if it has shown one.
+    pub(super) fn tls(stream: TlsStream<TcpStream>, deadline: Instant, client_ca: Option<ClientCaWatch>) -> Self {
+        let (_, session) = stream.get_ref();
+        let shown = session.peer_certificates().filter(|chain| !chain.is_empty()).zip(client_ca);
+        let certificate = shown.map(|(chain, client_ca)| Arc::new(ClientChain::new(chain.to_vec(), client_ca)));
+        let connection = Self::new(Io::Tls(Box::new(stream)), deadline);
+        Self { proven: Proven { certificate, ..Proven::default() }, ..connection }
     }
 
     /// The connection with the place that it has.
     pub(super) fn at(self, place: Option<ConnectionPlace>) -> Self {
         Self { _place: place, ..self }
-    }
-
-    /// The connection with what its certificate was verified against, if it has shown one.
-    pub(super) fn verified_by(self, client_ca: Option<ClientCaWatch>) -> Self {
-        Self { client_ca, ..self }
     }
 
     /// An error once it has been ended from within. HTTP/2 always reads or writes, so one of these is always waiting.
@@ -135,31 +158,20 @@ impl Connection {
 impl Connection {
     /// What there is to know of the peer; the connection is to end when `shutdown` begins.
     pub(super) fn peer(&self, shutdown: &CancellationToken) -> Peer {
-        let base = Peer { end: self.end.clone(), leave: shutdown.child_token(), ..Peer::default() };
-        match &self.io {
-            Io::Plain(stream) => Peer { address: stream.peer_addr().ok(), ..base },
-            Io::Tls(stream) => {
-                let (stream, session) = stream.get_ref();
-                let certificates = session.peer_certificates().unwrap_or_default();
-                Peer {
-                    address: stream.peer_addr().ok(),
-                    certificates: certificates.into(),
-                    client_ca: self.client_ca.clone().filter(|_| !certificates.is_empty()),
-                    ..base
-                }
-            }
-            Io::Unix(stream) => {
-                let peer = |peer: tokio::net::unix::UCred| UnixPeer {
-                    uid: peer.uid(),
-                    gid: peer.gid(),
-                    pid: peer.pid(),
-                    // Now, as the number may be another process's by the time that somebody asks.
-                    started: peer.pid().and_then(|pid| process::started(Path::new(process::PROC), pid)),
-                };
-                Peer { unix: stream.peer_cred().ok().map(peer), ..base }
-            }
+        let address = match &self.io {
+            Io::Plain(stream) => stream.peer_addr().ok(),
+            Io::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Io::Unix(_) => None,
             #[cfg(test)]
-            Io::Memory(_) => base,
+            Io::Memory(_) => None,
+        };
+        Peer {
+            address,
+            certificate: self.proven.certificate.clone(),
+            unix: self.proven.unix,
+            end: self.end.clone(),
+            leave: shutdown.child_token(),
+            ..Peer::default()
         }
     }
 }
@@ -232,7 +244,23 @@ mod tests {
 
     fn pair() -> (UnixStream, Connection) {
         let (peer, ours) = UnixStream::pair().unwrap();
-        (peer, Connection::new(Io::Unix(ours), Instant::now() + Duration::from_secs(10)))
+        (peer, Connection::unix(ours, Instant::now() + Duration::from_secs(10), Path::new(process::PROC)))
+    }
+
+    /// What the number of the process means later does not count.
+    #[tokio::test]
+    async fn the_peer_is_the_process_that_there_was_when_the_connection_was_made() {
+        let proc = tempfile::tempdir().unwrap();
+        let process = proc.path().join(std::process::id().to_string());
+        std::fs::create_dir(&process).unwrap();
+        let began =
+            |at: u64| std::fs::write(process.join("stat"), format!("1 (a) S {}{at} 0\n", "0 ".repeat(18))).unwrap();
+        began(700);
+        let (_peer, ours) = UnixStream::pair().unwrap();
+        let connection = Connection::unix(ours, Instant::now() + Duration::from_secs(10), proc.path());
+        began(701);
+        let peer = connection.peer(&CancellationToken::new());
+        assert_eq!(peer.unix.unwrap().started, Some(700));
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Io};
+use super::connection::Connection;
 use super::places::ConnectionPlace;
 use crate::identify::client_ca::ClientCaWatch;
 use crate::runtime::tasks::Tasks;
@@ -74,9 +74,9 @@ impl Handshakes {
             match place.given_up.run_until_cancelled(handshake).await {
                 Some(Ok(Ok(stream))) => {
                     drop(place);
-                    let made = Connection::new(Io::Tls(Box::new(stream)), deadline).at(connection);
+                    let made = Connection::tls(stream, deadline, client_ca).at(connection);
                     // An error means that the server is gone.
-                    drop(accepted.send(made.verified_by(client_ca)).await);
+                    drop(accepted.send(made).await);
                 }
                 Some(Ok(Err(error))) => tracing::debug!(?peer, %error, "TLS handshake failed"),
                 Some(Err(_elapsed)) => tracing::debug!(?peer, "TLS handshake took too long"),

@@ -124,7 +124,8 @@ async fn tls_and_its_reload_without_dropping_a_stream() {
     let io = connect(&address, &old, Some((certificate.clone(), key))).await.unwrap();
     let (_requests, mut responses) = subscribe(io).await;
     next(&mut responses).await;
-    assert_eq!(server.authenticate.seen.lock().unwrap()[0].peer_certificates, [certificate]);
+    let shown = server.authenticate.seen.lock().unwrap()[0].client_certificate.clone().unwrap();
+    assert_eq!(shown.certificates(), [certificate]);
 
     // Without a client certificate the handshake is fine: who it is, others decide.
     connect(&address, &old, None).await.unwrap();
@@ -170,7 +171,8 @@ async fn revocation_lists_are_read_again_for_those_who_come_and_those_who_are_th
     let io = connect(&address, &ca, Some((certificate.clone(), key.clone_key()))).await.unwrap();
     let (_requests, mut responses) = subscribe(io).await;
     next(&mut responses).await;
-    let mut judge = server.authenticate.seen.lock().unwrap()[0].client_ca.clone().unwrap();
+    let shown = server.authenticate.seen.lock().unwrap()[0].client_certificate.clone().unwrap();
+    let mut judge = shown.client_ca().clone();
     let chain = [certificate.clone()];
     let accepts =
         |judge: &crate::identify::client_ca::ClientCaWatch| judge.borrow().verify(&chain, Clock::system().now());

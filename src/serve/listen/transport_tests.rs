@@ -199,9 +199,9 @@ async fn item_15_headers_that_say_who_somebody_is_change_nothing() {
     assert_eq!(seen.len(), tokens.len());
     for (evidence, token) in seen.iter().zip(tokens) {
         // All fields, so that a new one is looked at here.
-        let Evidence { address, bearer_token, peer_certificates, client_ca, unix_peer } = evidence;
+        let Evidence { address, bearer_token, client_certificate, unix_peer } = evidence;
         assert_eq!((*address, bearer_token.as_ref().map(|token| token.expose())), (Some(from), token));
-        assert!(peer_certificates.is_empty() && client_ca.is_none() && unix_peer.is_none());
+        assert!(client_certificate.is_none() && unix_peer.is_none());
     }
     let streams = server.service.roster().snapshot();
     let [honest, lying] = streams.as_slice() else { panic!("{streams:?}") };

@@ -9,9 +9,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::connection::{Connection, Io};
+use super::connection::Connection;
 use super::places::ConnectionPlaces;
 use super::{HELLO, accept_failed};
+use crate::identify::process;
 
 /// Removed when dropped, if it is still this server's.
 #[derive(Debug)]
@@ -95,7 +96,7 @@ pub(super) async fn accept(
         match socket.accept().await {
             // An error means that the server is gone, which the loop notices.
             Ok((stream, _)) => {
-                let connection = Connection::new(Io::Unix(stream), Instant::now() + HELLO).at(place);
+                let connection = Connection::unix(stream, Instant::now() + HELLO, Path::new(process::PROC)).at(place);
                 drop(accepted.send(connection).await);
             }
             Err(error) => accept_failed(&error).await,

@@ -1,0 +1,149 @@
+use super::*;
+use crate::testing::certs::{LeafOptions, TestCa, timestamp};
+
+const NOW: i64 = 1_800_000_000;
+const LATER: i64 = 1_800_050_000;
+
+fn client_ca(ca: &TestCa, crl: Option<&str>) -> ClientCa {
+    client_cas(&[ca], crl.unwrap_or_default())
+}
+
+/// Without a list if `crl` is empty.
+fn client_cas(cas: &[&TestCa], crl: &str) -> ClientCa {
+    let pem: String = cas.iter().map(|ca| ca.certificate().pem()).collect();
+    ClientCa::from_pem(pem.as_bytes(), Some(crl.as_bytes()).filter(|crl| !crl.is_empty())).unwrap()
+}
+
+fn leaf(uris: &[&str]) -> LeafOptions {
+    LeafOptions { uris: Some(uris.iter().map(ToString::to_string).collect()), ..LeafOptions::default() }
+}
+
+fn web(ca: &TestCa) -> Certificate {
+    ca.leaf(&leaf(&["spiffe://prod/web"]))
+}
+
+/// What `judge` says of a leaf and the intermediates shown with it.
+fn verdict(judge: &ClientCa, chain: &[&Certificate]) -> Result<(), String> {
+    let chain: Vec<_> = chain.iter().map(|certificate| certificate.der().clone()).collect();
+    judge.verify(&chain, timestamp(NOW))
+}
+
+#[track_caller]
+fn is_revoked(judge: &ClientCa, chain: &[&Certificate]) {
+    assert!(verdict(judge, chain).unwrap_err().contains("Revoked"));
+}
+
+/// `cat old.crl new.crl`, in whatever order; also where the old one has ended.
+#[test]
+fn of_several_lists_of_an_issuer_the_newest_counts() {
+    let (ca, next) = (TestCa::root("clients"), timestamp(LATER));
+    let (first, second) = (web(&ca), web(&ca));
+    for old_end in [next, timestamp(NOW - 1)] {
+        let old = ca.crl_from(timestamp(NOW - 500), &[&second], old_end);
+        let new = ca.crl_from(timestamp(NOW - 400), &[&first], next);
+        for lists in [old.clone() + &new, new.clone() + &old] {
+            let judge = client_ca(&ca, Some(&lists));
+            is_revoked(&judge, &[&first]);
+            assert_eq!(verdict(&judge, &[&second]), Ok(()), "it was only on hold");
+            assert!(judge.ended(timestamp(NOW)).is_empty());
+            assert_eq!(judge.next_end(timestamp(NOW)), Some(next));
+        }
+    }
+    // Which of two of the same age is meant cannot be told.
+    let judge = client_ca(&ca, Some(&(ca.crl(&[&second], next) + &ca.crl(&[&first], next))));
+    is_revoked(&judge, &[&first]);
+    is_revoked(&judge, &[&second]);
+}
+
+/// A CA that changes its key has two certificates and two lists for a while.
+#[test]
+fn each_key_of_a_ca_has_its_own_list() {
+    let next = timestamp(LATER);
+    let (old, new) = (TestCa::root("clients"), TestCa::root("clients"));
+    let [old_good, old_bad, new_good, new_bad] = [&old, &old, &new, &new].map(web);
+    let (of_old, of_new) = (old.crl(&[&old_bad], next), new.crl(&[&new_bad], next));
+    for lists in [of_old.clone() + &of_new, of_new + &of_old] {
+        for cas in [[&old, &new], [&new, &old]] {
+            let judge = client_cas(&cas, &lists);
+            for good in [&old_good, &new_good] {
+                assert_eq!(verdict(&judge, &[good]), Ok(()));
+            }
+            for bad in [&old_bad, &new_bad] {
+                is_revoked(&judge, &[bad]);
+            }
+        }
+    }
+    // One of them has made no list yet.
+    let judge = client_cas(&[&old, &new], &of_old);
+    assert_eq!(verdict(&judge, &[&new_bad]), Ok(()));
+    is_revoked(&judge, &[&old_bad]);
+}
+
+#[test]
+fn each_key_of_an_intermediate_has_its_own_list() {
+    let (root, next) = (TestCa::root("clients"), timestamp(LATER));
+    let [old, new, without] = ["below"; 3].map(|name| root.intermediate(name));
+    let [old_good, old_bad, new_good, new_bad] = [&old, &old, &new, &new].map(web);
+    let lists = new.crl_from(timestamp(NOW - 400), &[&new_bad], next) + &old.crl(&[&old_bad], next);
+    let judge = client_ca(&root, Some(&lists));
+    for (good, bad, issuer) in [(&old_good, &old_bad, &old), (&new_good, &new_bad, &new)] {
+        assert_eq!(verdict(&judge, &[good, issuer.certificate()]), Ok(()));
+        is_revoked(&judge, &[bad, issuer.certificate()]);
+    }
+    // Its list may be broken, or forged.
+    let error = verdict(&judge, &[&web(&without), without.certificate()]).unwrap_err();
+    assert!(error.contains("BadSignature"), "{error}");
+    assert_eq!(judge.lists_of_others().len(), 2);
+    assert!(client_ca(&root, Some(&root.crl(&[], next))).lists_of_others().is_empty());
+}
+
+/// The same CA by two ways: shown as an intermediate, its list counts as well.
+#[test]
+fn a_list_counts_on_every_way_to_its_issuer() {
+    let (root, next) = (TestCa::root("root"), timestamp(LATER));
+    let below = root.intermediate("below");
+    let (good, bad) = (web(&below), web(&below));
+    for cas in [vec![&root], vec![&below], vec![&root, &below]] {
+        let judge = client_cas(&cas, &below.crl(&[&bad], next));
+        assert_eq!(verdict(&judge, &[&good, below.certificate()]), Ok(()));
+        is_revoked(&judge, &[&bad, below.certificate()]);
+    }
+}
+
+#[test]
+fn revocation_lists() {
+    let (root, next) = (TestCa::root("clients"), timestamp(LATER));
+    let intermediate = root.intermediate("below");
+    let leaf = intermediate.leaf(&leaf(&["spiffe://prod/web"]));
+    let chain = [leaf.der().clone(), intermediate.certificate().der().clone()];
+    let verdict = |crl: &str, at: i64| client_ca(&root, Some(crl)).verify(&chain, timestamp(at));
+    // The issuer has no list here: not revoked.
+    assert_eq!(verdict(&root.crl(&[], next), NOW), Ok(()));
+    assert_eq!(verdict(&intermediate.crl(&[], next), NOW), Ok(()));
+    assert!(verdict(&intermediate.crl(&[&leaf], next), NOW).unwrap_err().contains("Revoked"));
+    // The whole path is looked at, and all lists.
+    let both = intermediate.crl(&[], next) + &root.crl(&[intermediate.certificate()], next);
+    assert!(verdict(&both, NOW).unwrap_err().contains("Revoked"));
+    // A list that has ended says nothing of anybody.
+    assert!(verdict(&root.crl(&[], next), LATER + 1).unwrap_err().contains("expired"));
+    let judge = client_ca(&root, Some(&root.crl(&[], next)));
+    assert_eq!(judge.next_end(timestamp(NOW)), Some(next));
+    assert_eq!((judge.next_end(next), judge.ended(next).len(), judge.ended(timestamp(NOW)).len()), (None, 1, 0));
+}
+
+#[test]
+fn revocation_lists_that_are_no_good() {
+    let (ca, namesake) = (TestCa::root("clients"), TestCa::root("clients"));
+    let next = timestamp(LATER);
+    let pem = ca.certificate().pem();
+    let load =
+        |crl: &str| ClientCa::from_pem(pem.as_bytes(), Some(crl.as_bytes())).map(drop).map_err(|e| e.to_string());
+    assert_eq!(load(&ca.crl(&[], next)), Ok(()));
+    assert_eq!(load(&TestCa::root("another").crl(&[], next)), Ok(()), "it may be an intermediate's");
+    assert!(load("").unwrap_err().contains("no PEM block"));
+    assert!(load(&pem).unwrap_err().contains("no PEM block"));
+    assert!(load(&namesake.crl(&[], next)).unwrap_err().contains("has not signed it"));
+    let broken = ca.crl(&[], next) + "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
+    assert!(load(&broken).unwrap_err().contains("revocation list 2"), "{:?}", load(&broken));
+    assert!(ClientCa::from_pem(b"", None).unwrap_err().to_string().contains("CERTIFICATE"));
+}

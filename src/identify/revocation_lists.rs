@@ -1,0 +1,212 @@
+//! Revocation lists of client certificates (RFC 5280 §5). Pure.
+//!
+//! A list counts for the certificates of an issuer that has its name and whose key has signed it: during a change of its key, a
+//! CA has two of each. Of several lists with the same scope the newest counts; of several scopes (`issuingDistributionPoint`)
+//! all do, whatever certificate they are meant for, since serial numbers are an issuer's.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateRevocationListDer, UnixTime};
+use webpki::{CertRevocationList, Error, OwnedCertRevocationList};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::num_bigint::BigUint;
+use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+use crate::model::certificate::Certificate;
+
+/// All that there are.
+#[derive(Debug, Default)]
+pub(super) struct RevocationLists(Vec<List>);
+
+struct List {
+    der: CertificateRevocationListDer<'static>,
+    content: CertRevocationList<'static>,
+    /// For people.
+    issuer: String,
+    age: Age,
+    /// When the next one is due (§5.1.2.5).
+    next_update: Timestamp,
+    signer: Signer,
+    /// The keys of issuers that were met, and whether they have signed it. No others are asked about than those of CAs that the
+    /// client CA vouches for.
+    met: Mutex<HashMap<Vec<u8>, bool>>,
+}
+
+/// Of two, the newer one is greater.
+type Age = (Timestamp, Option<BigUint>);
+
+/// Who has signed a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Signer {
+    /// A CA that is known, by its public key.
+    Ca(Vec<u8>),
+    /// Somebody whose name no known CA has: an intermediate, or nobody of ours. It may say which key.
+    Other(Option<Vec<u8>>),
+}
+
+/// An issuer on a verified path.
+#[derive(Clone, Copy)]
+pub(super) struct Issuer<'a> {
+    /// Its public key, DER.
+    pub(super) public_key: &'a [u8],
+    /// Whether it may sign lists.
+    pub(super) may_sign: bool,
+}
+
+impl RevocationLists {
+    /// From PEM, which must have a list in it; `cas` are the client CAs. A broken list spoils the whole.
+    ///
+    /// # Errors
+    /// What is wrong; also that a CA of the list's name has not signed it: that would be an attack or a mistake.
+    pub(super) fn from_pem(pem: &[u8], cas: &[Certificate]) -> Result<Self, String> {
+        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+        let lists = lists.map_err(|error| format!("is not valid PEM: {error}"))?;
+        if lists.is_empty() {
+            return Err("no PEM block `-----BEGIN X509 CRL-----` in it".to_owned());
+        }
+        let read = |(index, der)| List::read(der, cas).map_err(|why| format!("revocation list {}: {why}", index + 1));
+        lists.into_iter().enumerate().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// When the next one ends.
+    pub(super) fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
+        self.current().map(|list| list.next_update).filter(|end| *end > now).min()
+    }
+
+    /// The issuers whose lists have ended.
+    pub(super) fn ended(&self, now: Timestamp) -> Vec<&str> {
+        self.current().filter(|list| list.next_update <= now).map(|list| list.issuer.as_str()).collect()
+    }
+
+    /// The issuers of lists that are no client CA's.
+    pub(super) fn of_others(&self) -> Vec<&str> {
+        let others = self.current().filter(|list| matches!(list.signer, Signer::Other(_)));
+        others.map(|list| list.issuer.as_str()).collect()
+    }
+
+    /// Whether a certificate with this serial number and issuer (DER, as webpki has them) is good.
+    pub(super) fn check(&self, name: &[u8], serial: &[u8], issuer: Issuer<'_>, now: UnixTime) -> Result<(), Error> {
+        let of_name: Vec<&List> = self.0.iter().filter(|list| list.content.issuer() == name).collect();
+        let of_key: Vec<&List> = of_name.iter().copied().filter(|list| list.is_signed_by(issuer)).collect();
+        // A CA without a list has revoked nobody, and one by its name may have another key; but a list that nobody known has
+        // signed may be meant for it.
+        if of_key.is_empty() && of_name.iter().any(|list| matches!(list.signer, Signer::Other(_))) {
+            return Err(Error::InvalidCrlSignatureForPublicKey);
+        }
+        let newest = of_key.iter().filter(|list| !of_key.iter().any(|other| other.is_newer_than(list)));
+        newest.copied().try_for_each(|list| list.check(serial, now))
+    }
+
+    /// Those that no other has taken the place of.
+    fn current(&self) -> impl Iterator<Item = &List> {
+        self.0.iter().filter(|list| !self.0.iter().any(|other| other.replaces(list)))
+    }
+}
+
+impl List {
+    fn read(der: CertificateRevocationListDer<'static>, cas: &[Certificate]) -> Result<Self, String> {
+        let content = OwnedCertRevocationList::from_der(&der).map_err(|error| error.to_string())?;
+        let (_, list) = CertificateRevocationList::from_der(&der).map_err(|error| error.to_string())?;
+        let timestamp = |seconds| Timestamp::from_second(seconds).map_err(|error| error.to_string());
+        let next_update = list.next_update().ok_or("it does not say when the next one is due (nextUpdate)")?;
+        Ok(Self {
+            issuer: list.issuer().to_string(),
+            age: (timestamp(list.last_update().timestamp())?, list.crl_number().cloned()),
+            next_update: timestamp(next_update.timestamp())?,
+            signer: signer(&list, cas)?,
+            content: content.into(),
+            met: Mutex::default(),
+            der,
+        })
+    }
+
+    fn is_newer_than(&self, other: &Self) -> bool {
+        self.content.issuing_distribution_point() == other.content.issuing_distribution_point() && self.age > other.age
+    }
+
+    /// Whether nobody needs the other one any more.
+    fn replaces(&self, other: &Self) -> bool {
+        self.content.issuer() == other.content.issuer()
+            && self.signer == other.signer
+            && self.signer != Signer::Other(None)
+            && self.is_newer_than(other)
+    }
+
+    fn is_signed_by(&self, issuer: Issuer<'_>) -> bool {
+        if let Signer::Ca(key) = &self.signer {
+            return key == issuer.public_key;
+        }
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        let verify = || {
+            let (_, key) = SubjectPublicKeyInfo::from_der(issuer.public_key).ok()?;
+            let (_, list) = CertificateRevocationList::from_der(&self.der).ok()?;
+            list.verify_signature(&key).ok()
+        };
+        issuer.may_sign && *met.entry(issuer.public_key.to_vec()).or_insert_with(|| verify().is_some())
+    }
+
+    fn check(&self, serial: &[u8], now: UnixTime) -> Result<(), Error> {
+        let next_update = u64::try_from(self.next_update.as_second()).unwrap_or_default();
+        if next_update <= now.as_secs() {
+            let next_update = UnixTime::since_unix_epoch(std::time::Duration::from_secs(next_update));
+            return Err(Error::CrlExpired { time: now, next_update });
+        }
+        match self.content.find_serial(serial)? {
+            Some(_) => Err(Error::CertRevoked),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Intermediates, which are shown with the certificates and not known here, have lists too; those are verified with them.
+fn signer(list: &CertificateRevocationList<'_>, cas: &[Certificate]) -> Result<Signer, String> {
+    let mut problem = None;
+    for ca in cas {
+        let (_, parsed) = X509Certificate::from_der(ca.der()).map_err(|error| error.to_string())?;
+        if parsed.subject().as_raw() != list.issuer().as_raw() {
+            continue;
+        }
+        if let Err(error) = list.verify_signature(parsed.public_key()) {
+            problem = Some(format!("has not signed it ({error})"));
+        } else if may_sign_lists(&parsed) {
+            return Ok(Signer::Ca(ca.public_key().to_vec()));
+        } else {
+            problem = Some("may not sign such lists (its key usage has no cRLSign)".to_owned());
+        }
+    }
+    match problem {
+        Some(problem) => Err(format!("the CA {} {problem}", list.issuer())),
+        None => Ok(Signer::Other(named_key(list))),
+    }
+}
+
+/// Whether a CA may sign lists (§4.2.1.3).
+pub(super) fn may_sign_lists(ca: &X509Certificate<'_>) -> bool {
+    ca.key_usage().ok().flatten().is_none_or(|usage| usage.value.crl_sign())
+}
+
+/// The key that a list says it is signed with (§5.2.1).
+fn named_key(list: &CertificateRevocationList<'_>) -> Option<Vec<u8>> {
+    const AUTHORITY_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 35];
+    let is_it = |oid: &x509_parser::der_parser::Oid<'_>| {
+        oid.iter().is_some_and(|arcs| arcs.eq(AUTHORITY_KEY_IDENTIFIER.iter().copied()))
+    };
+    list.extensions().iter().find(|extension| is_it(&extension.oid)).map(|extension| extension.value.to_vec())
+}
+
+impl fmt::Debug for List {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { issuer, next_update, .. } = self;
+        f.debug_struct("List").field("issuer", issuer).field("next_update", next_update).finish_non_exhaustive()
+    }
+}
