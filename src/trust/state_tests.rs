@@ -260,3 +260,18 @@ fn another_issuer_behind_the_same_name_has_said_nothing() {
     state.hear(&key("default", "cm"), good(&TestCa::root("Two")));
     assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=Two"]);
 }
+
+#[test]
+fn a_mesh_with_very_many_cas_has_all_of_them() {
+    let mut state = TrustState::default();
+    state.set_policies(policies(&[("default", &["a", "b"])]));
+    let many = |of: &str| {
+        let cas = (0..150).map(|number| TestCa::root(&format!("{of}{number}")).certificate().clone());
+        Answer::Good(Arc::new(Bundle::from_certificates(cas).unwrap()))
+    };
+    state.hear(&key("default", "a"), many("A"));
+    state.hear(&key("default", "b"), many("B"));
+    assert_eq!(trusted(&mut state, "default").unwrap().len(), 300);
+    let set = state.bundles(timestamp(1_800_000_000));
+    assert_eq!(set.of("default", "default").unwrap().certificates().len(), 300);
+}
