@@ -185,7 +185,10 @@ impl Worker {
             },
             RootNews::Learned { root, needed_until } => {
                 let Some(issuer) = root_issuer(&backend.kind) else { return };
-                if self.learned.roots(&key).observe(&root, needed_until, &issuer) {
+                // Another replica may have issued under the root before until a moment ago.
+                let others_until = self.clock.now().saturating_add(backend.longest_leaf()).unwrap_or(Timestamp::MAX);
+                let roots = self.learned.roots(&key);
+                if roots.keep_replaced(&root, others_until) | roots.observe(&root, needed_until, &issuer) {
                     self.to_keep.insert(key.clone());
                 }
                 // What is learned is asked of `learned` each time, since it ends with time.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::policy::{Backend, IssuerRef, MeshPolicy};
+use crate::model::policy::{Backend, DataSource, IssuerRef, MeshPolicy, ProvidedCa};
 use crate::model::secrets::{MeshSecrets, SecretBytes};
 use crate::testing::certs::{TestCa, timestamp};
 
@@ -217,4 +217,47 @@ async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_a
     assert_eq!(kept(), [true, true], "what lists it may still be under way");
     some_looks().await;
     assert_eq!(kept(), [true, false]);
+}
+
+/// A mesh of one provided CA whose leaves live for ten hours.
+fn given_by_user() -> Arc<PolicySet> {
+    let mut all = PolicySet::clone(&policies(&[("default", CaSource::Issuer)]));
+    let mut policy = MeshPolicy::clone(&all.meshes["default"]);
+    let backend = Arc::make_mut(&mut policy.backends[0]);
+    backend.leaf_lifetime = Some(Duration::from_secs(10 * 3600));
+    let secret = |name: &str| DataSource::Secret(name.into());
+    let (certificate, private_key) = (secret("crt"), secret("key"));
+    backend.kind = BackendKind::Provided(ProvidedCa { certificate, private_key, allow_self_signed: true });
+    all.meshes.insert("default".into(), Arc::new(policy));
+    Arc::new(all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_ca_stays_for_as_long_as_leaves_of_other_replicas_may_live() {
+    let rig = Rig::start(given_by_user(), MeshSecrets::default());
+    let backend = given_by_user().meshes["default"].backends[0].clone();
+    // This replica has issued nothing.
+    let named = |root: &TestCa| {
+        let news = RootNews::Learned { root: root.certificate().clone(), needed_until: timestamp(1_800_000_000) };
+        rig.store.publish(&"default".into(), &backend, news);
+    };
+    let hours = |hours: u64| tokio::time::sleep(Duration::from_secs(hours * 3600));
+    // It may have been replaced long after it was first told of.
+    named(&TestCa::root("Old"));
+    hours(20).await;
+    let new = TestCa::root("New");
+    named(&new);
+    hours(9).await;
+    named(&new);
+    let trusted = rig.store.of("default");
+    assert_eq!(cas(&trusted), ["CN=Old", "CN=New"]);
+    hours(3).await;
+    assert_eq!(cas(&trusted), ["CN=New"]);
+
+    let ends = TestCa::root_until("Ends", timestamp(1_800_000_000 + 33 * 3600));
+    named(&ends);
+    rig.settle().await;
+    named(&new);
+    hours(3).await;
+    assert_eq!(cas(&trusted), ["CN=New"], "it was over before its leaves could be");
 }
