@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::domains::TrustDomains;
 use super::learned::LearnedStore;
 use super::per_mesh::PerMesh;
+use super::record::Record;
 use super::state::{Answer, SourceKey, Trouble, TrustState};
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::bundle_set::BundleSet;
@@ -68,8 +69,10 @@ impl TrustStore {
         };
         let state_dir = sources.state_dir.as_path().into();
         let store = Self { published, troubles, meshes: PerMesh::default(), domains, news, state_dir };
+        let record = Record::read(&sources.state_dir, clock.now());
         let worker = Worker {
-            state: TrustState::default(),
+            state: TrustState::new(record.kept()),
+            record,
             learned: LearnedStore::new(&sources.state_dir),
             told: BTreeMap::new(),
             to_keep: BTreeSet::new(),
@@ -122,6 +125,7 @@ impl RootSink for TrustStore {
 
 struct Worker {
     state: TrustState,
+    record: Record,
     learned: LearnedStore,
     /// What backends last said of their own CA, and which kind of backend each was.
     told: BTreeMap<SourceKey, (BackendKind, Answer)>,
@@ -260,6 +264,7 @@ impl Worker {
         };
         let listed: Vec<SourceKey> = policies.meshes.iter().flat_map(of).collect();
         self.learned.forget_others(listed.iter());
+        self.state.forget_others();
     }
 
     fn told(&self, key: &SourceKey) -> Option<&Answer> {
@@ -316,6 +321,7 @@ impl Worker {
 
     fn publish_bundles(&mut self) {
         let bundles = self.state.bundles(self.clock.now());
+        self.record.keep(self.state.to_keep());
         let changed = self.publish.send_if_modified(|published| {
             let changed = **published != bundles;
             if changed {

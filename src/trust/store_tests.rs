@@ -185,7 +185,7 @@ async fn late_news_of_another_issuer_is_not_heard() {
     assert_eq!(cas(&trusted), ["CN=One"], "until the other has named its own");
     named("two", &TestCa::root("Two"));
     rig.settle().await;
-    assert_eq!(cas(&trusted), ["CN=Two"]);
+    assert_eq!(cas(&trusted), ["CN=Two", "CN=One"], "which leaves still lead to");
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,4 +260,33 @@ async fn a_replaced_ca_stays_for_as_long_as_leaves_of_other_replicas_may_live() 
     named(&new);
     hours(3).await;
     assert_eq!(cas(&trusted), ["CN=New"], "it was over before its leaves could be");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mesh_is_served_after_a_restart_with_what_it_was_served_with_before() {
+    let secrets = [secret("default", "root", &TestCa::root("Root")), secret("gone", "root", &TestCa::root("Gone"))];
+    let both = policies(&[("default", from_secret("root")), ("gone", from_secret("root"))]);
+    let rig = Rig::start(both.clone(), MeshSecrets::from_iter(secrets));
+    rig.settle().await;
+    assert_eq!(cas(&rig.store.of("default")), ["CN=Root"]);
+
+    // Its Secret cannot be read.
+    let started = |meshes: Arc<PolicySet>, now: i64| {
+        let (policies, policies_rx) = watch::channel(meshes);
+        let (secrets, secrets_rx) = watch::channel(in_files(MeshSecrets::default()));
+        let (complete, complete_rx) = watch::channel(true);
+        let state_dir = rig.state_dir.path().to_owned();
+        let sources = Sources { policies: policies_rx, secrets: secrets_rx, complete: complete_rx, state_dir };
+        let (tasks, deaths) = Tasks::new();
+        let store = TrustStore::start(sources, Clock::simulated(timestamp(now)), &tasks);
+        (store, (policies, secrets, complete, tasks, deaths))
+    };
+    let (store, _open) = started(policies(&[("default", from_secret("root"))]), 1_800_000_000);
+    tokio::time::sleep(Duration::from_secs(150)).await;
+    assert_eq!(cas(&store.of("default")), ["CN=Root"]);
+    assert!(!store.all().borrow().known.contains(&("default".into(), "ca".into())));
+
+    let (store, _open) = started(both, 1_800_000_000);
+    rig.settle().await;
+    assert_eq!((cas(&store.of("default")), cas(&store.of("gone"))), (vec!["CN=Root".to_owned()], vec![]));
 }
