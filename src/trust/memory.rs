@@ -62,7 +62,8 @@ fn listed(policy: &MeshPolicy) -> BTreeMap<Arc<str>, Listed> {
 
 impl Memory {
     /// What the mesh is served with now: what its backends say (`good`), and for those that say nothing what is remembered.
-    /// `None` if nothing is remembered of the mesh and one of them says nothing: half a bundle would cut peers off.
+    /// `None` if nothing is remembered of the mesh and one of them says nothing, unless it `is_given_up`: half a bundle would
+    /// cut peers off.
     ///
     /// A backend that is no longer listed counts no more; only where nothing else is left of its trust domain, while the one
     /// to come in its place has said nothing. One that has become another CA in its place counts until its last leaf has ended.
@@ -70,11 +71,13 @@ impl Memory {
         before: Option<&Self>,
         policy: &MeshPolicy,
         good: impl Fn(&Backend) -> Option<Arc<Bundle>>,
+        is_given_up: impl Fn(&Backend) -> bool,
         now: Timestamp,
     ) -> Option<Self> {
         let is_silent = |backend: &&Arc<Backend>| can_speak(backend) && good(backend).is_none();
         let silent: Vec<&Arc<Backend>> = policy.backends.iter().filter(is_silent).collect();
-        if before.is_none() && !silent.is_empty() {
+        let is_nobody_heard = silent.len() == policy.backends.iter().filter(|backend| can_speak(backend)).count();
+        if before.is_none() && (is_nobody_heard || !silent.iter().all(|backend| is_given_up(backend))) {
             return None;
         }
         let nothing = Self::default();

@@ -145,3 +145,34 @@ fn a_ca_that_was_replaced_in_place_is_trusted_until_its_last_leaf_has_ended() {
     let third = TestCa::root("Third");
     assert_eq!(trusted(&mut with(state, &[("third", "builtin")], &[("third", &third)])), ["Third"]);
 }
+
+#[test]
+fn a_mesh_that_starts_does_not_wait_for_ever_for_what_is_bad() {
+    let (enabled, late) = (TestCa::root("Enabled"), TestCa::root("Late"));
+    let backends = [("enabled", "builtin"), ("bad", "issuer"), ("awaited", "issuer")];
+    let bad = |state: &mut TrustState| {
+        state.hear(&("default".into(), "bad".into()), Answer::Bad("no such Secret".into()));
+        state.hear(&("default".into(), "awaited".into()), Answer::Awaited("a list"));
+    };
+    let mut state = start(&backends, &[("enabled", &enabled)]);
+    bad(&mut state);
+    assert_eq!(trusted_at(&mut state, NOW + 1), [""; 0]);
+    assert_eq!(state.look_again_at(), Some(timestamp(NOW + 10)));
+    assert_eq!(trusted_at(&mut state, NOW + 10), [""; 0], "one may yet come");
+    assert_eq!(state.look_again_at(), Some(timestamp(NOW + 60)));
+    assert_eq!(trusted_at(&mut state, NOW + 60), ["Enabled"]);
+    assert_eq!(state.look_again_at(), None);
+    assert_eq!(state.troubles().len(), 2, "which is told");
+    // It is new to peers when it comes.
+    let mut state = with(state, &backends, &[("bad", &late)]);
+    let set = state.bundles(timestamp(NOW + 60));
+    assert_eq!(set.added["default"][0].0, *late.certificate());
+    assert_eq!(trusted_at(&mut state, NOW + 60), ["Enabled", "Late"]);
+
+    let mut state = start(&backends[..2], &[("enabled", &enabled)]);
+    bad(&mut state);
+    assert_eq!(trusted_at(&mut state, NOW + 9), [""; 0]);
+    assert_eq!(trusted_at(&mut state, NOW + 10), ["Enabled"]);
+    let mut state = start(&backends[..2], &[("bad", &late)]);
+    assert_eq!(trusted_at(&mut state, NOW + 1_000), [""; 0], "without the enabled one everybody would be cut off");
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::certificate::Certificate;
@@ -29,13 +29,24 @@ pub enum Answer {
     Awaited(&'static str),
 }
 
+/// How long a mesh of which nothing is remembered waits for a source that is in trouble: a file may be about to be mounted.
+const PATIENCE_WITH_BAD: SignedDuration = SignedDuration::from_secs(10);
+
+/// And for one that has not been heard, which is nobody's fault and may well come.
+const PATIENCE_WITH_AWAITED: SignedDuration = SignedDuration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Source {
     good: Option<Arc<Bundle>>,
     trouble: Option<String>,
+    is_awaited: bool,
 }
 
 impl Source {
+    fn patience(&self) -> SignedDuration {
+        if self.is_awaited { PATIENCE_WITH_AWAITED } else { PATIENCE_WITH_BAD }
+    }
+
     fn trouble(&self) -> Option<Trouble> {
         Some(Trouble { reason: self.trouble.clone()?, has_last_good: self.good.is_some() })
     }
@@ -56,6 +67,10 @@ pub struct TrustState {
     memory: BTreeMap<Arc<str>, Memory>,
     /// What meshes were served with before this program started, as far as it has not been taken over.
     kept: BTreeMap<Arc<str>, Memory>,
+    /// Since when each mesh is known.
+    since: BTreeMap<Arc<str>, Timestamp>,
+    /// When patience with a silent source may end next.
+    look_again_at: Option<Timestamp>,
     /// What was returned last by [`TrustState::bundles`]: what each mesh's own domains trust, and what was new in it when.
     served: BTreeMap<Arc<str>, Own>,
     added: BTreeMap<Arc<str>, Vec<(Certificate, Timestamp)>>,
@@ -88,6 +103,7 @@ impl TrustState {
             }
         }
         self.memory.retain(|mesh, _| policies.meshes.contains_key(mesh));
+        self.since.retain(|mesh, _| policies.meshes.contains_key(mesh));
         self.kept.retain(|mesh, _| policies.meshes.contains_key(mesh) || !before.meshes.contains_key(mesh));
         gone
     }
@@ -124,21 +140,39 @@ impl TrustState {
             Answer::Awaited(what) => source.good.is_none().then(|| what.to_owned()),
         };
         let is_news = trouble != source.trouble && !is_waiting;
-        source.trouble = trouble;
+        (source.trouble, source.is_awaited) = (trouble, is_waiting);
         source.trouble().filter(|_| is_news)
     }
 
-    /// The bundles of every mesh all of whose sources have been good at least once, at `now`.
+    /// When to ask for the bundles again though nothing was heard.
+    pub fn look_again_at(&self) -> Option<Timestamp> {
+        self.look_again_at
+    }
+
+    /// The bundles of every mesh all of whose sources have been good at least once, at `now`; but for those that were silent
+    /// for too long since the mesh is known. The enabled backend is waited for as long as it takes.
     pub fn bundles(&mut self, now: Timestamp) -> TrustSet {
+        self.look_again_at = None;
         let mut set = TrustSet::default();
         let mut served = BTreeMap::new();
         for (mesh, policy) in &self.policies.meshes {
-            let good = |backend: &Backend| self.sources.get(&(mesh.clone(), backend.name.clone()))?.good.clone();
+            let source = |backend: &Backend| self.sources.get(&(mesh.clone(), backend.name.clone()));
+            let good = |backend: &Backend| source(backend)?.good.clone();
+            let since = *self.since.entry(mesh.clone()).or_insert(now);
+            let is_given_up = |backend: &Backend| {
+                let is_enabled = policy.enabled_backend.as_ref() == Some(&backend.name);
+                !is_enabled && source(backend).is_some_and(|source| now.duration_since(since) >= source.patience())
+            };
             let mut before = self.memory.remove(mesh).filter(|memory| !memory.said.is_empty());
             if let Some(kept) = self.kept.get_mut(mesh) {
                 Memory::take_up(&mut before, kept, policy);
             }
-            let Some(memory) = Memory::next(before.as_ref(), policy, good, now) else { continue };
+            let Some(memory) = Memory::next(before.as_ref(), policy, good, is_given_up, now) else {
+                let ends = [PATIENCE_WITH_BAD, PATIENCE_WITH_AWAITED].map(|patience| since.saturating_add(patience));
+                let ends = ends.into_iter().flatten().filter(|end| *end > now);
+                self.look_again_at = self.look_again_at.into_iter().chain(ends).min();
+                continue;
+            };
             let own = Own::new(policy, &memory.parts());
             let known = policy.backends.iter().filter(|backend| good(backend).is_some()).map(|one| one.name.clone());
             let known: Vec<Arc<str>> = known.collect();

@@ -149,12 +149,15 @@ impl Worker {
         let mut changes = self.files.changes();
         loop {
             self.look();
+            let again = self.state.look_again_at().map(|at| at.duration_since(self.clock.now()));
+            let again = again.map(|wait| wait.max(SignedDuration::ZERO).unsigned_abs());
             let go_on = tokio::select! {
                 changed = self.sources.policies.changed() => changed.is_ok(),
                 changed = self.sources.secrets.changed() => changed.is_ok(),
                 changed = self.sources.complete.changed(), if !self.has_swept => changed.is_ok(),
                 // Also once a minute, which is when roots that nobody needs any more are dropped.
                 () = changes.next() => true,
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => true,
                 told = news.recv() => match told {
                     Some((mesh, backend, told)) => { self.hear(mesh, &backend, told); true }
                     None => false,

@@ -290,3 +290,24 @@ async fn a_mesh_is_served_after_a_restart_with_what_it_was_served_with_before() 
     rig.settle().await;
     assert_eq!((cas(&store.of("default")), cas(&store.of("gone"))), (vec!["CN=Root".to_owned()], vec![]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_bad_keeps_a_mesh_that_starts_waiting_for_some_seconds_only() {
+    let mut all = PolicySet::clone(&policies(&[("default", from_secret("root"))]));
+    let mut policy = MeshPolicy::clone(&all.meshes["default"]);
+    let mut bad = Backend::clone(&policy.backends[0]);
+    bad.name = "bad".into();
+    let BackendKind::CertManager { trust, .. } = &mut bad.kind else { unreachable!() };
+    *trust = from_secret("none");
+    policy.backends.push(Arc::new(bad));
+    all.meshes.insert("default".into(), Arc::new(policy));
+    let secrets = MeshSecrets::from_iter([secret("default", "root", &TestCa::root("Root"))]);
+    let rig = Rig::start(Arc::new(all), secrets);
+    let mut trusted = rig.store.of("default");
+    rig.settle().await;
+    assert_eq!(cas(&trusted), [""; 0]);
+    let began = tokio::time::Instant::now();
+    trusted.wait_for(Option::is_some).await.unwrap();
+    assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+    assert_eq!(cas(&trusted), ["CN=Root"]);
+}
