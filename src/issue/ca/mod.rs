@@ -124,6 +124,9 @@ pub trait AuthoritySource: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// The provided CAs of one backend that are in use.
+type InUse = Vec<Weak<Provided>>;
+
 /// Makes CAs of policies. The only place that knows all kinds of backend.
 #[derive(Debug)]
 pub struct Authorities {
@@ -134,7 +137,7 @@ pub struct Authorities {
     surroundings: Surroundings,
     /// By mesh and backend, one for each place that one is read from: the one in force and one that is being tried out are
     /// two. Those that nobody uses any more are gone: what was a good CA once is not for a backend that comes later.
-    provided: DashMap<(Arc<str>, Arc<str>), Vec<Weak<Provided>>>,
+    provided: DashMap<(Arc<str>, Arc<str>), InUse>,
 }
 
 impl Authorities {
