@@ -92,12 +92,14 @@ impl Bundle {
         }
     }
 
-    /// All of the given bundles in one; `None` if there are none, or if they are absurdly large together.
+    /// All of the given bundles in one, however many certificates they have together: each was bounded when it was read, and a
+    /// mesh with many sources is no mistake. `None` if there are none.
     pub fn union<'a>(bundles: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
-        Self::from_certificates(bundles.into_iter().flat_map(|bundle| bundle.certificates.iter().cloned())).ok()
+        let mut bundles = bundles.into_iter();
+        Some(Self::union_of_all(bundles.next()?, bundles))
     }
 
-    /// The CA certificates of several bundles that were bounded one by one, however many they are together.
+    /// [`Bundle::union`] of at least one.
     pub(super) fn union_of_all<'a>(first: &'a Self, others: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut seen = BTreeSet::new();
         let all = std::iter::once(first).chain(others).flat_map(|bundle| &bundle.certificates);

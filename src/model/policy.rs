@@ -10,6 +10,9 @@ use super::identity::Labels;
 use super::secrets::SecretBytes;
 use super::template::PathTemplate;
 
+/// Lifetime of a leaf that this server signs itself and whose policy does not say one.
+pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
 /// Every mesh that the server serves, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PolicySet {
@@ -164,6 +167,18 @@ pub struct Backend {
     pub trust_domain: Arc<str>,
     /// Which CA it is.
     pub kind: BackendKind,
+}
+
+impl Backend {
+    /// How long a leaf lives that was issued now, at most: what it is asked for, or what such a CA gives unasked (this server
+    /// itself a day, cert-manager 90 days).
+    pub fn longest_leaf(&self) -> Duration {
+        let unasked = match self.kind {
+            BackendKind::CertManager { .. } => 90 * DEFAULT_LEAF_LIFETIME,
+            BackendKind::Builtin(_) | BackendKind::Provided(_) | BackendKind::NotInProgram(_) => DEFAULT_LEAF_LIFETIME,
+        };
+        self.leaf_lifetime.unwrap_or(unasked)
+    }
 }
 
 /// The kinds of CA backend.

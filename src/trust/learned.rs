@@ -54,6 +54,20 @@ impl LearnedRoots {
         std::mem::replace(&mut self.current, index) != index || changed
     }
 
+    /// `by` is about to be named instead of the root that was named last, maybe: other servers have had leaves issued under
+    /// that one until now, which end at `until` at the latest. Says whether anything changed worth keeping.
+    pub fn keep_replaced(&mut self, by: &Certificate, until: Timestamp) -> bool {
+        let Some(replaced) = self.roots.get_mut(self.current).filter(|current| current.certificate != *by) else {
+            return false;
+        };
+        let until = until.min(replaced.certificate.validity().not_after);
+        let changed = replaced.needed_until < until;
+        if changed {
+            replaced.needed_until = until.saturating_add(SLACK).unwrap_or(Timestamp::MAX);
+        }
+        changed
+    }
+
     /// Drops what nobody needs at `now`, and what was named by another issuer than `issuer`. Says whether anything was
     /// dropped.
     pub fn prune(&mut self, now: Timestamp, issuer: &Arc<str>) -> bool {

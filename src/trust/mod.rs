@@ -2,8 +2,10 @@
 
 pub mod domains;
 pub mod learned;
+mod memory;
 mod own;
 mod per_mesh;
+mod record;
 pub mod source;
 pub mod state;
 pub mod store;

@@ -71,9 +71,7 @@ pub(super) fn known_to_each<'p>(
         for trust in foreign {
             let before = domains.get(&trust.trust_domain);
             let both = Bundle::union(before.into_iter().chain([&trust.bundle]).map(AsRef::as_ref));
-            // More CAs than anybody has: what was there stays.
-            let Some(both) = both else { continue };
-            domains.insert(trust.trust_domain.clone(), Arc::new(both));
+            domains.extend(both.map(|both| (trust.trust_domain.clone(), Arc::new(both))));
         }
         Some((policy.name.clone(), Arc::new(BundleSet::new(domains)?)))
     });

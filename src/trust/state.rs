@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::certificate::Certificate;
 use crate::model::policy::{Backend, PolicySet};
 use crate::model::roots::root_issuer;
 
-use super::own::{Own, Part, known_to_each};
+use super::memory::{Memory, origin};
+use super::own::{Own, known_to_each};
 
 /// A backend of a mesh: `(mesh, backend)`.
 pub type SourceKey = (Arc<str>, Arc<str>);
@@ -28,13 +29,24 @@ pub enum Answer {
     Awaited(&'static str),
 }
 
+/// How long a mesh of which nothing is remembered waits for a source that is in trouble: a file may be about to be mounted.
+const PATIENCE_WITH_BAD: SignedDuration = SignedDuration::from_secs(10);
+
+/// And for one that has not been heard, which is nobody's fault and may well come.
+const PATIENCE_WITH_AWAITED: SignedDuration = SignedDuration::from_secs(60);
+
 #[derive(Debug, Default)]
 struct Source {
     good: Option<Arc<Bundle>>,
     trouble: Option<String>,
+    is_awaited: bool,
 }
 
 impl Source {
+    fn patience(&self) -> SignedDuration {
+        if self.is_awaited { PATIENCE_WITH_AWAITED } else { PATIENCE_WITH_BAD }
+    }
+
     fn trouble(&self) -> Option<Trouble> {
         Some(Trouble { reason: self.trouble.clone()?, has_last_good: self.good.is_some() })
     }
@@ -44,28 +56,43 @@ impl Source {
 ///
 /// A mesh's bundle is the union over *all* its backends, or what it was: a bundle that lacks a CA because a Secret was
 /// missing at the moment would cut off every peer that has its leaf from that CA. A source that was good and turns bad
-/// keeps what it had. While a backend that is newly listed has not said its CA, the mesh keeps its last complete bundle, and
-/// the CAs that are known come to it. All of that goes trust domain by trust domain; `MeshTrust` resources bring their CAs
-/// with them, so they are always known, and gone as soon as they are deleted.
+/// keeps what it had. While a backend has not said its CA, what was said under its name before counts, also to the program
+/// that ran before this one, and the CAs that are known come to it ([`Memory`]). All of that goes trust domain by trust domain;
+/// `MeshTrust` resources bring their CAs with them, so they are always known, and gone as soon as they are deleted.
 #[derive(Debug, Default)]
 pub struct TrustState {
     policies: Arc<PolicySet>,
     sources: BTreeMap<SourceKey, Source>,
-    /// What the backends of each mesh said when last all of them had said something.
-    complete: BTreeMap<Arc<str>, Vec<Part>>,
+    /// What each mesh was last served with.
+    memory: BTreeMap<Arc<str>, Memory>,
+    /// What meshes were served with before this program started, as far as it has not been taken over.
+    kept: BTreeMap<Arc<str>, Memory>,
+    /// Since when each mesh is known.
+    since: BTreeMap<Arc<str>, Timestamp>,
+    /// When patience with a silent source may end next.
+    look_again_at: Option<Timestamp>,
     /// What was returned last by [`TrustState::bundles`]: what each mesh's own domains trust, and what was new in it when.
     served: BTreeMap<Arc<str>, Own>,
     added: BTreeMap<Arc<str>, Vec<(Certificate, Timestamp)>>,
 }
 
 impl TrustState {
+    /// One that knows what meshes were served with before.
+    pub(super) fn new(kept: BTreeMap<Arc<str>, Memory>) -> Self {
+        Self { kept, ..Self::default() }
+    }
+
     /// The policy is now this. Sources of backends that are no longer listed are dropped: their CA is no longer trusted.
-    /// Returns those that are gone: of them nothing is known any more, should one of that name come later. One whose issuer
-    /// is to name its CA, and is another issuer now, is gone and newly listed at once.
+    /// Returns those that are gone: of them nothing is known any more, should one of that name come later. One that is
+    /// another CA now is gone and newly listed at once, and what it said counts until its last leaf has ended.
     pub fn set_policies(&mut self, policies: Arc<PolicySet>) -> Vec<SourceKey> {
         let before = std::mem::replace(&mut self.policies, policies.clone());
         let source = |policies: &PolicySet, (mesh, backend): &SourceKey| {
-            policies.meshes.get(mesh)?.backend(backend).map(|backend| root_issuer(&backend.kind))
+            policies
+                .meshes
+                .get(mesh)?
+                .backend(backend)
+                .map(|backend| (origin(&backend.kind), root_issuer(&backend.kind)))
         };
         let stays = |key: &SourceKey| source(&policies, key).is_some_and(|now| Some(now) == source(&before, key));
         let gone: Vec<SourceKey> = self.sources.keys().filter(|key| !stays(key)).cloned().collect();
@@ -75,8 +102,25 @@ impl TrustState {
                 self.sources.entry((mesh.clone(), backend.name.clone())).or_default();
             }
         }
-        self.complete.retain(|mesh, _| policies.meshes.contains_key(mesh));
+        self.memory.retain(|mesh, _| policies.meshes.contains_key(mesh));
+        self.since.retain(|mesh, _| policies.meshes.contains_key(mesh));
+        self.kept.retain(|mesh, _| policies.meshes.contains_key(mesh) || !before.meshes.contains_key(mesh));
         gone
+    }
+
+    /// The policies are all there is: what was kept of meshes and backends that are not among them is for nobody.
+    pub fn forget_others(&mut self) {
+        self.kept.clear();
+    }
+
+    /// What is to be kept for the next start.
+    pub(super) fn to_keep(&self) -> BTreeMap<Arc<str>, Memory> {
+        let mut all = self.kept.clone();
+        for (mesh, memory) in &self.memory {
+            let memory = self.kept.get(mesh).map_or_else(|| memory.clone(), |kept| memory.with_rest_of(kept));
+            all.insert(mesh.clone(), memory);
+        }
+        all
     }
 
     /// A source says something. Returns its trouble if that is news, and more than having to wait.
@@ -96,27 +140,44 @@ impl TrustState {
             Answer::Awaited(what) => source.good.is_none().then(|| what.to_owned()),
         };
         let is_news = trouble != source.trouble && !is_waiting;
-        source.trouble = trouble;
+        (source.trouble, source.is_awaited) = (trouble, is_waiting);
         source.trouble().filter(|_| is_news)
     }
 
-    /// The bundles of every mesh all of whose sources have been good at least once, at `now`.
+    /// When to ask for the bundles again though nothing was heard.
+    pub fn look_again_at(&self) -> Option<Timestamp> {
+        self.look_again_at
+    }
+
+    /// The bundles of every mesh all of whose sources have been good at least once, at `now`; but for those that were silent
+    /// for too long since the mesh is known. The enabled backend is waited for as long as it takes.
     pub fn bundles(&mut self, now: Timestamp) -> TrustSet {
+        self.look_again_at = None;
         let mut set = TrustSet::default();
         let mut served = BTreeMap::new();
         for (mesh, policy) in &self.policies.meshes {
-            let good = |backend: &Arc<Backend>| {
-                let bundle = self.sources.get(&(mesh.clone(), backend.name.clone()))?.good.clone()?;
-                Some((backend.name.clone(), (backend.trust_domain.clone(), bundle)))
+            let source = |backend: &Backend| self.sources.get(&(mesh.clone(), backend.name.clone()));
+            let good = |backend: &Backend| source(backend)?.good.clone();
+            let since = *self.since.entry(mesh.clone()).or_insert(now);
+            let is_given_up = |backend: &Backend| {
+                let is_enabled = policy.enabled_backend.as_ref() == Some(&backend.name);
+                !is_enabled && source(backend).is_some_and(|source| now.duration_since(since) >= source.patience())
             };
-            let (known, mut parts): (Vec<Arc<str>>, Vec<Part>) = policy.backends.iter().filter_map(good).unzip();
-            if known.len() == policy.backends.len() {
-                self.complete.insert(mesh.clone(), parts.clone());
-            } else {
-                let Some(before) = self.complete.get(mesh) else { continue };
-                parts.splice(0..0, before.iter().cloned());
+            let mut before = self.memory.remove(mesh).filter(|memory| !memory.said.is_empty());
+            if let Some(kept) = self.kept.get_mut(mesh) {
+                Memory::take_up(&mut before, kept, policy);
             }
-            let Some(own) = Own::new(policy, &parts) else { continue };
+            let Some(memory) = Memory::next(before.as_ref(), policy, good, is_given_up, now) else {
+                let ends = [PATIENCE_WITH_BAD, PATIENCE_WITH_AWAITED].map(|patience| since.saturating_add(patience));
+                let ends = ends.into_iter().flatten().filter(|end| *end > now);
+                self.look_again_at = self.look_again_at.into_iter().chain(ends).min();
+                continue;
+            };
+            let own = Own::new(policy, &memory.parts());
+            let known = policy.backends.iter().filter(|backend| good(backend).is_some()).map(|one| one.name.clone());
+            let known: Vec<Arc<str>> = known.collect();
+            self.memory.insert(mesh.clone(), memory);
+            let Some(own) = own else { continue };
             let earlier = self.added.get(mesh).map_or(&[][..], Vec::as_slice);
             set.known.extend(known.into_iter().map(|backend| (mesh.clone(), backend)));
             set.added.insert(mesh.clone(), added(self.served.get(mesh), earlier, &own, now));

@@ -254,9 +254,35 @@ fn another_issuer_behind_the_same_name_has_said_nothing() {
     assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=One"]);
     assert_eq!(state.set_policies(with_issuer("one")), []);
     assert_eq!(state.set_policies(with_issuer("two")), [key("default", "cm")]);
-    let set = state.bundles(timestamp(2));
+    let set = state.bundles(timestamp(1_800_000_000));
     assert!(set.known.is_empty(), "it does not sign");
     assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=One"], "until the other has said its CA");
-    state.hear(&key("default", "cm"), good(&TestCa::root("Two")));
-    assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=Two"]);
+    let two = TestCa::root("Two");
+    state.hear(&key("default", "cm"), good(&two));
+    assert_eq!(trusted(&mut state, "default").unwrap(), ["CN=Two", "CN=One"], "leaves lead to it");
+    let of = |state: &mut TrustState, at: i64| {
+        let set = state.bundles(timestamp(1_800_000_000 + at));
+        let names = set.meshes["default"].certificates().iter().map(|ca| ca.subject().to_owned());
+        (names.collect::<Vec<_>>(), set.added["default"].clone())
+    };
+    let (_, added) = of(&mut state, 1);
+    assert_eq!(added, [(two.certificate().clone(), timestamp(1_800_000_000))], "peers are given time to have it");
+    const DAY: i64 = 24 * 3_600;
+    assert_eq!(of(&mut state, 89 * DAY).0, ["CN=Two", "CN=One"]);
+    assert_eq!(of(&mut state, 91 * DAY).0, ["CN=Two"], "which cert-manager's leaves do not live");
+}
+
+#[test]
+fn a_mesh_with_very_many_cas_has_all_of_them() {
+    let mut state = TrustState::default();
+    state.set_policies(policies(&[("default", &["a", "b"])]));
+    let many = |of: &str| {
+        let cas = (0..150).map(|number| TestCa::root(&format!("{of}{number}")).certificate().clone());
+        Answer::Good(Arc::new(Bundle::from_certificates(cas).unwrap()))
+    };
+    state.hear(&key("default", "a"), many("A"));
+    state.hear(&key("default", "b"), many("B"));
+    assert_eq!(trusted(&mut state, "default").unwrap().len(), 300);
+    let set = state.bundles(timestamp(1_800_000_000));
+    assert_eq!(set.of("default", "default").unwrap().certificates().len(), 300);
 }

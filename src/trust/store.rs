@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use super::domains::TrustDomains;
 use super::learned::LearnedStore;
 use super::per_mesh::PerMesh;
+use super::record::Record;
 use super::state::{Answer, SourceKey, Trouble, TrustState};
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::bundle_set::BundleSet;
@@ -68,8 +69,10 @@ impl TrustStore {
         };
         let state_dir = sources.state_dir.as_path().into();
         let store = Self { published, troubles, meshes: PerMesh::default(), domains, news, state_dir };
+        let record = Record::read(&sources.state_dir, clock.now());
         let worker = Worker {
-            state: TrustState::default(),
+            state: TrustState::new(record.kept()),
+            record,
             learned: LearnedStore::new(&sources.state_dir),
             told: BTreeMap::new(),
             to_keep: BTreeSet::new(),
@@ -122,6 +125,7 @@ impl RootSink for TrustStore {
 
 struct Worker {
     state: TrustState,
+    record: Record,
     learned: LearnedStore,
     /// What backends last said of their own CA, and which kind of backend each was.
     told: BTreeMap<SourceKey, (BackendKind, Answer)>,
@@ -145,12 +149,15 @@ impl Worker {
         let mut changes = self.files.changes();
         loop {
             self.look();
+            let again = self.state.look_again_at().map(|at| at.duration_since(self.clock.now()));
+            let again = again.map(|wait| wait.max(SignedDuration::ZERO).unsigned_abs());
             let go_on = tokio::select! {
                 changed = self.sources.policies.changed() => changed.is_ok(),
                 changed = self.sources.secrets.changed() => changed.is_ok(),
                 changed = self.sources.complete.changed(), if !self.has_swept => changed.is_ok(),
                 // Also once a minute, which is when roots that nobody needs any more are dropped.
                 () = changes.next() => true,
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => true,
                 told = news.recv() => match told {
                     Some((mesh, backend, told)) => { self.hear(mesh, &backend, told); true }
                     None => false,
@@ -185,7 +192,10 @@ impl Worker {
             },
             RootNews::Learned { root, needed_until } => {
                 let Some(issuer) = root_issuer(&backend.kind) else { return };
-                if self.learned.roots(&key).observe(&root, needed_until, &issuer) {
+                // Another replica may have issued under the root before until a moment ago.
+                let others_until = self.clock.now().saturating_add(backend.longest_leaf()).unwrap_or(Timestamp::MAX);
+                let roots = self.learned.roots(&key);
+                if roots.keep_replaced(&root, others_until) | roots.observe(&root, needed_until, &issuer) {
                     self.to_keep.insert(key.clone());
                 }
                 // What is learned is asked of `learned` each time, since it ends with time.
@@ -257,6 +267,7 @@ impl Worker {
         };
         let listed: Vec<SourceKey> = policies.meshes.iter().flat_map(of).collect();
         self.learned.forget_others(listed.iter());
+        self.state.forget_others();
     }
 
     fn told(&self, key: &SourceKey) -> Option<&Answer> {
@@ -314,6 +325,7 @@ impl Worker {
 
     fn publish_bundles(&mut self) {
         let bundles = self.state.bundles(self.clock.now());
+        self.record.keep(self.state.to_keep());
         let changed = self.publish.send_if_modified(|published| {
             let changed = **published != bundles;
             if changed {

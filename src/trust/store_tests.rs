@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::model::policy::{Backend, IssuerRef, MeshPolicy};
+use crate::model::policy::{Backend, DataSource, IssuerRef, MeshPolicy, ProvidedCa};
 use crate::model::secrets::{MeshSecrets, SecretBytes};
 use crate::testing::certs::{TestCa, timestamp};
 
@@ -185,7 +185,7 @@ async fn late_news_of_another_issuer_is_not_heard() {
     assert_eq!(cas(&trusted), ["CN=One"], "until the other has named its own");
     named("two", &TestCa::root("Two"));
     rig.settle().await;
-    assert_eq!(cas(&trusted), ["CN=Two"]);
+    assert_eq!(cas(&trusted), ["CN=Two", "CN=One"], "which leaves still lead to");
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,4 +217,97 @@ async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_a
     assert_eq!(kept(), [true, true], "what lists it may still be under way");
     some_looks().await;
     assert_eq!(kept(), [true, false]);
+}
+
+/// A mesh of one provided CA whose leaves live for ten hours.
+fn given_by_user() -> Arc<PolicySet> {
+    let mut all = PolicySet::clone(&policies(&[("default", CaSource::Issuer)]));
+    let mut policy = MeshPolicy::clone(&all.meshes["default"]);
+    let backend = Arc::make_mut(&mut policy.backends[0]);
+    backend.leaf_lifetime = Some(Duration::from_secs(10 * 3600));
+    let secret = |name: &str| DataSource::Secret(name.into());
+    let (certificate, private_key) = (secret("crt"), secret("key"));
+    backend.kind = BackendKind::Provided(ProvidedCa { certificate, private_key, allow_self_signed: true });
+    all.meshes.insert("default".into(), Arc::new(policy));
+    Arc::new(all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replaced_ca_stays_for_as_long_as_leaves_of_other_replicas_may_live() {
+    let rig = Rig::start(given_by_user(), MeshSecrets::default());
+    let backend = given_by_user().meshes["default"].backends[0].clone();
+    // This replica has issued nothing.
+    let named = |root: &TestCa| {
+        let news = RootNews::Learned { root: root.certificate().clone(), needed_until: timestamp(1_800_000_000) };
+        rig.store.publish(&"default".into(), &backend, news);
+    };
+    let hours = |hours: u64| tokio::time::sleep(Duration::from_secs(hours * 3600));
+    // It may have been replaced long after it was first told of.
+    named(&TestCa::root("Old"));
+    hours(20).await;
+    let new = TestCa::root("New");
+    named(&new);
+    hours(9).await;
+    named(&new);
+    let trusted = rig.store.of("default");
+    assert_eq!(cas(&trusted), ["CN=Old", "CN=New"]);
+    hours(3).await;
+    assert_eq!(cas(&trusted), ["CN=New"]);
+
+    let ends = TestCa::root_until("Ends", timestamp(1_800_000_000 + 33 * 3600));
+    named(&ends);
+    rig.settle().await;
+    named(&new);
+    hours(3).await;
+    assert_eq!(cas(&trusted), ["CN=New"], "it was over before its leaves could be");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mesh_is_served_after_a_restart_with_what_it_was_served_with_before() {
+    let secrets = [secret("default", "root", &TestCa::root("Root")), secret("gone", "root", &TestCa::root("Gone"))];
+    let both = policies(&[("default", from_secret("root")), ("gone", from_secret("root"))]);
+    let rig = Rig::start(both.clone(), MeshSecrets::from_iter(secrets));
+    rig.settle().await;
+    assert_eq!(cas(&rig.store.of("default")), ["CN=Root"]);
+
+    // Its Secret cannot be read.
+    let started = |meshes: Arc<PolicySet>, now: i64| {
+        let (policies, policies_rx) = watch::channel(meshes);
+        let (secrets, secrets_rx) = watch::channel(in_files(MeshSecrets::default()));
+        let (complete, complete_rx) = watch::channel(true);
+        let state_dir = rig.state_dir.path().to_owned();
+        let sources = Sources { policies: policies_rx, secrets: secrets_rx, complete: complete_rx, state_dir };
+        let (tasks, deaths) = Tasks::new();
+        let store = TrustStore::start(sources, Clock::simulated(timestamp(now)), &tasks);
+        (store, (policies, secrets, complete, tasks, deaths))
+    };
+    let (store, _open) = started(policies(&[("default", from_secret("root"))]), 1_800_000_000);
+    tokio::time::sleep(Duration::from_secs(150)).await;
+    assert_eq!(cas(&store.of("default")), ["CN=Root"]);
+    assert!(!store.all().borrow().known.contains(&("default".into(), "ca".into())));
+
+    let (store, _open) = started(both, 1_800_000_000);
+    rig.settle().await;
+    assert_eq!((cas(&store.of("default")), cas(&store.of("gone"))), (vec!["CN=Root".to_owned()], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_bad_keeps_a_mesh_that_starts_waiting_for_some_seconds_only() {
+    let mut all = PolicySet::clone(&policies(&[("default", from_secret("root"))]));
+    let mut policy = MeshPolicy::clone(&all.meshes["default"]);
+    let mut bad = Backend::clone(&policy.backends[0]);
+    bad.name = "bad".into();
+    let BackendKind::CertManager { trust, .. } = &mut bad.kind else { unreachable!() };
+    *trust = from_secret("none");
+    policy.backends.push(Arc::new(bad));
+    all.meshes.insert("default".into(), Arc::new(policy));
+    let secrets = MeshSecrets::from_iter([secret("default", "root", &TestCa::root("Root"))]);
+    let rig = Rig::start(Arc::new(all), secrets);
+    let mut trusted = rig.store.of("default");
+    rig.settle().await;
+    assert_eq!(cas(&trusted), [""; 0]);
+    let began = tokio::time::Instant::now();
+    trusted.wait_for(Option::is_some).await.unwrap();
+    assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
+    assert_eq!(cas(&trusted), ["CN=Root"]);
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -17,9 +16,7 @@ use zeroize::Zeroize;
 use super::der::with_issuer;
 use super::{CaError, IssuedChain, SigningRequest};
 use crate::model::certificate::{Certificate, Validity};
-
-/// Lifetime of a leaf whose Mesh does not say one.
-const DEFAULT_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+use crate::model::policy::DEFAULT_LEAF_LIFETIME;
 
 /// Leaves are dated back a little, as other CAs do: a peer's clock may be behind.
 pub(super) const DATED_BACK: SignedDuration = SignedDuration::from_secs(30);
@@ -103,7 +100,7 @@ impl Inner {
     fn sign(&self, request: &SigningRequest, now: Timestamp) -> Result<IssuedChain, CaError> {
         let invalid = |error: rcgen::Error| CaError::Invalid(error.to_string());
         let mut csr = CertificateSigningRequestParams::from_der(&request.csr.as_slice().into()).map_err(invalid)?;
-        let wanted = now.saturating_add(request.lifetime.unwrap_or(DEFAULT_LIFETIME)).unwrap_or(Timestamp::MAX);
+        let wanted = now.saturating_add(request.lifetime.unwrap_or(DEFAULT_LEAF_LIFETIME)).unwrap_or(Timestamp::MAX);
         let until = wanted.min(self.validity.not_after); // nobody accepts a leaf that outlives its CA
         let from = now.saturating_sub(DATED_BACK).unwrap_or(now).max(self.validity.not_before);
         if until <= now {

@@ -124,6 +124,9 @@ pub trait AuthoritySource: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// The provided CAs of one backend that are in use.
+type InUse = Vec<Weak<Provided>>;
+
 /// Makes CAs of policies. The only place that knows all kinds of backend.
 #[derive(Debug)]
 pub struct Authorities {
@@ -132,9 +135,9 @@ pub struct Authorities {
     clock: Clock,
     builtin: DashMap<PathBuf, Arc<Builtin>>,
     surroundings: Surroundings,
-    /// By mesh and backend. Those that nobody uses any more are gone: what was a good CA once is not for a backend that
-    /// comes later.
-    provided: DashMap<(Arc<str>, Arc<str>), Weak<Provided>>,
+    /// By mesh and backend, one for each place that one is read from: the one in force and one that is being tried out are
+    /// two. Those that nobody uses any more are gone: what was a good CA once is not for a backend that comes later.
+    provided: DashMap<(Arc<str>, Arc<str>), InUse>,
 }
 
 impl Authorities {
@@ -153,10 +156,11 @@ impl Authorities {
     fn provided(&self, mesh: &str, backend: &Backend, sources: &ProvidedCa) -> Arc<Provided> {
         let mesh: Arc<str> = mesh.into();
         let mut entry = self.provided.entry((mesh.clone(), backend.name.clone())).or_default();
-        let known = entry.upgrade().filter(|known| known.sources() == sources);
+        entry.retain(|known| known.strong_count() > 0);
+        let known = entry.iter().filter_map(Weak::upgrade).find(|known| known.sources() == sources);
         known.unwrap_or_else(|| {
             let made = Arc::new(Provided::new(mesh, sources.clone(), self.surroundings.clone()));
-            *entry = Arc::downgrade(&made);
+            entry.push(Arc::downgrade(&made));
             made
         })
     }

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -36,6 +37,8 @@ pub struct Provided {
     surroundings: Surroundings,
     /// A lock, because it is held for a moment and never across an await.
     known: Mutex<Known>,
+    /// How many follow it, each of which sees to it that what is known is what is there.
+    followers: AtomicUsize,
 }
 
 /// Where provided CAs come from, and what time it is.
@@ -71,7 +74,7 @@ enum Missing {
 
 impl Provided {
     pub(super) fn new(mesh: Arc<str>, sources: ProvidedCa, surroundings: Surroundings) -> Self {
-        let provided = Self { mesh, sources, surroundings, known: Mutex::default() };
+        let provided = Self { mesh, sources, surroundings, known: Mutex::default(), followers: AtomicUsize::new(0) };
         provided.look();
         provided
     }
@@ -83,6 +86,7 @@ impl Provided {
 
     /// Tells what is known of it, and again whenever it may have changed; at least once a minute, since certificates end.
     pub async fn follow(&self, mut tell: impl FnMut(Given) + Send) {
+        let _counted = Follower::of(&self.followers);
         let mut files = self.surroundings.files.changes();
         let mut secrets = self.surroundings.secrets.clone();
         loop {
@@ -165,9 +169,29 @@ impl Provided {
     }
 }
 
+/// Counts for as long as it lives.
+struct Follower<'p>(&'p AtomicUsize);
+
+impl<'p> Follower<'p> {
+    fn of(count: &'p AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(count)
+    }
+}
+
+impl Drop for Follower<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 #[async_trait]
 impl CertificateAuthority for Provided {
     async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+        // Nobody has looked since it was made, or since its last follower left.
+        if self.followers.load(Ordering::Acquire) == 0 {
+            self.look();
+        }
         let Known { ca, trouble } = self.known();
         match ca {
             Some(ca) => ca.sign(request, self.surroundings.clock.now()).await,

@@ -6,7 +6,9 @@ use tokio::sync::mpsc;
 
 use super::super::local::offset;
 use super::*;
+use crate::issue::ca::{Authorities, AuthoritySource};
 use crate::issue::csr;
+use crate::model::policy::{Backend, BackendKind};
 use crate::model::secrets::{ClusterSecrets, MeshSecrets};
 use crate::testing::certs::timestamp;
 
@@ -241,4 +243,41 @@ async fn it_is_followed_wherever_it_lies_and_its_end_is_noticed() {
         () = followed => panic!("it does not end by itself"),
         () = watched => {}
     }
+}
+
+#[tokio::test]
+async fn one_that_nobody_follows_is_looked_at_when_it_signs() {
+    let rig = Rig::new(Clock::fixed(timestamp(NOW)));
+    let put = |pair: &Pair| {
+        rig.write("ca.crt", &pair.certificate);
+        rig.write("ca.key", &pair.key);
+    };
+    put(&pair("Old", NOW + 5_000));
+    let ca = rig.in_files();
+    put(&pair("New", NOW + 9_000));
+    assert_eq!(signs(&ca).await.unwrap(), "CN=New");
+}
+
+#[tokio::test]
+async fn the_one_in_force_and_one_that_is_tried_out_are_two() {
+    let rig = Rig::new(Clock::fixed(timestamp(NOW)));
+    let authorities = Authorities::new(rig.path("state"), None, rig.secrets.subscribe(), rig.clock.clone());
+    let backend = |certificate: &str| Backend {
+        name: "ours".into(),
+        leaf_lifetime: None,
+        request_timeout: Duration::from_secs(10),
+        trust_domain: "default".into(),
+        kind: BackendKind::Provided(ProvidedCa {
+            certificate: DataSource::File(rig.path(certificate)),
+            private_key: DataSource::File(rig.path("ca.key")),
+            allow_self_signed: true,
+        }),
+    };
+    let given = |certificate: &str| authorities.given("default", &backend(certificate)).unwrap();
+    let in_force = given("old.crt");
+    let tried_out = given("new.crt");
+    assert!(Arc::ptr_eq(&in_force, &given("old.crt")) && Arc::ptr_eq(&tried_out, &given("new.crt")));
+    let gone = Arc::downgrade(&tried_out);
+    drop(tried_out);
+    assert!(gone.upgrade().is_none());
 }
