@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Context, ca_cert, not_in_program, provided};
+use super::{Context, ca_cert, names, not_in_program, provided};
 use crate::document::{Field, Fields};
 use crate::model::diagnostic::Location;
 use crate::model::policy::{Backend, BackendKind, BuiltinSettings, CaSource, DataSource, IssuerRef};
@@ -73,6 +73,12 @@ pub(super) fn decode(
     let fields = field.map()?;
     let name_field = fields.required("name");
     let name = name_field.as_ref().and_then(Field::name);
+    if let Some(field) = &name_field
+        && name.is_some_and(|name| names::looks_like_content(name) || name.chars().any(char::is_control))
+    {
+        field.problem("is not a name");
+        return None;
+    }
     if let Some(field) = name_field.filter(|_| name.is_some_and(|name| name.starts_with(OF_IDENTITY))) {
         field.problem(format!("names that begin with {OF_IDENTITY} are those of MeshIdentity resources"));
     }
@@ -257,9 +263,8 @@ fn decode_issuer_ref(field: &Field<'_>, context: &Context) -> Option<IssuerRef> 
 /// Only the name is required; kind and group are cert-manager's defaults (S0-10).
 fn decode_issuer(fields: &Fields<'_>, [name, kind, group]: [&'static str; 3], wanted: bool) -> Option<IssuerRef> {
     let name = if wanted { fields.required(name) } else { fields.optional(name) };
-    let text = |field: Option<Field<'_>>, default: &str| {
-        field.map_or_else(|| Some(default.to_owned()), |field| field.name().map(str::to_owned))
-    };
-    let (kind, group) = (text(fields.optional(kind), "Issuer"), text(fields.optional(group), "cert-manager.io"));
-    Some(IssuerRef { name: name?.name()?.to_owned(), kind: kind?, group: group? })
+    let name = name.as_ref().and_then(names::object);
+    let kind = fields.optional(kind).map_or(Some("Issuer"), |field| names::kind(&field));
+    let group = fields.optional(group).map_or(Some("cert-manager.io"), |field| names::object(&field));
+    Some(IssuerRef { name: name?.to_owned(), kind: kind?.to_owned(), group: group?.to_owned() })
 }

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::tests::{certificate, check, compile_text, mesh, now, texts};
 use super::*;
 use crate::document;
@@ -163,8 +166,7 @@ fn provided_cas_are_checked_wherever_they_can_be() {
     assert!(!format!("{compiled:?}").contains("PRIVATE KEY"));
 
     let secret = |name: &str, content: &str| {
-        use base64::Engine;
-        let data = base64::engine::general_purpose::STANDARD.encode(content);
+        let data = STANDARD.encode(content);
         format!("---\ntype: Secret\nname: {name}\ndata: {data}\n")
     };
     let by_secrets = conf("{secret: c}", "{secret: k}", "");
@@ -189,6 +191,51 @@ fn provided_cas_are_checked_wherever_they_can_be() {
     assert_eq!(check(&format!("{by_secrets}{}{}", secret("c", &pem), secret("k", &key))), [""; 0]);
     assert_eq!(check(&by_secrets), [""; 0], "they may be in the cluster");
     assert_eq!(compile_text(&by_secrets, false).problems.len(), 2);
+}
+
+/// A key in the wrong field must not get into a log by the message that says so.
+#[test]
+fn what_can_be_no_name_is_refused_and_not_repeated() {
+    let key = ca("one", 2036).1;
+    let flat: String = key.lines().filter(|line| !line.starts_with('-')).collect();
+    for content in [quote(&key), quote(key.lines().nth(1).unwrap()), quote(&flat), quote(&STANDARD.encode(&key))] {
+        let secure = |kind: &str, block: &str, field: &str| {
+            let good = "{type: File, file: {path: /etc/ca.crt}}";
+            let source = format!("{{type: {kind}, {block}: {{{field}: {content}}}}}");
+            with_provider(&format!("{{type: Bundled, bundled: {{ca: {{certificate: {good}, privateKey: {source}}}}}}}"))
+        };
+        let classic = |source: &str| {
+            mesh(&format!("{{name: b, type: provided, conf: {{cert: {{file: a}}, key: {{{source}: {content}}}}}}}"))
+        };
+        let issuer = |field: &str| {
+            mesh(&format!("{{name: b, type: certmanager, conf: {{issuerRef: {{name: i, {field}: {content}}}}}}}"))
+        };
+        for text in [
+            secure("Secret", "secretRef", "name"),
+            secure("File", "file", "path"),
+            secure("EnvVar", "envVar", "name"),
+            classic("secret"),
+            classic("file"),
+            mesh(&format!(
+                "{{name: b, type: certmanager, conf: {{issuerRef: {{name: i}}, caCert: {{secret: {content}}}}}}}"
+            )),
+            mesh(&format!("{{name: b, type: certmanager, conf: {{issuerRef: {{name: {content}}}}}}}")),
+            issuer("kind"),
+            issuer("group"),
+            mesh(&format!("{{name: {content}, type: builtin}}")),
+            format!("type: Secret\nname: {content}\ndata: YQ==\n"),
+        ] {
+            let compiled = compile_text(&text, true);
+            let told =
+                format!("{:?}", (texts(&compiled.problems), texts(&compiled.notices), &compiled.resources.policies));
+            assert!(!compiled.problems.is_empty(), "{text}");
+            assert!(!told.contains(&key.lines().nth(1).unwrap()[..20]) && !told.contains("LS0tLS1"), "{told}");
+        }
+    }
+    for (field, good) in [("file", "etc/tls/ca_2026-key.pem"), ("file", "/a/b"), ("secret", "ca.key-1_old")] {
+        let text = mesh(&format!("{{name: b, type: provided, conf: {{cert: {{file: a}}, key: {{{field}: {good}}}}}}}"));
+        assert_eq!(check(&text), [""; 0], "{text}");
+    }
 }
 
 #[test]

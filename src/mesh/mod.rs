@@ -11,6 +11,7 @@ mod files;
 mod identity;
 mod last_good;
 mod live;
+mod names;
 mod not_in_program;
 mod policy;
 mod precedence;

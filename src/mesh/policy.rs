@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use spiffe::TrustDomain;
 
-use super::Context;
 use super::backend::{self, Reference};
+use super::{Context, names};
 use crate::document::{Field, quoted};
 use crate::model::policy::MeshPolicy;
 
@@ -45,14 +45,15 @@ pub(super) fn decode(
     let mut references = Vec::new();
     let backends: Vec<_> =
         listed.iter().filter_map(|item| backend::decode(item, name, context, &mut references)).map(Arc::new).collect();
-    let names = names(&listed);
+    let by_name = listed_names(&listed);
     let enabled_name = enabled.as_ref().and_then(Field::text).filter(|name| !name.is_empty());
     let (Some(enabled), Some(enabled_name)) = (enabled, enabled_name) else {
         return if report.count() == before { off(mtls, "no enabledBackend") } else { None };
     };
-    if !names.contains_key(enabled_name) {
-        let listed = names.keys().copied().collect::<Vec<_>>().join(", ");
-        let hint = if names.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
+    if !by_name.contains_key(enabled_name) {
+        let shown = by_name.keys().filter(|name| !names::looks_like_content(name));
+        let listed = shown.copied().collect::<Vec<_>>().join(", ");
+        let hint = if by_name.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
         enabled.problem_with_hint(format!("{} is not the name of one of the backends", quoted(enabled_name)), hint);
     }
     let policy = MeshPolicy { skip_validation, ..MeshPolicy::classic(name.into(), enabled_name.into(), backends) };
@@ -61,7 +62,7 @@ pub(super) fn decode(
 }
 
 /// The names of all listed backends, broken ones too; a name that is there twice is a problem.
-fn names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
+fn listed_names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
     let mut names = BTreeMap::new();
     for (index, item) in listed.iter().enumerate() {
         let Some(name) = item.node().get("name").and_then(|name| name.text()) else { continue };

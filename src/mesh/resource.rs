@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Context;
 use super::identity::{self, IdentityDefinition};
 use super::policy::{self, MeshDefinition};
-use super::{secret, trust};
+use super::{names, secret, trust};
 use crate::document::{Field, Fields, Node, Report, quoted};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::TrustAnchors;
@@ -132,7 +132,10 @@ fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> 
     }
     let spec = || fields.optional("spec").and_then(|field| field.map());
     let definition = match kind {
-        Kind::Secret => secret::decode_kubernetes(fields, &metadata, context).map(Definition::Secret),
+        Kind::Secret => {
+            let _ = names::secret(&name_field);
+            secret::decode_kubernetes(fields, &metadata, context).map(Definition::Secret)
+        }
         Kind::Mesh => {
             let mtls = spec().and_then(|spec| spec.optional("mtls"));
             policy::decode(name, &name_field, mtls.as_ref(), context).map(Definition::Mesh)
@@ -167,7 +170,10 @@ fn decode_universal(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
     let report = name_field.report();
     let before = report.count();
     let definition = match kind {
-        Kind::Secret => secret::decode_universal(fields).map(Definition::Secret),
+        Kind::Secret => {
+            let _ = names::secret(&name_field);
+            secret::decode_universal(fields).map(Definition::Secret)
+        }
         Kind::Mesh => {
             let inside = fields.optional("spec").and_then(|field| field.map()).and_then(|spec| spec.optional("mtls"));
             let outside = fields.optional("mtls");
@@ -213,7 +219,10 @@ fn decode_spec(
 fn announce(fields: &Fields<'_>, kind: Kind, name: &str, mesh: &str) -> Key {
     let report = fields.as_field().report();
     // Not validated yet, and on its way into a log.
-    let shown = |name: &str| name.chars().take(80).flat_map(char::escape_debug).collect::<String>();
+    let shown = |name: &str| match names::looks_like_content(name) {
+        true => "?".to_owned(),
+        false => name.chars().take(80).flat_map(char::escape_debug).collect::<String>(),
+    };
     if kind == Kind::Mesh {
         report.about(format!("Mesh {}", shown(name)));
         return Key::Mesh(name.into());
