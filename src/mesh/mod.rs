@@ -55,4 +55,6 @@ pub struct Resources {
 mod tests;
 
 #[cfg(test)]
+mod claims_tests;
+#[cfg(test)]
 mod identity_tests;
