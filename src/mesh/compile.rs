@@ -153,6 +153,11 @@ pub fn compile<'s>(
     }));
     problems.extend(update_claims(&mut files, known, context));
     let (policies, unused) = assemble(known);
+    for found in files.iter().flat_map(|file| &file.found) {
+        let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
+        let gives_identities = policies.meshes.get(mesh).is_some_and(|policy| !policy.identities.is_empty());
+        notices.extend(definition.off.clone().filter(|_| !gives_identities));
+    }
     for (mesh, name) in unused {
         let at = Location { resource: Some(format!("MeshTrust {mesh}/{name}")), ..Location::default() };
         let what = "has no effect: its mesh has neither mTLS nor a MeshIdentity".to_owned();
@@ -234,6 +239,8 @@ fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
         policy.backends.push(definition.backend.clone());
         policy.identities.push(definition.policy.clone());
     }
+    // Without a backend, there is nothing to trust or to sign.
+    meshes.retain(|_, policy| !policy.backends.is_empty());
     let mut unused = Vec::new();
     for ((mesh, name), anchors) in known.trusts.iter() {
         match meshes.get_mut(mesh) {

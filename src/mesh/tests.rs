@@ -313,6 +313,28 @@ fn mtls_off_is_told_and_is_no_error() {
     }
 }
 
+/// Moving from `enabledBackend` to a MeshIdentity: the CAs of before stay trusted.
+#[test]
+fn without_an_enabled_backend_the_listed_ones_stay_and_sign_for_nobody() {
+    let mesh = "type: Mesh\nname: default\nmtls: {skipValidation: true, backends: [{name: b, type: builtin}]}\n";
+    let compiled = compile_text(mesh, true);
+    let policy = &compiled.resources.policies.meshes["default"];
+    assert_eq!((policy.enabled_backend.as_ref(), policy.backends.len(), policy.skip_validation), (None, 1, true));
+    let told = texts(&compiled.notices);
+    assert!(told.len() == 1 && told[0].contains("Mesh default: mtls: mTLS is off (no enabledBackend)"), "{told:?}");
+
+    let provider = "{type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}";
+    let identity = format!("---\ntype: MeshIdentity\nname: i\nspec: {{provider: {provider}}}\n");
+    let compiled = compile_text(&format!("{mesh}{identity}"), true);
+    let policy = &compiled.resources.policies.meshes["default"];
+    let names: Vec<_> = policy.backends.iter().map(|backend| &*backend.name).collect();
+    assert_eq!((names, policy.skip_validation), (vec!["b", "MeshIdentity/i"], true));
+    assert_eq!(texts(&compiled.notices), [""; 0]);
+    let alone = mesh.replace("{name: b, type: builtin}", "");
+    let compiled = compile_text(&format!("{alone}{identity}"), true);
+    assert!(compiled.resources.policies.meshes["default"].skip_validation);
+}
+
 #[test]
 fn duplicates_name_both_places() {
     let context =
