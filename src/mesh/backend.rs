@@ -94,7 +94,10 @@ pub(super) fn decode(
             decode_cert_manager(&fields, context, references)
         }
         Type::Provided => provided::decode_classic(&fields, common.leaf_lifetime, context, references),
-        Type::Vault => not_in_program::vault(&type_field, &fields, context, references),
+        Type::Vault => {
+            not_in_program::vault_lifetime(&fields);
+            not_in_program::vault(&type_field, &fields, context, references)
+        }
         Type::Acm => not_in_program::acm(&type_field, &fields, context, references),
     };
     fields.refuse_others();
@@ -164,6 +167,10 @@ fn decode_builtin(fields: &Fields<'_>, leaf_lifetime: Option<Duration>) -> Optio
     })?;
     Some(BackendKind::Builtin(settings))
 }
+
+/// cert-manager's own issuers: their API group, and their kinds.
+const CERT_MANAGER: &str = "cert-manager.io";
+const CERT_MANAGER_KINDS: [(&str, &str); 2] = [("Issuer", "Issuer"), ("ClusterIssuer", "ClusterIssuer")];
 
 const NAMED_ISSUER: [&str; 3] = ["issuerName", "issuerKind", "issuerGroup"];
 
@@ -264,7 +271,11 @@ fn decode_issuer_ref(field: &Field<'_>, context: &Context) -> Option<IssuerRef> 
 fn decode_issuer(fields: &Fields<'_>, [name, kind, group]: [&'static str; 3], wanted: bool) -> Option<IssuerRef> {
     let name = if wanted { fields.required(name) } else { fields.optional(name) };
     let name = name.as_ref().and_then(names::object);
-    let kind = fields.optional(kind).map_or(Some("Issuer"), |field| names::kind(&field));
-    let group = fields.optional(group).map_or(Some("cert-manager.io"), |field| names::object(&field));
+    let group = fields.optional(group).map_or(Some(CERT_MANAGER), |field| names::object(&field));
+    let kind = fields.optional(kind).map_or(Some("Issuer"), |field| match group {
+        // Whose issuers are of other kinds have a group of their own.
+        Some(CERT_MANAGER) => field.one_of(&CERT_MANAGER_KINDS),
+        _ => names::kind(&field),
+    });
     Some(IssuerRef { name: name?.to_owned(), kind: kind?.to_owned(), group: group?.to_owned() })
 }

@@ -142,6 +142,10 @@ fn providers() {
     ] {
         assert_eq!(policy(&with_provider(provider)).backends[0].kind.label(), label, "{provider}");
     }
+    // Others' issuers have their own kinds.
+    let external =
+        "{type: CertManager, certManager: {issuerRef: {name: i, kind: AWSPCAIssuer, group: awspca.cert-manager.io}}}";
+    assert_eq!(policy(&with_provider(external)).backends[0].kind.label(), "certmanager");
     let by_name = with_provider("{type: CertManager, certManager: {issuerName: i}}");
     assert!(texts(&compile_text(&by_name, false).problems)[0].contains("needs a Kubernetes cluster"));
     assert_eq!(
@@ -275,7 +279,11 @@ fn what_can_be_no_name_is_refused_and_not_repeated() {
 
 #[test]
 fn vault_and_acm_are_checked_in_their_shapes() {
-    let vault = |from_cp: &str| mesh(&format!("{{name: b, type: vault, conf: {{fromCp: {{{from_cp}}}}}}}"));
+    let vault = |from_cp: &str| {
+        mesh(&format!(
+            "{{name: b, type: vault, dpCert: {{rotation: {{expiration: 1d}}}}, conf: {{fromCp: {{{from_cp}}}}}}}"
+        ))
+    };
     let acm = |acm: &str| mesh(&format!("{{name: b, type: acmpca, conf: {{{acm}}}}}"));
     for (text, expected) in [
         (vault("address: v, role: r, auth: {token: {secret: t}}"), "address: is not an HTTP address"),

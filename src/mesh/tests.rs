@@ -113,6 +113,9 @@ fn problems_say_where_and_what_to_do() {
         (
             mesh("{name: b, type: vault, conf: {fromCp: {address: 'http://v'}}}"),
             vec![
+                "6: backends[0]: dpCert.rotation.expiration is missing, which Vault needs (the lifetime of leaves, such as \
+                 24h)"
+                    .into(),
                 "6: backends[0].conf.fromCp.auth: is missing".into(),
                 "6: backends[0].conf.fromCp.role: is missing".into(),
             ],
@@ -147,6 +150,14 @@ fn problems_say_where_and_what_to_do() {
         (
             mesh("{name: b, type: certmanager, conf: {issuerRef: {kind: Issuer}}}"),
             vec!["6: backends[0].conf.issuerRef.name: is missing".into()],
+        ),
+        (
+            mesh("{name: b, type: certmanager, conf: {issuerRef: {name: i, kind: Isuer}}}"),
+            vec![
+                "6: backends[0].conf.issuerRef.kind: \"Isuer\" is not one of Issuer, ClusterIssuer (did you mean \
+                 Issuer?)"
+                    .into(),
+            ],
         ),
         (
             mesh("{name: b, type: certmanager, conf: {issuerRef: {name: i}}, certManager: {issuerName: j}}"),
