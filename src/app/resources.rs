@@ -37,19 +37,19 @@ impl Resources {
         clock: &Clock,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
+        let in_cluster = objects.is_some();
         let settings = ResourceSettings {
             paths: config.resources.clone(),
-            kubernetes_available: objects.is_some(),
+            kubernetes_available: in_cluster,
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
         };
-        let (publish_complete, complete) = watch::channel(objects.is_none());
+        let (publish_complete, complete) = watch::channel(!in_cluster);
         let mut live = LiveResources::new(settings, objects, clock.clone());
         let compiled = live.load();
-        // One team's mistake must not keep a server from coming back for the others; nor must an object of the cluster, if
-        // some are known already.
-        let in_files = compiled.problems.iter().any(|problem| problem.at.file.is_some());
-        if in_files && compiled.resources.policies.meshes.is_empty() {
+        // One team's mistake must not keep a server from coming back for the others; and the cluster may have meshes, which
+        // it has not told of yet.
+        if !in_cluster && !compiled.problems.is_empty() && compiled.resources.policies.meshes.is_empty() {
             return Err(StartError::Configuration(compiled.problems));
         }
         for problem in &compiled.problems {
@@ -137,4 +137,25 @@ fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value:
         }
         changed
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Overrides, Surroundings};
+
+    #[tokio::test]
+    async fn a_start_without_a_good_resource_ends_unless_the_cluster_may_have_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mesh.yaml");
+        std::fs::write(&file, "{type: Mesh, name: default, mtls: {enabledBackend: nonsense}}").unwrap();
+        let overrides = Overrides { resources: vec![file], ..Overrides::default() };
+        let (config, _) = Config::inspect(None, overrides, &Surroundings::default());
+        let (tasks, _deaths) = Tasks::new();
+        let start = |objects| Resources::start(&config, objects, &Clock::system(), &tasks);
+        assert!(matches!(start(None), Err(StartError::Configuration(problems)) if problems.len() == 1));
+        let (_cluster, objects) = watch::channel(Arc::default());
+        let resources = start(Some(objects)).unwrap();
+        assert_eq!(resources.problems.borrow().len(), 1);
+    }
 }

@@ -155,7 +155,9 @@ fn summary(config: &Config, resources: &Resources) -> String {
             Some(format!("MeshIdentity {} by {}", identity.name, signer(backend)))
         });
         let trusts = mesh.trusts.iter().map(|trust| format!("MeshTrust {} of {}", trust.name, trust.trust_domain));
-        let parts: Vec<_> = enabled.into_iter().chain(identities).chain(trusts).collect();
+        let signers: Vec<_> = enabled.into_iter().chain(identities).collect();
+        let none = signers.is_empty().then(|| "no signer".to_owned());
+        let parts: Vec<_> = none.into_iter().chain(signers).chain(trusts).collect();
         format!("{}: {}", mesh.name, parts.join(", "))
     };
     let meshes: Vec<_> = resources.policies.meshes.values().map(|policy| mesh(policy)).collect();

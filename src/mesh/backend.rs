@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Context, ca_cert, not_in_program, provided};
+use super::{Context, ca_cert, names, not_in_program, provided};
 use crate::document::{Field, Fields};
 use crate::model::diagnostic::Location;
 use crate::model::policy::{Backend, BackendKind, BuiltinSettings, CaSource, DataSource, IssuerRef};
@@ -73,6 +73,12 @@ pub(super) fn decode(
     let fields = field.map()?;
     let name_field = fields.required("name");
     let name = name_field.as_ref().and_then(Field::name);
+    if let Some(field) = &name_field
+        && name.is_some_and(|name| names::looks_like_content(name) || name.chars().any(char::is_control))
+    {
+        field.problem("is not a name");
+        return None;
+    }
     if let Some(field) = name_field.filter(|_| name.is_some_and(|name| name.starts_with(OF_IDENTITY))) {
         field.problem(format!("names that begin with {OF_IDENTITY} are those of MeshIdentity resources"));
     }
@@ -88,7 +94,10 @@ pub(super) fn decode(
             decode_cert_manager(&fields, context, references)
         }
         Type::Provided => provided::decode_classic(&fields, common.leaf_lifetime, context, references),
-        Type::Vault => not_in_program::vault(&type_field, &fields, context, references),
+        Type::Vault => {
+            not_in_program::vault_lifetime(&fields);
+            not_in_program::vault(&type_field, &fields, context, references)
+        }
         Type::Acm => not_in_program::acm(&type_field, &fields, context, references),
     };
     fields.refuse_others();
@@ -158,6 +167,10 @@ fn decode_builtin(fields: &Fields<'_>, leaf_lifetime: Option<Duration>) -> Optio
     })?;
     Some(BackendKind::Builtin(settings))
 }
+
+/// cert-manager's own issuers: their API group, and their kinds.
+const CERT_MANAGER: &str = "cert-manager.io";
+const CERT_MANAGER_KINDS: [(&str, &str); 2] = [("Issuer", "Issuer"), ("ClusterIssuer", "ClusterIssuer")];
 
 const NAMED_ISSUER: [&str; 3] = ["issuerName", "issuerKind", "issuerGroup"];
 
@@ -257,9 +270,12 @@ fn decode_issuer_ref(field: &Field<'_>, context: &Context) -> Option<IssuerRef> 
 /// Only the name is required; kind and group are cert-manager's defaults (S0-10).
 fn decode_issuer(fields: &Fields<'_>, [name, kind, group]: [&'static str; 3], wanted: bool) -> Option<IssuerRef> {
     let name = if wanted { fields.required(name) } else { fields.optional(name) };
-    let text = |field: Option<Field<'_>>, default: &str| {
-        field.map_or_else(|| Some(default.to_owned()), |field| field.name().map(str::to_owned))
-    };
-    let (kind, group) = (text(fields.optional(kind), "Issuer"), text(fields.optional(group), "cert-manager.io"));
-    Some(IssuerRef { name: name?.name()?.to_owned(), kind: kind?, group: group? })
+    let name = name.as_ref().and_then(names::object);
+    let group = fields.optional(group).map_or(Some(CERT_MANAGER), |field| names::object(&field));
+    let kind = fields.optional(kind).map_or(Some("Issuer"), |field| match group {
+        // Whose issuers are of other kinds have a group of their own.
+        Some(CERT_MANAGER) => field.one_of(&CERT_MANAGER_KINDS),
+        _ => names::kind(&field),
+    });
+    Some(IssuerRef { name: name?.to_owned(), kind: kind?.to_owned(), group: group?.to_owned() })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::identity::{IdentityDefinition, shown};
 use crate::document::quoted;
-use crate::model::diagnostic::Problem;
+use crate::model::diagnostic::{Location, Problem};
 use crate::model::template::{PathTemplate, TemplateField};
 
 /// The paths of the SPIFFE ID of a proxy whose policy names none: with a service account, and without one.
@@ -15,67 +15,178 @@ const DEFAULT_PATHS: [&str; 2] = ["/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}
 /// Mesh and name of an identity policy.
 pub(super) type IdentityKey = (Arc<str>, Arc<str>);
 
-/// Finds the first identity policy that may not be in force beside the others, and says why. Those that have been in force
-/// already (`before`) come first, then the order of mesh and name: a new one never pushes a good one out.
-/// `meshes` are those with a Mesh resource, and whether they have an enabled backend.
-pub(super) fn first_conflict(
-    identities: &BTreeMap<IdentityKey, IdentityDefinition>,
-    before: &BTreeMap<IdentityKey, IdentityDefinition>,
-    meshes: &BTreeMap<Arc<str>, bool>,
-    zone: &str,
-) -> Option<(IdentityKey, Problem)> {
-    let mut ordered: Vec<_> = identities.iter().collect();
-    ordered.sort_by_key(|(key, definition)| (before.get(*key) != Some(*definition), *key));
-    // The name of a mesh is a trust domain of its own, whether there is a Mesh resource for it or not.
-    let named: BTreeSet<&Arc<str>> = meshes.keys().chain(identities.keys().map(|(mesh, _)| mesh)).collect();
-    let mut accepted: Vec<(&IdentityKey, &IdentityDefinition)> = Vec::new();
-    for (key, definition) in ordered {
-        let found = conflict(key, definition, &named, meshes, &accepted, zone);
-        if let Some(problem) = found {
-            return Some((key.clone(), problem));
+/// What is claimed at a time, by the meshes and identity policies that there are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Claims {
+    /// The meshes with a Mesh resource, and whether they have an enabled backend.
+    pub(super) meshes: BTreeMap<Arc<str>, bool>,
+    pub(super) identities: BTreeMap<IdentityKey, IdentityDefinition>,
+}
+
+impl Claims {
+    /// The name of a mesh is a trust domain of its own, whether there is a Mesh resource for it or not.
+    fn has_mesh(&self, name: &Arc<str>) -> bool {
+        self.meshes.contains_key(name) || self.identities.keys().any(|(mesh, _)| mesh == name)
+    }
+
+    fn has_default_paths(&self, mesh: &Arc<str>) -> bool {
+        self.meshes.get(mesh) == Some(&true)
+    }
+}
+
+/// Who has claimed too much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Claimant {
+    /// A Mesh resource.
+    Mesh(Arc<str>),
+    /// An identity policy.
+    Identity(IdentityKey),
+}
+
+/// One claim; their order is that in which new ones are heard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim<'a> {
+    /// A mesh's name, as a trust domain.
+    Name(&'a Arc<str>),
+    /// The default paths in the mesh's own trust domain.
+    DefaultPaths(&'a Arc<str>),
+    /// What an identity policy gives out.
+    Identity(&'a IdentityKey),
+}
+
+/// Finds the first Mesh or identity policy that may not be in force beside the others, and says why; a Mesh without the
+/// place, which the caller knows. What has been in force already (`before`) comes first, then names of meshes and the order of
+/// mesh and name: a new one never pushes a good one out.
+pub(super) fn first_conflict(now: &Claims, before: &Claims, zone: &str) -> Option<(Claimant, Problem)> {
+    let names: BTreeSet<&Arc<str>> = now.meshes.keys().chain(now.identities.keys().map(|(mesh, _)| mesh)).collect();
+    let with_defaults = now.meshes.iter().filter(|(_, enabled)| **enabled).map(|(mesh, _)| Claim::DefaultPaths(mesh));
+    let of_identities = now.identities.keys().map(Claim::Identity);
+    let mut ordered: Vec<Claim<'_>> =
+        names.iter().map(|name| Claim::Name(name)).chain(with_defaults).chain(of_identities).collect();
+    ordered.sort_by_key(|claim| {
+        let is_old = match claim {
+            Claim::Name(mesh) => before.has_mesh(mesh),
+            Claim::DefaultPaths(mesh) => before.has_default_paths(mesh),
+            Claim::Identity(key) => before.identities.get(*key) == now.identities.get(*key),
+        };
+        (!is_old, *claim)
+    });
+    let mut accepted =
+        Accepted { zone, names: BTreeSet::new(), with_defaults: BTreeSet::new(), identities: Vec::new() };
+    for claim in ordered {
+        let refused = match claim {
+            Claim::Name(mesh) => accepted.name(mesh).map(|problem| {
+                let by_identity =
+                    || now.identities.keys().find(|(of, _)| of == mesh).map(|key| Claimant::Identity(key.clone()));
+                let by_mesh = Claimant::Mesh(mesh.clone());
+                let claimant = if now.meshes.contains_key(mesh) { by_mesh } else { by_identity().unwrap_or(by_mesh) };
+                (claimant, problem)
+            }),
+            Claim::DefaultPaths(mesh) => {
+                accepted.default_paths(mesh).map(|problem| (Claimant::Mesh(mesh.clone()), problem))
+            }
+            Claim::Identity(key) => {
+                let Some(definition) = now.identities.get(key) else { continue };
+                accepted.identity(key, definition).map(|problem| (Claimant::Identity(key.clone()), problem))
+            }
+        };
+        if let Some((claimant, mut problem)) = refused {
+            if let (Claim::Name(_), Claimant::Identity(key)) = (claim, &claimant)
+                && let Some(definition) = now.identities.get(key)
+            {
+                problem.at = definition.trust_domain_at.clone();
+            }
+            return Some((claimant, problem));
         }
-        accepted.push((key, definition));
     }
     None
 }
 
-fn conflict(
-    (mesh, _): &IdentityKey,
-    definition: &IdentityDefinition,
-    named: &BTreeSet<&Arc<str>>,
-    meshes: &BTreeMap<Arc<str>, bool>,
-    accepted: &[(&IdentityKey, &IdentityDefinition)],
-    zone: &str,
-) -> Option<Problem> {
-    let domain = &definition.policy.trust_domain;
-    let taken = |by: String| Problem {
-        at: definition.trust_domain_at.clone(),
-        what: format!("the trust domain {} belongs to another mesh, by {by}", quoted(domain)),
-        hint: Some("a trust domain belongs to one mesh; to trust the CAs of another one, use a MeshTrust".to_owned()),
-    };
-    if domain != mesh && named.contains(domain) {
-        return Some(taken("its name".to_owned()));
+const ONE_MESH: &str = "a trust domain belongs to one mesh; to trust the CAs of another one, use a MeshTrust";
+const TELL_APART: &str = "tell them apart by fixed text in a segment, such as /wl/{{ .Workload }}";
+
+/// The claims that go together, so far. Each method takes one in, or says what is in its way.
+struct Accepted<'a> {
+    zone: &'a str,
+    names: BTreeSet<&'a Arc<str>>,
+    with_defaults: BTreeSet<&'a Arc<str>>,
+    identities: Vec<(&'a IdentityKey, &'a IdentityDefinition)>,
+}
+
+impl<'a> Accepted<'a> {
+    fn name(&mut self, mesh: &'a Arc<str>) -> Option<Problem> {
+        let taken = self.of_domain(mesh).find(|((other, _), _)| other != mesh).map(|((other, name), _)| Problem {
+            at: Location::default(),
+            what: format!(
+                "the mesh's name is a trust domain already, that of {} of mesh {}",
+                shown(name),
+                quoted(other)
+            ),
+            hint: Some(ONE_MESH.to_owned()),
+        });
+        self.names.insert(mesh);
+        taken
     }
-    let same_domain = || accepted.iter().filter(|(_, other)| other.policy.trust_domain == *domain);
-    if let Some(((other_mesh, other), _)) = same_domain().find(|((other_mesh, _), _)| other_mesh != mesh) {
-        return Some(taken(format!("{} of mesh {}", shown(other), quoted(other_mesh))));
-    }
-    let meet = |with: String, theirs: &PathTemplate| Problem {
-        at: definition.path_at.clone(),
-        what: format!("two workloads could get one SPIFFE ID: by this path and by {theirs} of {with}"),
-        hint: Some("tell them apart by fixed text in a segment, such as /wl/{{ .Workload }}".to_owned()),
-    };
-    let ours = paths(mesh, definition, zone);
-    if *domain == *mesh && meshes.get(mesh) == Some(&true) {
+
+    fn default_paths(&mut self, mesh: &'a Arc<str>) -> Option<Problem> {
         let defaults = default_paths();
-        if let Some(theirs) = meeting(&ours, &defaults) {
-            return Some(meet("proxies that no MeshIdentity selects".to_owned(), theirs));
-        }
+        let met = self.of_domain(mesh).find_map(|((_, name), definition)| {
+            let theirs = paths(mesh, definition, self.zone);
+            let theirs = meeting(&defaults, &theirs)?;
+            Some(Problem {
+                at: Location::default(),
+                what: format!(
+                    "with an enabled backend two workloads could get one SPIFFE ID: by {theirs} of {}, and as proxies that \
+                     no MeshIdentity selects",
+                    shown(name)
+                ),
+                hint: Some(format!("in its path, {TELL_APART}")),
+            })
+        });
+        self.with_defaults.insert(mesh);
+        met
     }
-    same_domain().find_map(|((_, other), theirs)| {
-        let theirs = paths(mesh, theirs, zone);
-        Some(meet(shown(other), meeting(&ours, &theirs)?))
-    })
+
+    fn identity(&mut self, key: &'a IdentityKey, definition: &'a IdentityDefinition) -> Option<Problem> {
+        let conflict = self.conflict(key, definition);
+        self.identities.push((key, definition));
+        conflict
+    }
+
+    fn conflict(&self, (mesh, _): &IdentityKey, definition: &IdentityDefinition) -> Option<Problem> {
+        let domain = &definition.policy.trust_domain;
+        let taken = |by: String| Problem {
+            at: definition.trust_domain_at.clone(),
+            what: format!("the trust domain {} belongs to another mesh, by {by}", quoted(domain)),
+            hint: Some(ONE_MESH.to_owned()),
+        };
+        if domain != mesh && self.names.contains(domain) {
+            return Some(taken("its name".to_owned()));
+        }
+        if let Some(((other_mesh, other), _)) = self.of_domain(domain).find(|((other_mesh, _), _)| other_mesh != mesh) {
+            return Some(taken(format!("{} of mesh {}", shown(other), quoted(other_mesh))));
+        }
+        let meet = |with: String, theirs: &PathTemplate| Problem {
+            at: definition.path_at.clone(),
+            what: format!("two workloads could get one SPIFFE ID: by this path and by {theirs} of {with}"),
+            hint: Some(TELL_APART.to_owned()),
+        };
+        let ours = paths(mesh, definition, self.zone);
+        if *domain == *mesh && self.with_defaults.contains(mesh) {
+            let defaults = default_paths();
+            if let Some(theirs) = meeting(&ours, &defaults) {
+                return Some(meet("proxies that no MeshIdentity selects".to_owned(), theirs));
+            }
+        }
+        self.of_domain(domain).find_map(|((_, other), theirs)| {
+            let theirs = paths(mesh, theirs, self.zone);
+            Some(meet(shown(other), meeting(&ours, &theirs)?))
+        })
+    }
+
+    fn of_domain(&self, domain: &Arc<str>) -> impl Iterator<Item = &(&'a IdentityKey, &'a IdentityDefinition)> {
+        self.identities.iter().filter(move |(_, other)| other.policy.trust_domain == *domain)
+    }
 }
 
 fn meeting<'t>(ours: &[PathTemplate], theirs: &'t [PathTemplate]) -> Option<&'t PathTemplate> {

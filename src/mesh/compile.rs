@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::backend::{Reference, Use};
-use super::claims::{self, IdentityKey};
+use super::claims::{self, Claimant, Claims, IdentityKey};
 use super::cluster::{ObjectRef, Standing};
 use super::identity::IdentityDefinition;
 use super::last_good::{LastGood, Seen};
@@ -42,7 +42,7 @@ pub struct Compiled {
     pub standings: BTreeMap<ObjectRef, Standing>,
 }
 
-/// What was good the last time that [`compile`] ran; empty at first.
+/// What was good the last time that [`compile`] ran, and in force as far as meshes and identity policies go; empty at first.
 #[derive(Debug, Default)]
 pub struct KnownGood {
     meshes: LastGood<Arc<str>, MeshDefinition>,
@@ -62,6 +62,16 @@ impl KnownGood {
             Key::Secret { mesh, name } => self.secrets.place(&(mesh.clone(), name.clone())),
             Key::Identity { mesh, name } => self.identities.place(&(mesh.clone(), name.clone())),
             Key::Trust { mesh, name } => self.trusts.place(&(mesh.clone(), name.clone())),
+        }
+    }
+
+    /// Who uses which SPIFFE IDs.
+    fn claims(&self) -> Claims {
+        let is_enabled =
+            |mesh: &MeshDefinition| mesh.policy.as_ref().is_some_and(|policy| policy.enabled_backend.is_some());
+        Claims {
+            meshes: self.meshes.iter().map(|(name, mesh)| (name.clone(), is_enabled(mesh))).collect(),
+            identities: self.identities.iter().map(|(key, definition)| (key.clone(), definition.clone())).collect(),
         }
     }
 
@@ -131,11 +141,6 @@ pub fn compile<'s>(
             problems.extend(broken);
         }
     }
-    known.meshes.update(&pick(&files, |found| match (&found.key, &found.definition) {
-        (Key::Mesh(name), Some(Definition::Mesh(definition))) => Some((name.clone(), Some(definition.clone()))),
-        (Key::Mesh(name), _) => Some((name.clone(), None)),
-        _ => None,
-    }));
     known.trusts.update(&pick(&files, |found| match (&found.key, &found.definition) {
         (Key::Trust { mesh, name }, definition) => {
             let anchors = match definition {
@@ -146,9 +151,13 @@ pub fn compile<'s>(
         }
         _ => None,
     }));
-    let (identities, refused) = update_identities(&mut files, known, context);
-    problems.extend(refused);
-    let (policies, unused) = assemble(known, identities);
+    problems.extend(update_claims(&mut files, known, context));
+    let (policies, unused) = assemble(known);
+    for found in files.iter().flat_map(|file| &file.found) {
+        let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
+        let gives_identities = policies.meshes.get(mesh).is_some_and(|policy| !policy.identities.is_empty());
+        notices.extend(definition.off.clone().filter(|_| !gives_identities));
+    }
     for (mesh, name) in unused {
         let at = Location { resource: Some(format!("MeshTrust {mesh}/{name}")), ..Location::default() };
         let what = "has no effect: its mesh has neither mTLS nor a MeshIdentity".to_owned();
@@ -161,22 +170,19 @@ pub fn compile<'s>(
     Compiled { resources: Resources { policies, secrets }, problems, notices, standings }
 }
 
-/// Takes in the identity policies that may be in force beside each other, and gives those that are.
-fn update_identities(
-    files: &mut [File],
-    known: &mut KnownGood,
-    context: &Context,
-) -> (BTreeMap<IdentityKey, IdentityDefinition>, Vec<Problem>) {
-    let collected = |identities: &LastGood<IdentityKey, IdentityDefinition>| -> BTreeMap<_, _> {
-        identities.iter().map(|(key, definition)| (key.clone(), definition.clone())).collect()
-    };
-    let before = collected(&known.identities);
-    let enabled = |mesh: &MeshDefinition| mesh.policy.as_ref().is_some_and(|policy| policy.enabled_backend.is_some());
-    let meshes = known.meshes.iter().map(|(name, mesh)| (name.clone(), enabled(mesh))).collect();
-    let (mut dropped, mut problems) = (Vec::new(), Vec::new());
+/// Takes in the meshes and identity policies that may be in force beside each other.
+fn update_claims(files: &mut [File], known: &mut KnownGood, context: &Context) -> Vec<Problem> {
+    let before = known.claims();
+    let mut problems = Vec::new();
+    let mut dropped: Vec<Claimant> = Vec::new();
     loop {
-        let mut next = known.identities.clone();
-        next.update(&pick(files, |found| match (&found.key, &found.definition) {
+        let (mut meshes, mut identities) = (known.meshes.clone(), known.identities.clone());
+        meshes.update(&pick(files, |found| match (&found.key, &found.definition) {
+            (Key::Mesh(name), Some(Definition::Mesh(definition))) => Some((name.clone(), Some(definition.clone()))),
+            (Key::Mesh(name), _) => Some((name.clone(), None)),
+            _ => None,
+        }));
+        identities.update(&pick(files, |found| match (&found.key, &found.definition) {
             (Key::Identity { mesh, name }, definition) => {
                 let definition = match definition {
                     Some(Definition::Identity(definition)) => Some((**definition).clone()),
@@ -186,41 +192,55 @@ fn update_identities(
             }
             _ => None,
         }));
-        let mut identities = collected(&next);
-        identities.retain(|key, _| !dropped.contains(key));
-        let Some((key, problem)) = claims::first_conflict(&identities, &before, &meshes, &context.zone) else {
-            known.identities = next;
-            return (identities, problems);
-        };
-        problems.push(problem);
-        let is_it =
-            |found: &&mut Found| matches!(&found.key, Key::Identity { mesh, name } if (mesh, name) == (&key.0, &key.1));
-        let mut found = files.iter_mut().flat_map(|file| &mut file.found).filter(is_it);
-        let replaced = found.find(|found| found.definition.is_some());
-        match replaced {
-            // Its last good version may still do.
-            Some(found) => found.definition = None,
-            None => dropped.push(key),
+        for claimant in &dropped {
+            match claimant {
+                Claimant::Mesh(name) => meshes.forget(name),
+                Claimant::Identity(key) => identities.forget(key),
+            }
         }
+        let next = KnownGood { meshes, identities, ..KnownGood::default() };
+        let Some((claimant, mut problem)) = claims::first_conflict(&next.claims(), &before, &context.zone) else {
+            (known.meshes, known.identities) = (next.meshes, next.identities);
+            return problems;
+        };
+        let is_it = |found: &&mut Found| match (&found.key, &claimant) {
+            (Key::Mesh(name), Claimant::Mesh(refused)) => name == refused,
+            (Key::Identity { mesh, name }, Claimant::Identity(refused)) => (mesh, name) == (&refused.0, &refused.1),
+            _ => false,
+        };
+        let mut found = files.iter_mut().flat_map(|file| &mut file.found).filter(is_it);
+        match found.find(|found| found.definition.is_some()) {
+            // Its last good version may still do.
+            Some(found) => {
+                found.definition = None;
+                if let Claimant::Mesh(_) = claimant {
+                    problem.at = found.at.clone();
+                }
+            }
+            None => dropped.push(claimant),
+        }
+        problems.push(problem);
     }
 }
 
 /// What is in force of all kinds, mesh by mesh; and the trusts of meshes that there are none of.
-fn assemble(known: &KnownGood, identities: BTreeMap<IdentityKey, IdentityDefinition>) -> (PolicySet, Vec<TrustKey>) {
+fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
     let classic = known.meshes.iter().filter_map(|(name, mesh)| Some((name.clone(), mesh.policy.as_deref()?.clone())));
     let mut meshes: BTreeMap<Arc<str>, MeshPolicy> = classic.collect();
-    for ((mesh, _), definition) in identities {
+    for ((mesh, _), definition) in known.identities.iter() {
         let policy = meshes.entry(mesh.clone()).or_insert_with(|| MeshPolicy {
-            name: mesh,
+            name: mesh.clone(),
             enabled_backend: None,
             backends: Vec::new(),
             identities: Vec::new(),
             trusts: Vec::new(),
             skip_validation: false,
         });
-        policy.backends.push(definition.backend);
-        policy.identities.push(definition.policy);
+        policy.backends.push(definition.backend.clone());
+        policy.identities.push(definition.policy.clone());
     }
+    // Without a backend, there is nothing to trust or to sign.
+    meshes.retain(|_, policy| !policy.backends.is_empty());
     let mut unused = Vec::new();
     for ((mesh, name), anchors) in known.trusts.iter() {
         match meshes.get_mut(mesh) {

@@ -1,8 +1,7 @@
 //! Where the bytes are that a resource names: Kuma's data sources, in the form of `Mesh` (`secret`, `inline`,
 //! `inlineString`, `file`; S1-1) and in that of `MeshIdentity` (`type: Secret|File|EnvVar|InsecureInline`; S4-6).
 
-use std::path::PathBuf;
-
+use super::names;
 use super::secret::from_base64;
 use crate::document::Field;
 use crate::model::policy::DataSource;
@@ -35,10 +34,10 @@ pub(super) fn classic<'t>(field: &Field<'t>) -> Option<(DataSource, Field<'t>)> 
         return Some((DataSource::Inline(SecretBytes::new(content)), field));
     }
     if let Some(field) = file {
-        return Some((DataSource::File(PathBuf::from(field.name()?)), field));
+        return Some((DataSource::File(names::path(&field)?), field));
     }
     let field = secret?;
-    Some((DataSource::Secret(field.name()?.into()), field))
+    Some((DataSource::Secret(names::secret(&field)?.into()), field))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,12 +80,11 @@ pub(super) fn secure<'t>(field: &Field<'t>) -> Option<(DataSource, Field<'t>)> {
         }
         fields.required(value)
     })??;
-    let text = value.name()?;
     let source = match kind {
-        Secure::Secret => DataSource::Secret(text.into()),
-        Secure::File => DataSource::File(PathBuf::from(text)),
-        Secure::EnvVar => DataSource::EnvVar(text.into()),
-        Secure::Inline => DataSource::Inline(SecretBytes::new(text.as_bytes().to_vec())),
+        Secure::Secret => DataSource::Secret(names::secret(&value)?.into()),
+        Secure::File => DataSource::File(names::path(&value)?),
+        Secure::EnvVar => DataSource::EnvVar(names::variable(&value)?.into()),
+        Secure::Inline => DataSource::Inline(SecretBytes::new(value.name()?.as_bytes().to_vec())),
     };
     Some((source, value))
 }

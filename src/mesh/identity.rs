@@ -46,7 +46,7 @@ pub(super) fn decode(
         .as_ref()
         .and_then(|field| field.strict_map(|fields| (fields.optional("trustDomain"), fields.optional("path"))));
     let (domain_field, path_field) = parts.unwrap_or_default();
-    let trust_domain = decode_trust_domain(domain_field.as_ref(), name_field, mesh, context);
+    let trust_domain = decode_trust_domain(domain_field.as_ref(), mesh, context);
     let path = match &path_field {
         None => Some(None),
         Some(field) => decode_path(field, context).map(Some),
@@ -92,17 +92,11 @@ fn decode_selector(field: &Field<'_>) -> Option<Selector> {
     decoded.into_iter().collect::<Option<_>>().map(Selector::Labels)
 }
 
-fn decode_trust_domain(
-    field: Option<&Field<'_>>,
-    name_field: &Field<'_>,
-    mesh: &str,
-    context: &Context,
-) -> Option<String> {
-    let (at, rendered) = match field {
-        None => (name_field, mesh.to_owned()),
-        Some(field) => (field, field.check(render_trust_domain(field.name()?, mesh, &context.zone))?),
-    };
-    policy::check_trust_domain(&rendered, at).then_some(rendered)
+fn decode_trust_domain(field: Option<&Field<'_>>, mesh: &str, context: &Context) -> Option<String> {
+    // The name of the mesh has been looked at.
+    let Some(field) = field else { return Some(mesh.to_owned()) };
+    let rendered = field.check(render_trust_domain(field.name()?, mesh, &context.zone))?;
+    policy::check_trust_domain(&rendered, field).then_some(rendered)
 }
 
 fn decode_path(field: &Field<'_>, context: &Context) -> Option<PathTemplate> {

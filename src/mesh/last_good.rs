@@ -52,6 +52,11 @@ impl<K: Ord + Clone, V: Clone> LastGood<K, V> {
         self.kept = next;
     }
 
+    /// Forgets a value: it is not to be in force any more.
+    pub fn forget(&mut self, key: &K) {
+        self.kept.remove(key);
+    }
+
     /// All values in force, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.kept.iter().map(|(key, (_, value))| (key, value))

@@ -11,6 +11,7 @@ mod files;
 mod identity;
 mod last_good;
 mod live;
+mod names;
 mod not_in_program;
 mod policy;
 mod precedence;
@@ -53,5 +54,7 @@ pub struct Resources {
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+mod claims_tests;
 #[cfg(test)]
 mod identity_tests;

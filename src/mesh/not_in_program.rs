@@ -11,6 +11,18 @@ pub(super) fn notice(type_field: &Field<'_>, name: &'static str) -> BackendKind 
     BackendKind::NotInProgram(name)
 }
 
+/// Vault is to be told a lifetime with each request (S4-3).
+pub(super) fn vault_lifetime(backend: &Fields<'_>) {
+    let node = backend.as_field().node();
+    let rotation = node.get("dpCert").and_then(|dp_cert| dp_cert.get("rotation"));
+    if rotation.and_then(|rotation| rotation.get("expiration")).is_none_or(|expiration| expiration.is_null()) {
+        backend.as_field().problem_with_hint(
+            "dpCert.rotation.expiration is missing, which Vault needs",
+            "the lifetime of leaves, such as 24h",
+        );
+    }
+}
+
 /// `conf.fromCp` of a Vault backend.
 pub(super) fn vault(
     type_field: &Field<'_>,

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use spiffe::TrustDomain;
 
-use super::Context;
 use super::backend::{self, Reference};
+use super::{Context, names};
 use crate::document::{Field, quoted};
+use crate::model::diagnostic::Problem;
 use crate::model::policy::MeshPolicy;
 
 /// What a Mesh says.
 #[derive(Debug, Clone)]
 pub(super) struct MeshDefinition {
-    /// `None`: mTLS is off, there is no identity to give.
+    /// Without a backend, it counts for the mesh's MeshIdentities only; `None` if there is no mTLS part.
     pub(super) policy: Option<Arc<MeshPolicy>>,
+    /// What to say if nobody in the mesh gets an identity: classic mTLS is off.
+    pub(super) off: Option<Problem>,
     /// The Secrets that its backends name.
     pub(super) references: Vec<Reference>,
 }
@@ -27,10 +30,12 @@ pub(super) fn decode(
     context: &Context,
 ) -> Option<MeshDefinition> {
     let off = |field: &Field<'_>, why: &str| {
-        field.notice(format!("mTLS is off ({why}): this mesh has no identity to give"));
-        Some(MeshDefinition { policy: None, references: Vec::new() })
+        let what = format!("mTLS is off ({why}) and there is no MeshIdentity: this mesh has no identity to give");
+        Some(Problem { at: field.location(), what, hint: None })
     };
-    let Some(mtls) = mtls else { return off(name_field, "no mtls") };
+    let Some(mtls) = mtls else {
+        return Some(MeshDefinition { policy: None, off: off(name_field, "no mtls"), references: Vec::new() });
+    };
     let report = mtls.report();
     let before = report.count();
     // The mesh's name is the trust domain of its SPIFFE IDs.
@@ -45,23 +50,29 @@ pub(super) fn decode(
     let mut references = Vec::new();
     let backends: Vec<_> =
         listed.iter().filter_map(|item| backend::decode(item, name, context, &mut references)).map(Arc::new).collect();
-    let names = names(&listed);
+    let by_name = listed_names(&listed);
     let enabled_name = enabled.as_ref().and_then(Field::text).filter(|name| !name.is_empty());
-    let (Some(enabled), Some(enabled_name)) = (enabled, enabled_name) else {
-        return if report.count() == before { off(mtls, "no enabledBackend") } else { None };
-    };
-    if !names.contains_key(enabled_name) {
-        let listed = names.keys().copied().collect::<Vec<_>>().join(", ");
-        let hint = if names.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
+    if let (Some(enabled), Some(enabled_name)) = (enabled, enabled_name)
+        && !by_name.contains_key(enabled_name)
+    {
+        let shown = by_name.keys().filter(|name| !names::looks_like_content(name));
+        let listed = shown.copied().collect::<Vec<_>>().join(", ");
+        let hint = if by_name.is_empty() { "there is none".to_owned() } else { format!("there are: {listed}") };
         enabled.problem_with_hint(format!("{} is not the name of one of the backends", quoted(enabled_name)), hint);
     }
-    let policy = MeshPolicy { skip_validation, ..MeshPolicy::classic(name.into(), enabled_name.into(), backends) };
-    let policy = Some(Arc::new(policy)).filter(|_| report.count() == before)?;
-    Some(MeshDefinition { policy: Some(policy), references })
+    if report.count() != before {
+        return None;
+    }
+    // Nobody need sign by a backend for its CA to be trusted: that of proxies that have yet to move to a MeshIdentity.
+    let enabled_backend = enabled_name.map(Into::into);
+    let off = if enabled_backend.is_none() { off(mtls, "no enabledBackend") } else { None };
+    let (identities, trusts) = (Vec::new(), Vec::new());
+    let policy = MeshPolicy { name: name.into(), enabled_backend, backends, identities, trusts, skip_validation };
+    Some(MeshDefinition { policy: Some(Arc::new(policy)), off, references })
 }
 
 /// The names of all listed backends, broken ones too; a name that is there twice is a problem.
-fn names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
+fn listed_names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
     let mut names = BTreeMap::new();
     for (index, item) in listed.iter().enumerate() {
         let Some(name) = item.node().get("name").and_then(|name| name.text()) else { continue };

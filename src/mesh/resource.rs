@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Context;
 use super::identity::{self, IdentityDefinition};
 use super::policy::{self, MeshDefinition};
-use super::{secret, trust};
+use super::{names, secret, trust};
 use crate::document::{Field, Fields, Node, Report, quoted};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::TrustAnchors;
@@ -111,19 +111,20 @@ fn decode_outcome(root: &Field<'_>, context: &Context) -> Option<Outcome> {
 }
 
 fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
+    // Whatever is wrong from here on makes the resource void.
+    let report = fields.as_field().report();
+    let before = report.count();
     let kind = fields.required("kind").and_then(|field| Kind::decode(&field));
     let api_version = fields.required("apiVersion");
     let metadata = fields.required("metadata").and_then(|field| field.map());
     let name_field = metadata.as_ref().and_then(|metadata| metadata.required("name"));
     let name = name_field.as_ref().and_then(Field::name);
     let (kind, name_field, name, metadata) = (kind?, name_field?, name?, metadata?);
-    let labels = metadata.optional("labels").and_then(|labels| labels.map());
-    let mesh = labels.and_then(|labels| labels.optional("kuma.io/mesh")).and_then(|mesh| mesh.name());
-    let mesh = mesh.unwrap_or(DEFAULT_MESH);
+    let mesh = decode_mesh_label(&metadata);
+    // A Mesh is known by its name alone. Any other resource must not be taken for one of another mesh, such as `default`.
+    let mesh = if kind == Kind::Mesh { mesh.unwrap_or(DEFAULT_MESH) } else { mesh? };
     let key = announce(fields, kind, name, mesh);
 
-    let report = name_field.report();
-    let before = report.count();
     let expected = if kind == Kind::Secret { "v1" } else { KUMA_API };
     if let Some(field) = api_version
         && field.text().is_some_and(|found| found != expected)
@@ -132,7 +133,10 @@ fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> 
     }
     let spec = || fields.optional("spec").and_then(|field| field.map());
     let definition = match kind {
-        Kind::Secret => secret::decode_kubernetes(fields, &metadata, context).map(Definition::Secret),
+        Kind::Secret => {
+            let _ = names::secret(&name_field);
+            secret::decode_kubernetes(fields, &metadata, context).map(Definition::Secret)
+        }
         Kind::Mesh => {
             let mtls = spec().and_then(|spec| spec.optional("mtls"));
             policy::decode(name, &name_field, mtls.as_ref(), context).map(Definition::Mesh)
@@ -156,7 +160,16 @@ fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> 
     Some(Outcome::Known { key, at: name_field.location(), definition })
 }
 
+/// The mesh that a resource belongs to by its label; `None` if that is broken.
+fn decode_mesh_label<'t>(metadata: &Fields<'t>) -> Option<&'t str> {
+    let Some(labels) = metadata.optional("labels") else { return Some(DEFAULT_MESH) };
+    let Some(mesh) = labels.map()?.optional("kuma.io/mesh") else { return Some(DEFAULT_MESH) };
+    mesh.name()
+}
+
 fn decode_universal(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
+    let report = fields.as_field().report();
+    let before = report.count();
     let kind = fields.required("type").and_then(|field| Kind::decode(&field));
     let name_field = fields.required("name");
     let name = name_field.as_ref().and_then(Field::name);
@@ -164,10 +177,11 @@ fn decode_universal(fields: &Fields<'_>, context: &Context) -> Option<Outcome> {
     let mesh = fields.optional("mesh").map_or(Some(DEFAULT_MESH), |field| field.name())?;
     let key = announce(fields, kind, name, mesh);
 
-    let report = name_field.report();
-    let before = report.count();
     let definition = match kind {
-        Kind::Secret => secret::decode_universal(fields).map(Definition::Secret),
+        Kind::Secret => {
+            let _ = names::secret(&name_field);
+            secret::decode_universal(fields).map(Definition::Secret)
+        }
         Kind::Mesh => {
             let inside = fields.optional("spec").and_then(|field| field.map()).and_then(|spec| spec.optional("mtls"));
             let outside = fields.optional("mtls");
@@ -197,10 +211,8 @@ fn decode_spec(
     spec: &Fields<'_>,
     context: &Context,
 ) -> Option<Definition> {
-    // The mesh need not have a Mesh resource, so nobody else looks at its name.
-    if !policy::check_trust_domain(mesh, spec.as_field()) {
-        return None;
-    }
+    // The mesh need not have a Mesh resource, so nobody else looks at its name. What else is wrong is told all the same.
+    policy::check_trust_domain(mesh, spec.as_field());
     match kind {
         Kind::MeshIdentity => {
             identity::decode(name, name_field, mesh, spec, context).map(Box::new).map(Definition::Identity)
@@ -213,7 +225,10 @@ fn decode_spec(
 fn announce(fields: &Fields<'_>, kind: Kind, name: &str, mesh: &str) -> Key {
     let report = fields.as_field().report();
     // Not validated yet, and on its way into a log.
-    let shown = |name: &str| name.chars().take(80).flat_map(char::escape_debug).collect::<String>();
+    let shown = |name: &str| match names::looks_like_content(name) {
+        true => "?".to_owned(),
+        false => name.chars().take(80).flat_map(char::escape_debug).collect::<String>(),
+    };
     if kind == Kind::Mesh {
         report.about(format!("Mesh {}", shown(name)));
         return Key::Mesh(name.into());

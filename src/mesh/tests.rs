@@ -113,6 +113,9 @@ fn problems_say_where_and_what_to_do() {
         (
             mesh("{name: b, type: vault, conf: {fromCp: {address: 'http://v'}}}"),
             vec![
+                "6: backends[0]: dpCert.rotation.expiration is missing, which Vault needs (the lifetime of leaves, such as \
+                 24h)"
+                    .into(),
                 "6: backends[0].conf.fromCp.auth: is missing".into(),
                 "6: backends[0].conf.fromCp.role: is missing".into(),
             ],
@@ -147,6 +150,14 @@ fn problems_say_where_and_what_to_do() {
         (
             mesh("{name: b, type: certmanager, conf: {issuerRef: {kind: Issuer}}}"),
             vec!["6: backends[0].conf.issuerRef.name: is missing".into()],
+        ),
+        (
+            mesh("{name: b, type: certmanager, conf: {issuerRef: {name: i, kind: Isuer}}}"),
+            vec![
+                "6: backends[0].conf.issuerRef.kind: \"Isuer\" is not one of Issuer, ClusterIssuer (did you mean \
+                 Issuer?)"
+                    .into(),
+            ],
         ),
         (
             mesh("{name: b, type: certmanager, conf: {issuerRef: {name: i}}, certManager: {issuerName: j}}"),
@@ -311,6 +322,28 @@ fn mtls_off_is_told_and_is_no_error() {
         assert!(compiled.resources.policies.meshes.is_empty());
         assert!(compiled.notices[0].what.contains("mTLS is off"));
     }
+}
+
+/// Moving from `enabledBackend` to a MeshIdentity: the CAs of before stay trusted.
+#[test]
+fn without_an_enabled_backend_the_listed_ones_stay_and_sign_for_nobody() {
+    let mesh = "type: Mesh\nname: default\nmtls: {skipValidation: true, backends: [{name: b, type: builtin}]}\n";
+    let compiled = compile_text(mesh, true);
+    let policy = &compiled.resources.policies.meshes["default"];
+    assert_eq!((policy.enabled_backend.as_ref(), policy.backends.len(), policy.skip_validation), (None, 1, true));
+    let told = texts(&compiled.notices);
+    assert!(told.len() == 1 && told[0].contains("Mesh default: mtls: mTLS is off (no enabledBackend)"), "{told:?}");
+
+    let provider = "{type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}";
+    let identity = format!("---\ntype: MeshIdentity\nname: i\nspec: {{provider: {provider}}}\n");
+    let compiled = compile_text(&format!("{mesh}{identity}"), true);
+    let policy = &compiled.resources.policies.meshes["default"];
+    let names: Vec<_> = policy.backends.iter().map(|backend| &*backend.name).collect();
+    assert_eq!((names, policy.skip_validation), (vec!["b", "MeshIdentity/i"], true));
+    assert_eq!(texts(&compiled.notices), [""; 0]);
+    let alone = mesh.replace("{name: b, type: builtin}", "");
+    let compiled = compile_text(&format!("{alone}{identity}"), true);
+    assert!(compiled.resources.policies.meshes["default"].skip_validation);
 }
 
 #[test]

@@ -204,13 +204,17 @@ impl CertificateAuthority for Provided {
     }
 }
 
-/// Where it is, for people.
+/// Where it is, for people. What is in a place of a name, and can be none, may be the key itself: it is not repeated.
 fn place(source: &DataSource) -> Cow<'static, str> {
+    let is_name = |text: &str| !text.contains("-----") && !text.chars().any(char::is_control);
     match source {
         DataSource::Inline(_) => "in the resource".into(),
-        DataSource::File(path) => format!("in file {}", path.display()).into(),
-        DataSource::Secret(name) => format!("in mesh Secret {name:?}").into(),
-        DataSource::EnvVar(name) => format!("in environment variable {name}").into(),
+        DataSource::File(path) if is_name(&path.to_string_lossy()) => format!("in file {}", path.display()).into(),
+        DataSource::Secret(name) if is_name(name) => format!("in mesh Secret {name:?}").into(),
+        DataSource::EnvVar(name) if is_name(name) => format!("in environment variable {name}").into(),
+        DataSource::File(_) => "in a file".into(),
+        DataSource::Secret(_) => "in a mesh Secret".into(),
+        DataSource::EnvVar(_) => "in an environment variable".into(),
     }
 }
 

@@ -202,6 +202,11 @@ async fn an_environment_variable_that_is_not_set_is_told_by_its_name() {
         trouble.contains("the CA's private key in environment variable ENVOY_SDS_NO_SUCH: is not set"),
         "{trouble}"
     );
+    // What can be no name is not told, as it may be the key.
+    for source in [DataSource::EnvVar(good.key.as_str().into()), DataSource::File(good.key.as_str().into())] {
+        let trouble = rig.of(source.clone(), source).trouble().unwrap();
+        assert!(!trouble.contains("PRIVATE") && !trouble.contains(good.key.lines().nth(1).unwrap()), "{trouble}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

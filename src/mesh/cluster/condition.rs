@@ -7,24 +7,58 @@ use serde_json::{Value, json};
 const MAX_MESSAGE: usize = 4096;
 
 /// One condition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Condition {
-    /// `True` or `False`.
-    pub(super) holds: bool,
+    /// `True` or `False`; `None` if it is not known yet.
+    pub(super) holds: Option<bool>,
     /// One word, for programs.
     pub(super) reason: &'static str,
     /// Sentences, for people.
     pub(super) message: String,
+    /// Whether the message is another system's: with names, numbers and times in it that are others each time, and on
+    /// each replica.
+    is_volatile: bool,
 }
+
+impl PartialEq for Condition {
+    fn eq(&self, other: &Self) -> bool {
+        (self.holds, self.reason) == (other.holds, other.reason) && self.means(&other.message)
+    }
+}
+
+impl Eq for Condition {}
 
 impl Condition {
     /// A condition whose message is all of `sentences`, as far as there is room.
     pub(super) fn new(holds: bool, reason: &'static str, sentences: &[String]) -> Self {
-        Self { holds, reason, message: shortened(&sentences.join("; "), MAX_MESSAGE) }
+        let message = shortened(&sentences.join("; "), MAX_MESSAGE);
+        Self { holds: Some(holds), reason, message, is_volatile: false }
+    }
+
+    /// One of which nothing is known yet.
+    pub(super) fn unknown(reason: &'static str, message: &str) -> Self {
+        Self { holds: None, reason, message: message.to_owned(), is_volatile: false }
+    }
+
+    /// The same, with a message of another system.
+    pub(super) fn volatile(self) -> Self {
+        Self { is_volatile: true, ..self }
     }
 
     fn status(&self) -> &'static str {
-        if self.holds { "True" } else { "False" }
+        match self.holds {
+            Some(true) => "True",
+            Some(false) => "False",
+            None => "Unknown",
+        }
+    }
+
+    /// Whether `message` says what this one's does. Of a volatile one, words that may be names or numbers do not count.
+    fn means(&self, message: &str) -> bool {
+        let is_word =
+            |word: &&str| !word.contains(|part: char| part.is_ascii_digit() || matches!(part, '-' | '/' | ':'));
+        let words = |text: &'_ str| text.split_whitespace().filter(is_word).map(str::to_owned).collect::<Vec<_>>();
+        self.message == message || (self.is_volatile && words(&self.message) == words(message))
     }
 }
 
@@ -33,6 +67,8 @@ impl Condition {
 pub(super) enum Wanted {
     /// This.
     Say(Condition),
+    /// This, unless something is said of this very version of the object already.
+    Await(Condition),
     /// Nothing new is known: what is there stays.
     Keep,
     /// It says nothing of this object any more.
@@ -64,14 +100,17 @@ pub(super) fn merge(
                 merged.remove(at);
                 changed = true;
             }
-            (Wanted::Say(condition), at) => {
+            (Wanted::Say(condition) | Wanted::Await(condition), at) => {
                 let before = at.map_or(Value::Null, |at| merged[at].clone());
-                if says(&before, condition, generation) {
+                let is_said = says(&before, condition, generation);
+                let is_of_this_version = generation.is_some() && before["observedGeneration"].as_i64() == generation;
+                if is_said || (matches!(wanted, Wanted::Await(_)) && is_of_this_version) {
                     continue;
                 }
                 changed = true;
                 let same_status = before["status"] == condition.status();
-                if !same_status || before["reason"] != condition.reason {
+                // That nothing is known yet is no news.
+                if condition.holds.is_some() && (!same_status || before["reason"] != condition.reason) {
                     transitions.push(Transition { condition: condition.clone(), of });
                 }
                 let since = before["lastTransitionTime"].as_str().filter(|_| same_status);
@@ -103,7 +142,7 @@ pub(super) fn says(found: &Value, condition: &Condition, generation: Option<i64>
     };
     found["status"] == condition.status()
         && found["reason"] == condition.reason
-        && found["message"] == condition.message.as_str()
+        && found["message"].as_str().is_some_and(|found| condition.means(found))
         && same_generation
 }
 
@@ -158,6 +197,34 @@ mod tests {
         assert_eq!((third.len(), transitions.len()), (2, 1));
         let (gone, _) = merge(&third, &[("Ready", Wanted::Remove)], None, at(120)).unwrap();
         assert_eq!(gone, [others]);
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_new_version_takes_the_place_of_what_was_said_of_the_old() {
+        let wanted = [("Backend", Wanted::Await(Condition::unknown("Pending", "wait")))];
+        let old = json!({"type": "Backend", "status": "True", "reason": "R", "message": "m", "observedGeneration": 3});
+        assert!(merge(std::slice::from_ref(&old), &wanted, Some(3), at(0)).is_none(), "it is of this version");
+        let (merged, transitions) = merge(&[old], &wanted, Some(4), at(0)).unwrap();
+        assert_eq!((&merged[0]["status"], merged[0]["observedGeneration"].as_i64()), (&json!("Unknown"), Some(4)));
+        assert_eq!(transitions.len(), 0, "no Event");
+        assert!(merge(&merged, &wanted, Some(4), at(0)).is_none());
+    }
+
+    #[test]
+    fn names_and_numbers_in_messages_of_others_are_no_difference() {
+        let failed = |message: &str| Condition::new(false, "Failed", &[message.to_owned()]).volatile();
+        assert_eq!(
+            failed("request web-0-abcde was denied at 10:30:00"),
+            failed("request web-0-fghij was denied at 10:31:00")
+        );
+        assert_ne!(failed("request web-0-abcde was denied"), failed("request web-0-abcde has failed"));
+        let current = json!({"type": "Backend", "status": "False", "reason": "Failed", "message": "try 1 failed"});
+        assert!(
+            merge(std::slice::from_ref(&current), &[("Backend", Wanted::Say(failed("try 2 failed")))], None, at(0))
+                .is_none()
+        );
+        let said = Condition::new(false, "Failed", &["try 2 failed".to_owned()]);
+        assert!(merge(&[current], &[("Backend", Wanted::Say(said))], None, at(0)).is_some());
     }
 
     #[test]

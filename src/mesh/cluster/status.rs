@@ -83,7 +83,10 @@ fn ready(standing: &Standing, verdicts: &[(&str, &Verdict)]) -> Condition {
             let held = verdicts.iter().filter(|(_, verdict)| verdict.holds_back);
             let mut sentences: Vec<_> = held
                 .map(|(backend, _)| {
-                    format!("the version before stays in force until backend {backend} has issued a test certificate")
+                    format!(
+                        "it is not in force until backend {backend} has issued a test certificate; the version before, if \
+                         there is one, stays in force"
+                    )
                 })
                 .collect();
             if !sentences.is_empty() {
@@ -107,15 +110,20 @@ fn backend_ready(verdicts: &[(&str, &Verdict)], troubles: &[(&str, &String)]) ->
         })
         .collect();
     if !failed.is_empty() {
-        return Wanted::Say(Condition::new(false, "BackendFailed", &failed));
+        return Wanted::Say(Condition::new(false, "BackendFailed", &failed).volatile());
     }
     // A CA certificate that is not known yet keeps a test certificate waiting; so this is asked first.
     let untrusted: Vec<String> = troubles.iter().map(|(backend, why)| format!("backend {backend}: {why}")).collect();
     if !untrusted.is_empty() {
-        return Wanted::Say(Condition::new(false, "CertificateAuthorityUnknown", &untrusted));
+        return Wanted::Say(Condition::new(false, "CertificateAuthorityUnknown", &untrusted).volatile());
     }
-    if verdicts.is_empty() || verdicts.iter().any(|(_, verdict)| verdict.outcome == Outcome::Pending) {
+    if verdicts.is_empty() {
         return Wanted::Keep;
+    }
+    let pending = verdicts.iter().find(|(_, verdict)| verdict.outcome == Outcome::Pending);
+    if let Some((backend, _)) = pending {
+        let message = format!("backend {backend} is being asked for a test certificate");
+        return Wanted::Await(Condition::unknown("Pending", &message));
     }
     let tested = |(backend, verdict): &(&str, &Verdict)| match verdict.outcome {
         Outcome::Skipped => format!("backend {backend} is not tested (skipValidation)"),

@@ -251,6 +251,34 @@ async fn two_replicas_do_not_fight() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_condition_is_of_the_version_that_it_names_and_written_when_it_changes() {
+    let scene = Scene::new();
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    let tell = scene.serve(scene.live(vec![]));
+    let verdict = |outcome, holds_back| {
+        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back };
+        Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
+    };
+    scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;
+    // Another replica sees it otherwise: what this one has said before is not repeated with what is new.
+    let conditions = json!([{"type": "Ready", "status": "False", "reason": "Theirs", "message": "m"}]);
+    scene.api.merge("meshes", "one", &json!({"status": {"conditions": conditions}}));
+    sleep(LONG).await;
+    tell.send_replace(verdict(Outcome::Passed, false));
+    scene.reason_becomes("meshes", "one", "BackendReady", "BackendReady").await;
+    assert_eq!(scene.condition("meshes", "one", "Ready")["reason"], "Theirs");
+
+    // That the backend before has been good says nothing of the one that is wanted now.
+    tell.send_replace(verdict(Outcome::Pending, true));
+    let backends = json!([{"name": "ca-1", "type": "builtin", "conf": {"caCert": {"expiration": "1d"}}}]);
+    scene.api.merge("meshes", "one", &json!({"metadata": {"generation": 2}, "spec": {"mtls": {"backends": backends}}}));
+    let backend = scene.reason_becomes("meshes", "one", "BackendReady", "Pending").await;
+    assert_eq!((&backend["status"], &backend["observedGeneration"]), (&json!("Unknown"), &json!(2)));
+    let ready = scene.reason_becomes("meshes", "one", "Ready", "HeldBack").await;
+    assert!(ready["message"].as_str().unwrap().contains("the version before, if there is one, stays"), "{ready}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn definitions_without_a_status_subresource_are_coped_with() {
     let scene = Scene::new();
     scene.api.define("meshes", Some(Definition::WithoutSubresource));

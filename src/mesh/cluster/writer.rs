@@ -144,7 +144,9 @@ impl StatusWriter {
                 continue;
             }
             let before = said.map(|said| said.wanted.clone());
-            match self.write(object, &wanted, before.as_deref()).await {
+            let is_same_object = said.is_some_and(|said| said.object.says_the_same(object));
+            let news = news(before.as_deref().filter(|_| is_same_object), &wanted);
+            match self.write(object, &news, before.as_deref()).await {
                 Ok(()) | Err(Unwritten::Gone) => {
                     self.said.insert(at.clone(), Said { object: object.clone(), wanted });
                 }
@@ -259,9 +261,9 @@ impl StatusWriter {
             resource_version: object.resource_version.clone(),
             ..ObjectReference::default()
         };
-        for Transition { condition: Condition { holds, reason, message }, of } in transitions {
+        for Transition { condition: Condition { holds, reason, message, .. }, of } in transitions {
             let event = Event {
-                type_: if holds { EventType::Normal } else { EventType::Warning },
+                type_: if holds == Some(true) { EventType::Normal } else { EventType::Warning },
                 reason: reason.to_owned(),
                 note: Some(shortened(&message, MAX_NOTE)),
                 action: of.to_owned(),
@@ -296,22 +298,29 @@ fn kept(written: &DynamicObject, wanted: &[(&'static str, Wanted)]) -> bool {
         Wanted::Say(condition) => {
             conditions.into_iter().flatten().any(|found| found["type"] == *of && says(found, condition, None))
         }
-        Wanted::Keep | Wanted::Remove => true,
+        Wanted::Await(_) | Wanted::Keep | Wanted::Remove => true,
     })
+}
+
+/// What there is to say that has not been said of this object. What another replica has put in its place since is its own:
+/// whose view has not changed does not insist.
+fn news(said: Option<&[(&'static str, Wanted)]>, wanted: &[(&'static str, Wanted)]) -> Vec<(&'static str, Wanted)> {
+    let is_said = |wanted: &(&'static str, Wanted)| said.is_some_and(|said| said.contains(wanted));
+    wanted.iter().filter(|wanted| !is_said(wanted)).cloned().collect()
 }
 
 /// The changes of state between what was said and what is to be said, where the object does not keep it.
 fn transitions(before: Option<&[(&'static str, Wanted)]>, now: &[(&'static str, Wanted)]) -> Vec<Transition> {
     let state = |wanted: &Wanted| match wanted {
         Wanted::Say(condition) => Some((condition.holds, condition.reason)),
-        Wanted::Keep | Wanted::Remove => None,
+        Wanted::Await(_) | Wanted::Keep | Wanted::Remove => None,
     };
     let said = |of: &str| before?.iter().find(|(known, _)| *known == of).and_then(|(_, wanted)| state(wanted));
     now.iter()
         .filter_map(|(of, wanted)| {
             let Wanted::Say(condition) = wanted else { return None };
             // What is good from the start is no news to anybody.
-            let news = said(of).map_or(!condition.holds, |said| Some(said) != state(wanted));
+            let news = said(of).map_or(condition.holds == Some(false), |said| Some(said) != state(wanted));
             news.then(|| Transition { condition: condition.clone(), of })
         })
         .collect()
