@@ -40,6 +40,8 @@ impl Warnings {
         for ((mesh, backend), trouble) in admin.trust.troubles().borrow().iter() {
             let consequence = if trouble.has_last_good {
                 "what it said before stays trusted"
+            } else if admin.trust.all().borrow().meshes.contains_key(mesh) {
+                "its CA is not trusted until this is mended"
             } else {
                 "the mesh has no trust bundle until this is mended"
             };

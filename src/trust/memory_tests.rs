@@ -86,7 +86,10 @@ fn a_restart_with_the_same_resources_changes_nothing() {
     let backends = [("one", "builtin"), ("other", "issuer")];
     let both = start(&backends, &[("one", &one), ("other", &other)]);
     assert_eq!(trusted(&mut restart(&both, &backends, &[])), ["One", "Other"], "both are silent");
-    assert_eq!(trusted(&mut restart(&both, &backends, &[("one", &one)])), ["One", "Other"]);
+    let mut again = restart(&both, &backends, &[("one", &one)]);
+    assert_eq!(trusted(&mut again), ["One", "Other"]);
+    again.hear(&("default".into(), "other".into()), Answer::Bad("away".into()));
+    assert!(again.troubles().values().all(|trouble| trouble.has_last_good));
 
     // One that never spoke took nothing away before, and does not now.
     assert_eq!(trusted(&mut start(&backends, &[("one", &one)])), [""; 0], "nobody knows what it has signed");

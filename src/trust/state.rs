@@ -192,7 +192,14 @@ impl TrustState {
 
     /// Which sources are in trouble, and why; whether an older answer of theirs is in use.
     pub fn troubles(&self) -> BTreeMap<SourceKey, Trouble> {
-        self.sources.iter().filter_map(|(key, source)| Some((key.clone(), source.trouble()?))).collect()
+        let is_remembered = |(mesh, backend): &SourceKey| {
+            self.memory.get(mesh).is_some_and(|memory| memory.said.iter().any(|said| said.backend == *backend))
+        };
+        let trouble = |(key, source): (&SourceKey, &Source)| {
+            let Trouble { reason, has_last_good } = source.trouble()?;
+            Some((key.clone(), Trouble { reason, has_last_good: has_last_good || is_remembered(key) }))
+        };
+        self.sources.iter().filter_map(trouble).collect()
     }
 }
 
@@ -225,7 +232,7 @@ fn added(
 pub struct Trouble {
     /// Why.
     pub reason: String,
-    /// Whether what it said before is still in use; if not, the mesh has no trust bundle.
+    /// Whether what it said before is still in use.
     pub has_last_good: bool,
 }
 

@@ -241,13 +241,14 @@ impl Worker {
                 }
             }
         }
+        // First, as these take up what is remembered.
+        self.publish_bundles();
         let troubles = self.state.troubles();
         self.tell_troubles.send_if_modified(|told| {
             let changed = **told != troubles;
             *told = Arc::new(troubles);
             changed
         });
-        self.publish_bundles();
     }
 
     /// Removes what is kept of backends that no policy lists, once it is certain that none does. (What tells that the
