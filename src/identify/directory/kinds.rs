@@ -1,12 +1,13 @@
 //! The three kinds of objects, and how each is asked for. Only their metadata is: of a pod that is a twentieth.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
-use kube::api::ObjectMeta;
+use kube::api::{ListParams, ObjectMeta};
 use kube::core::PartialObjectMeta;
 use kube::runtime::watcher::{Config, Event};
 use kube::{Api, Client, Resource};
@@ -23,6 +24,9 @@ pub(super) const MESH: &str = "kuma.io/mesh";
 /// How long after its deletion an object that a finalizer keeps is still good: as long as the API server itself accepts
 /// tokens that are bound to it.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
+
+/// Objects that are asked for at once, of many.
+const PAGE: u32 = 500;
 
 /// The account of a pod that names none.
 const DEFAULT_ACCOUNT: &str = "default";
@@ -101,6 +105,20 @@ pub(super) async fn account_of(client: &Client, key: &Key, uid: &str) -> Result<
     let pod = pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid));
     let account = |pod: Pod| pod.spec.and_then(|spec| spec.service_account_name).filter(|name| !name.is_empty());
     Ok(pod.map(|pod| account(pod).map_or(DEFAULT_ACCOUNT.into(), Arc::from)))
+}
+
+/// All pods there are, by uid.
+pub(super) async fn list_pods(client: &Client) -> Result<HashMap<String, Key>, String> {
+    let (api, mut params) = (Api::<Pod>::all(client.clone()), ListParams::default().limit(PAGE));
+    let mut pods = HashMap::new();
+    loop {
+        let page = api.list_metadata(&params).await.map_err(|error| explain(&error))?;
+        pods.extend(page.items.iter().filter_map(|pod| Some((pod.metadata.uid.clone()?, key_of(&pod.metadata)))));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(pods),
+        }
+    }
 }
 
 pub(super) fn watch_all(directory: &Directory, client: Client, tasks: &Tasks) {

@@ -4,6 +4,7 @@
 //! Once listed, the last that was known counts, also while the API server is away: a fleet that reconnects meanwhile is
 //! let in.
 
+mod by_uid;
 mod ending;
 mod kinds;
 mod table;
@@ -18,12 +19,12 @@ use futures::stream::{self, BoxStream, StreamExt};
 use kube::Client;
 use tokio::sync::{Semaphore, watch};
 
+use self::by_uid::Ahead;
 use self::kinds::{Kind, MESH};
 use self::table::{Found, Key, Table};
 use super::IdentifyError;
-use super::pods::{FindPods, FoundPod};
 use super::standing::{Facts, Standing, Stands};
-use crate::model::identity::{Labels, Pod, Workload};
+use crate::model::identity::{Labels, Pod};
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
 
@@ -69,6 +70,7 @@ pub struct Directory(Arc<Inner>);
 struct Inner {
     clock: Clock,
     questions: Questions,
+    ahead: Ahead,
     pods: Shelf,
     namespaces: Shelf,
     accounts: Shelf,
@@ -139,6 +141,7 @@ impl Directory {
         let inner = Inner {
             clock,
             questions: Questions { client: client.clone(), slots: Semaphore::new(AT_ONCE) },
+            ahead: Ahead::default(),
             pods: Shelf::new(),
             namespaces: Shelf::new(),
             accounts: Shelf::new(),
@@ -264,34 +267,6 @@ impl KnowAccounts for Directory {
             self.0.look_up(method, subject).await?;
         }
         Ok(Standing::on(Arc::new(stands)))
-    }
-}
-
-#[async_trait]
-impl FindPods for Directory {
-    async fn by_uid(&self, uid: &str) -> Result<Option<FoundPod>, String> {
-        const METHOD: &str = "unixPeer";
-        let shelf = self.0.shelf(Kind::Pod);
-        shelf.wait(|table| table.is_listed() && (!table.is_listing() || table.by_uid(uid).is_some())).await;
-        self.0.unlisted(METHOD, Kind::Pod).map_err(|error| error.to_string())?;
-        let Some(key) = shelf.lock().table.by_uid(uid).cloned() else { return Ok(None) };
-        let asked = tokio::time::timeout(ANSWER_TIMEOUT, async {
-            let questions = &self.0.questions;
-            let _slot = questions.slots.acquire().await.map_err(|closed| closed.to_string())?;
-            kinds::account_of(&questions.client, &key, uid).await
-        });
-        let answer = asked.await.unwrap_or_else(|_elapsed| Err("the API server does not answer".to_owned()));
-        let Some(account) = answer? else { return Ok(None) };
-        let pod = Pod { name: key.name, uid: uid.into() };
-        let account = Account { namespace: key.namespace, name: account, uid: None, pod: Some(pod) };
-        let standing = match self.standing(METHOD, &account).await {
-            Ok(standing) => standing,
-            Err(IdentifyError::Unavailable { reason, .. }) => return Err(reason),
-            Err(_gone) => return Ok(None),
-        };
-        let Account { namespace, name, pod, .. } = account;
-        let workload = Workload { namespace: Some(namespace), service_account: Some(name), pod, ..Workload::default() };
-        Ok(Some(FoundPod { workload, standing }))
     }
 }
 

@@ -62,6 +62,9 @@ struct Question {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: HashMap<Key, Entry>,
+    by_uid: HashMap<Arc<str>, Key>,
+    /// The service accounts of pods, by the pod's uid, as far as they were asked for.
+    accounts: HashMap<Arc<str>, Arc<str>>,
     /// Those that only the API server's answer to a question has told of. The watch is behind it: what it still tells of
     /// an older object of that name does not count.
     ahead: HashSet<Key>,
@@ -110,7 +113,19 @@ impl Table {
 
     /// The name of the object with this uid.
     pub(super) fn by_uid(&self, uid: &str) -> Option<&Key> {
-        self.entries.iter().find(|(_, entry)| *entry.uid == *uid).map(|(key, _)| key)
+        self.by_uid.get(uid)
+    }
+
+    /// The service account of the pod with this uid.
+    pub(super) fn account_of(&self, uid: &str) -> Option<Arc<str>> {
+        self.accounts.get(uid).cloned()
+    }
+
+    /// What the API server has answered to that. It never changes.
+    pub(super) fn remember_account(&mut self, uid: &str, account: Arc<str>) {
+        if self.by_uid.contains_key(uid) {
+            self.accounts.insert(uid.into(), account);
+        }
     }
 
     /// The watch does not work.
@@ -130,7 +145,7 @@ impl Table {
         (self.listed, self.failure) = (true, None);
         let Some(seen) = self.listing.take() else { return Vec::new() };
         let gone: Vec<Key> = self.entries.keys().filter(|key| !seen.contains(key)).cloned().collect();
-        gone.iter().for_each(|key| drop(self.entries.remove(key)));
+        gone.iter().for_each(|key| self.remove(key));
         gone
     }
 
@@ -159,8 +174,15 @@ impl Table {
             return false;
         }
         self.ahead.remove(key);
-        self.entries.remove(key);
+        self.remove(key);
         true
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.by_uid.remove(&entry.uid);
+            self.accounts.remove(&entry.uid);
+        }
     }
 
     /// The API server is about to be asked for an object; gives the question's number.
@@ -198,7 +220,15 @@ impl Table {
             return false;
         }
         let labels = self.shared(labels);
-        self.entries.insert(key, Entry { uid: uid.into(), labels, ends });
+        match self.entries.get_mut(&key) {
+            Some(entry) if *entry.uid == *uid => (entry.labels, entry.ends) = (labels, ends),
+            _ => {
+                self.remove(&key);
+                let uid: Arc<str> = uid.into();
+                self.by_uid.insert(uid.clone(), key.clone());
+                self.entries.insert(key, Entry { uid, labels, ends });
+            }
+        }
         true
     }
 

@@ -126,3 +126,19 @@ fn what_is_being_deleted_ends_although_it_is_still_there() {
     assert_eq!(table.find(&key("web-0"), None, at(90)), Found::Ended);
     assert_eq!(table.find(&key("web-0"), Some("u2"), at(90)), Found::Absent);
 }
+
+#[test]
+fn uids_and_accounts_go_with_their_objects() {
+    let mut table = listed(&[("web-0", "u1"), ("web-1", "u2")]);
+    table.remember_account("u1", "web".into());
+    table.remember_account("u9", "web".into());
+    table.apply(key("web-0"), object("u1", labels("other")));
+    assert_eq!((table.by_uid("u1"), table.account_of("u1").as_deref()), (Some(&key("web-0")), Some("web")));
+    table.apply(key("web-0"), object("u3", labels("other")));
+    assert_eq!((table.by_uid("u1"), table.by_uid("u3")), (None, Some(&key("web-0"))));
+    table.remember_account("u3", "web".into());
+    table.delete(&key("web-0"), "u3");
+    table.begin();
+    table.complete();
+    assert!(table.by_uid.is_empty() && table.accounts.is_empty());
+}

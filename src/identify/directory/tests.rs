@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use std::fmt;
 
 use super::*;
+use crate::identify::pods::{FindPods, FoundPod};
 use crate::runtime::tasks::Deaths;
 use crate::testing::fake_cluster::{FakeApi, Fault};
 
@@ -211,6 +212,34 @@ async fn a_pod_is_found_by_its_uid() {
     assert_eq!(found.workload.pod, Some(Pod { name: "web-1".into(), uid: "u2".into() }));
     assert_eq!(found.standing.facts().unwrap().mesh.as_deref(), Some("test"));
     assert!(rig.directory.by_uid("u9").await.unwrap().is_none());
+    // It has not to be asked for again, and is known while the API server is away.
+    let asked = rig.api.calls().len();
+    assert!(rig.directory.by_uid("u2").await.unwrap().is_some());
+    assert_eq!(rig.api.calls().len(), asked);
     rig.api.set_down(true);
-    assert!(rig.directory.by_uid("u2").await.is_err());
+    assert!(rig.directory.by_uid("u2").await.unwrap().is_some());
+    assert!(rig.directory.by_uid("u1").await.is_err(), "nobody has asked for its account");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_the_watch_has_not_told_of_is_found_by_its_uid_in_a_list_for_all_who_wait() {
+    let rig = rig().await;
+    rig.api.watch_error(500);
+    rig.api.put("pods", pod("web-2", "u3", json!({"app": "web"})));
+    let asks = || rig.api.count("GET pods");
+    let before = asks();
+    let found = futures::future::join_all((0..20).map(|_| rig.directory.by_uid("u3"))).await;
+    assert!(found.iter().all(|found| found.as_ref().is_ok_and(Option::is_some)), "{found:?}");
+    // One list, and for each at most the pod itself and its account.
+    let asked = asks() - before;
+    assert!(asked <= 41, "{asked}");
+    // Who is not there either may try again, until there may be another list.
+    why_not(rig.directory.by_uid("u9").await);
+    assert_eq!(asks() - before, asked);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(rig.directory.by_uid("u9").await.unwrap().is_none());
+}
+
+fn why_not(found: Result<Option<FoundPod>, String>) {
+    assert!(found.as_ref().is_err_and(|reason| reason.contains("was not known")), "{found:?}");
 }
