@@ -31,7 +31,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) tasks: &'a Tasks,
 }
 
-/// The methods, and what is wrong with the files and Secrets that they read, of each that reads any.
+/// The methods, and what is wrong with what they go by: files, Secrets, the API server.
 pub(super) struct Started {
     pub(super) identifiers: Identifiers,
     pub(super) problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
@@ -50,11 +50,13 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
         identify.service_account_token.is_some() || identify.unix_peers.iter().any(UnixPeerRule::is_pod);
     let cluster = kubernetes.filter(|_| asks_for_pods).map(|client| {
         let directory = Arc::new(Directory::start(client.clone(), clock.clone(), tasks));
+        problems.push(directory.problems());
         (client, directory)
     });
     if let (Some(method), Some((client, directory))) = (&identify.service_account_token, &cluster) {
         let (verifier, audiences) = (verifier(method, client, &clock, tasks)?, method.audiences.clone());
         let tokens = ServiceAccountTokens::new(verifier, directory.clone(), audiences, clock.clone(), tasks);
+        problems.push(tokens.problems());
         methods.push(Arc::new(tokens));
     }
     if let Some(method) = &identify.proxy_token {

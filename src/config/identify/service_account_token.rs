@@ -19,7 +19,7 @@ pub struct ServiceAccountToken {
 /// `identify.serviceAccountToken.verify`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VerifyTokens {
-    /// `tokenReview`: the API server, asked for each token.
+    /// `tokenReview`: the API server, asked for each token, and again while it is in use.
     TokenReview,
     /// `jwks`: this server itself, with the public keys of the cluster's issuer.
     Jwks {

@@ -170,12 +170,14 @@ impl Directory {
             }
         }
         drop(state);
+        self.0.report();
         shelf.told.send_modify(|count| *count += 1);
     }
 
     fn on_failure(&self, kind: Kind, reason: String) {
         let shelf = self.0.shelf(kind);
         shelf.lock().table.fails(reason);
+        self.0.report();
         shelf.told.send_modify(|count| *count += 1);
     }
 }

@@ -24,6 +24,7 @@ use self::kinds::{Kind, MESH};
 use self::table::{Found, Key, Table};
 use super::IdentifyError;
 use super::standing::{Facts, Standing, Stands};
+use crate::model::diagnostic::{Location, Problem};
 use crate::model::identity::{Labels, Pod};
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -74,6 +75,7 @@ struct Inner {
     pods: Shelf,
     namespaces: Shelf,
     accounts: Shelf,
+    problems: watch::Sender<Arc<Vec<Problem>>>,
 }
 
 /// What the API server is asked outside of the watches.
@@ -145,10 +147,16 @@ impl Directory {
             pods: Shelf::new(),
             namespaces: Shelf::new(),
             accounts: Shelf::new(),
+            problems: watch::Sender::default(),
         };
         let directory = Self(Arc::new(inner));
         kinds::watch_all(&directory, client, tasks);
         directory
+    }
+
+    /// Which kinds of objects cannot be watched at the moment.
+    pub fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
+        self.0.problems.subscribe()
     }
 }
 
@@ -217,6 +225,32 @@ impl Inner {
         }
     }
 
+    /// Publishes why kinds of objects cannot be watched. The watches log it.
+    fn report(&self) {
+        let problem = |kind: Kind| {
+            let state = self.shelf(kind).lock();
+            let (failure, plural) = (state.table.failure()?, kind.plural());
+            let what = if state.table.is_listed() {
+                format!("cannot be watched, what was known last counts: {failure}")
+            } else {
+                format!("cannot be listed, so that no proof that depends on them is accepted: {failure}")
+            };
+            let hint = format!(
+                "the server must be allowed to get, list and watch {plural} in all namespaces, see deploy/rbac.yaml"
+            );
+            let at = Location { resource: Some(format!("the cluster's {plural}")), ..Location::default() };
+            Some(Problem { at, what, hint: Some(hint) })
+        };
+        self.problems.send_if_modified(|current| {
+            let now: Vec<_> = Kind::ALL.into_iter().filter_map(problem).collect();
+            let changed = **current != now;
+            if changed {
+                *current = Arc::new(now);
+            }
+            changed
+        });
+    }
+
     /// Why objects of a kind are not known at all, if so.
     fn unlisted(&self, method: &'static str, kind: Kind) -> Result<(), IdentifyError> {
         let state = self.shelf(kind).lock();
@@ -225,10 +259,7 @@ impl Inner {
         }
         let plural = kind.plural();
         let reason = match state.table.failure() {
-            Some(failure) => format!(
-                "the cluster's {plural} are not known: {failure}; the server must be allowed to get, list and watch \
-                 {plural} in all namespaces (deploy/rbac.yaml)"
-            ),
+            Some(failure) => format!("the cluster's {plural} are not known (see deploy/rbac.yaml): {failure}"),
             None => format!("the cluster's {plural} are not listed yet"),
         };
         Err(IdentifyError::Unavailable { method, reason })

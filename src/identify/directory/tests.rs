@@ -73,6 +73,17 @@ fn is_gone(result: Result<impl fmt::Debug, IdentifyError>) {
     assert!(matches!(&result, Err(IdentifyError::Refused { reason, .. }) if reason.contains("gone")), "{result:?}");
 }
 
+/// The kinds that the operator is told of.
+fn warnings(rig: &Rig) -> Vec<String> {
+    let problems = rig.directory.problems().borrow().clone();
+    let text = |problem: &Problem| problem.to_string();
+    let kinds = Kind::ALL.map(Kind::plural);
+    let of = |text: String| {
+        kinds.iter().find(|kind| text.starts_with(&format!("the cluster's {kind}: "))).unwrap().to_string()
+    };
+    problems.iter().map(text).map(of).collect()
+}
+
 fn why_unknown(result: Result<impl fmt::Debug, IdentifyError>) -> String {
     match result {
         Err(IdentifyError::Unavailable { reason, .. }) => reason,
@@ -180,8 +191,12 @@ async fn what_may_not_be_read_is_told_and_a_start_is_waited_for() {
     let rig = start(api);
     let reason = why_unknown(rig.directory.ready("test").await);
     assert!(reason.contains("pods is forbidden") && reason.contains("rbac.yaml"), "{reason}");
+    // In what the log keeps of it.
+    assert!(reason.find("rbac.yaml").is_some_and(|at| at < 100), "{reason}");
+    assert_eq!(warnings(&rig), ["pods"]);
     tokio::time::sleep(Duration::from_secs(120)).await;
     rig.directory.ready("test").await.unwrap();
+    assert_eq!(warnings(&rig), [""; 0]);
     assert!(rig.standing("web-0", "u1").await.is_ok());
 }
 
@@ -193,6 +208,7 @@ async fn what_is_known_counts_while_the_api_server_is_away() {
     rig.api.set_down(true);
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(standing.facts().is_ok());
+    assert_eq!(warnings(&rig), ["namespaces", "serviceaccounts", "pods"]);
     assert!(rig.standing("web-1", "u2").await.is_ok());
     why_unknown(rig.standing("web-2", "u3").await);
     sleeps(&mut changes).await;

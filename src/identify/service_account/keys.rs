@@ -18,6 +18,7 @@ use super::jwks::{Key, KeySet, NotVerified};
 use super::{METHOD, Unverified, Verified};
 use crate::identify::IdentifyError;
 use crate::identify::standing::{Facts, Standing, Stands};
+use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::cluster::explain;
 use crate::runtime::file_watch::FileWatch;
 use crate::runtime::tasks::Tasks;
@@ -52,8 +53,18 @@ pub struct FileError {
 #[derive(Debug)]
 pub struct Keys {
     state: watch::Receiver<State>,
+    problems: watch::Receiver<Arc<Vec<Problem>>>,
     /// Asks for newer ones.
     wanted: Arc<Notify>,
+}
+
+/// Where what was read goes.
+#[derive(Debug)]
+struct Publisher {
+    state: watch::Sender<State>,
+    problems: watch::Sender<Arc<Vec<Problem>>>,
+    /// The file; none where it is the API server.
+    file: Option<Arc<PathBuf>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -69,10 +80,11 @@ impl Keys {
     /// Asks the API server behind `client`, which must allow `get` of the paths above. `issuer` is the one that counts,
     /// whatever the API server says.
     pub fn of_cluster(client: Client, issuer: Option<String>, tasks: &Tasks) -> Self {
-        let (publish, state) = watch::channel(State::default());
         let wanted = Arc::new(Notify::new());
-        tasks.spawn_essential("service account keys", ask(client, issuer, publish, wanted.clone()));
-        Self { state, wanted }
+        let publish = Publisher::new(State::default(), None);
+        let keys = publish.keys(wanted.clone());
+        tasks.spawn_essential("service account keys", ask(client, issuer, publish, wanted));
+        keys
     }
 
     /// Reads a file, and again when it changes.
@@ -88,17 +100,23 @@ impl Keys {
         };
         let mut changes = watch.changes();
         let first = read(path, &issuer).map_err(|reason| FileError { path: path.to_owned(), reason })?;
-        let (publish, state) = watch::channel(State { keys: Some(Arc::new(first)), ..State::default() });
+        let first = State { keys: Some(Arc::new(first)), ..State::default() };
+        let publish = Publisher::new(first, Some(path.to_owned()));
+        let keys = publish.keys(Arc::default());
         let path = path.to_owned();
         tasks.spawn_essential("service account key file", async move {
             // It is what tells `changes`.
             let _watch = watch;
             loop {
                 changes.next().await;
-                publish_answer(&publish, read(&path, &issuer), None);
+                publish.answer(read(&path, &issuer), None);
             }
         });
-        Ok(Self { state, wanted: Arc::default() })
+        Ok(keys)
+    }
+
+    pub(super) fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
+        self.problems.clone()
     }
 
     /// Whose token it is.
@@ -154,12 +172,12 @@ impl Keys {
 }
 
 /// Asks the API server for the keys, for ever.
-async fn ask(client: Client, issuer: Option<String>, publish: watch::Sender<State>, wanted: Arc<Notify>) {
+async fn ask(client: Client, issuer: Option<String>, publish: Publisher, wanted: Arc<Notify>) {
     loop {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, fetch(&client, issuer.as_deref())).await;
         let answer = answer.unwrap_or_else(|_elapsed| Err("the API server does not answer".to_owned()));
         let pause = if answer.is_ok() { REFRESH } else { RETRY };
-        publish_answer(&publish, answer, Some(Instant::now()));
+        publish.answer(answer, Some(Instant::now()));
         tokio::time::sleep(AT_MOST_EVERY).await;
         let pause = (pause - AT_MOST_EVERY).mul_f64(0.8 + 0.4 * fastrand::f64());
         tokio::select! {
@@ -191,30 +209,60 @@ async fn get(client: &Client, path: &str) -> Result<String, String> {
     let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
     client.request_text(request).await.map_err(|error| {
         let reason = explain(&error);
-        format!("{path}: {reason} (to be allowed it, see deploy/rbac.yaml)")
+        format!("{path} (see deploy/rbac.yaml): {reason}")
     })
 }
 
-fn publish_answer(publish: &watch::Sender<State>, answer: Result<KeySet, String>, asked: Option<Instant>) {
-    publish.send_modify(|state| {
-        state.asked = asked;
-        match answer {
-            Ok(keys) => {
-                if state.keys.as_deref() != Some(&keys) {
-                    tracing::info!(issuer = keys.issuer, kids = ?keys.kids(), "public keys for service account tokens");
-                    state.keys = Some(Arc::new(keys));
-                }
-                state.failure = None;
+impl Publisher {
+    fn new(first: State, file: Option<PathBuf>) -> Self {
+        let (state, problems) = (watch::Sender::new(first), watch::Sender::default());
+        Self { state, problems, file: file.map(Arc::new) }
+    }
+
+    fn keys(&self, wanted: Arc<Notify>) -> Keys {
+        Keys { state: self.state.subscribe(), problems: self.problems.subscribe(), wanted }
+    }
+
+    fn answer(&self, answer: Result<KeySet, String>, asked: Option<Instant>) {
+        let kept = self.state.borrow().keys.is_some();
+        let problem = answer.as_ref().err().map(|reason| self.problem(reason, kept));
+        self.problems.send_if_modified(|current| {
+            let now: Vec<_> = problem.into_iter().collect();
+            let changed = **current != now;
+            if changed {
+                now.iter().for_each(|problem| tracing::warn!("{problem}"));
+                *current = Arc::new(now);
             }
-            Err(reason) => {
-                if state.failure.as_ref() != Some(&reason) {
-                    let kept = state.keys.is_some();
-                    tracing::warn!(reason, kept, "the public keys for service account tokens cannot be read");
+            changed
+        });
+        self.state.send_modify(|state| {
+            state.asked = asked;
+            match answer {
+                Ok(keys) => {
+                    if state.keys.as_deref() != Some(&keys) {
+                        tracing::info!(
+                            issuer = keys.issuer,
+                            kids = ?keys.kids(),
+                            "public keys for service account tokens"
+                        );
+                        state.keys = Some(Arc::new(keys));
+                    }
+                    state.failure = None;
                 }
-                state.failure = Some(reason);
+                Err(reason) => state.failure = Some(reason),
             }
+        });
+    }
+
+    fn problem(&self, reason: &str, kept: bool) -> Problem {
+        let field = self.file.is_none().then(|| format!("identify.{METHOD}"));
+        let hint = if kept { "the last good ones count" } else { "until then no service account token is accepted" };
+        Problem {
+            at: Location { file: self.file.clone(), field, ..Location::default() },
+            what: format!("the public keys for service account tokens cannot be read: {reason}"),
+            hint: Some(hint.to_owned()),
         }
-    });
+    }
 }
 
 /// A token is good for as long as the issuer has the key that signed it: one that has leaked is taken out of the set.

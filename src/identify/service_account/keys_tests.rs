@@ -59,10 +59,13 @@ async fn the_last_good_keys_stay() {
         Err(Unverified::Unavailable(reason)) => assert!(reason.contains("rbac.yaml"), "{reason}"),
         other => panic!("{other:?}"),
     }
+    assert!(keys.problems().borrow()[0].to_string().contains("forbidden"));
     tokio::time::sleep(2 * RETRY).await;
+    assert!(keys.problems().borrow().is_empty());
     assert!(verify(&keys, &one.sign(&claims())).await.is_ok());
     api.set_down(true);
     tokio::time::sleep(10 * REFRESH).await;
+    assert!(keys.problems().borrow()[0].to_string().contains("the last good ones count"));
     assert!(verify(&keys, &one.sign(&claims())).await.is_ok());
     let unknown = verify(&keys, &Signer::new("two").sign(&claims())).await;
     assert!(matches!(unknown, Err(Unverified::Unavailable(_))), "{unknown:?}");
@@ -92,6 +95,7 @@ async fn a_file_is_followed_and_a_broken_one_changes_nothing() {
     std::fs::write(&path, "{").unwrap();
     let told = state.wait_for(|state| state.failure.is_some());
     tokio::time::timeout(Duration::from_secs(30), told).await.unwrap().unwrap();
+    assert!(keys.problems().borrow()[0].to_string().starts_with(&format!("{}: the public keys", path.display())));
     assert!(verify(&keys, &one.sign(&claims())).await.is_ok());
     std::fs::write(&path, set(&[&two])).unwrap();
     let told = state.wait_for(|state| state.failure.is_none());

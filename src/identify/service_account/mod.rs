@@ -15,7 +15,7 @@ use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
 use moka::Expiry;
 use moka::future::Cache;
-use tokio::sync::{AcquireError, Semaphore};
+use tokio::sync::{AcquireError, Semaphore, watch};
 
 pub use self::keys::{FileError, Keys};
 use self::queue::{Client, Entered, Place, Queue};
@@ -24,6 +24,7 @@ pub use self::reviewer::Reviewer;
 use super::directory::{Account, KnowAccounts};
 use super::standing::Standing;
 use super::{BearerToken, Evidence, Identify, IdentifyError, Proof};
+use crate::model::diagnostic::Problem;
 use crate::model::identity::Workload;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -203,6 +204,16 @@ impl ServiceAccountTokens {
         let (queue, slots) = (Queue::default(), Semaphore::new(AT_ONCE));
         let judge = Judge { verifier, accounts, audiences, clock, verdicts, refusals, queue, slots };
         Self { judge: Arc::new(judge), tasks: tasks.clone() }
+    }
+}
+
+impl ServiceAccountTokens {
+    /// Why tokens cannot be verified at the moment, or whether what they are verified with is not of now.
+    pub fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
+        match &self.judge.verifier {
+            Verifier::Review(reviewer) => reviewer.problems(),
+            Verifier::Keys(keys) => keys.problems(),
+        }
     }
 }
 

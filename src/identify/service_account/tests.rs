@@ -379,3 +379,16 @@ async fn a_token_that_is_anothers_now_ends_and_is_not_asked_about_again() {
     tokio::time::sleep(Duration::from_secs(36_000)).await;
     assert_eq!(fake.calls(), asked);
 }
+
+#[tokio::test(start_paused = true)]
+async fn that_the_api_server_reviews_nothing_is_told_before_the_first_token_and_until_it_does() {
+    let (fake, method) = rig(None);
+    let mut problems = method.problems();
+    let told = tokio::time::timeout(Duration::from_secs(1), problems.wait_for(|problems| !problems.is_empty())).await;
+    let told = told.expect("in time").expect("it is told")[0].to_string();
+    assert!(told.contains("reviews no tokens: down") && told.contains("rbac.yaml"), "{told}");
+    fake.answer(Some(no()));
+    let told = tokio::time::timeout(Duration::from_secs(60), problems.wait_for(|problems| problems.is_empty())).await;
+    told.expect("in time").expect("it is told");
+    assert_eq!(fake.calls(), 0, "there is no token");
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -51,7 +52,11 @@ async fn forbid_reviews(place: &Deployment<'_>) {
 }
 
 async fn stream_has_ended(watcher: &Watcher) {
-    eventually("the stream ends, and no other is opened", PATIENCE, async || {
+    stream_ends_within(PATIENCE, watcher).await;
+}
+
+async fn stream_ends_within(patience: Duration, watcher: &Watcher) {
+    eventually("the stream ends, and no other is opened", patience, async || {
         let ends = watcher.ends();
         let refused = ends.len() > 1 && ends.iter().all(|end| end.contains("nauthenticated"));
         if refused { Ok(()) } else { Err(format!("{ends:?}")) }
@@ -125,6 +130,35 @@ async fn a_proof_ends_with_the_pod_or_the_account_behind_it() {
     }
 }
 
+/// A finalizer keeps an account that was deleted. The API server accepts its tokens for a minute more, and so does the
+/// server; then the stream ends, and no other is opened.
+#[tokio::test]
+async fn a_finalizer_keeps_no_proof_alive() {
+    let cluster = Cluster::shared();
+    let place = Deployment::new(cluster, "finalizer").await;
+    let mut server = serve(&place, ", verify: jwks").await;
+    let token = place.workload("web").await;
+    let account = |finalizers: &[&str]| {
+        let metadata = json!({"name": "web", "namespace": place.apps, "finalizers": finalizers});
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    };
+    cluster.apply(account(&["example.com/keep"])).await;
+    let watcher = Watcher::start(&server.socket, caller(&token), "ROOTCA");
+    eventually("it has what it asked for", PATIENCE, async || {
+        if watcher.history().len() == 1 { Ok(()) } else { Err(format!("{:?}", watcher.ends())) }
+    })
+    .await;
+    cluster.delete("v1", "ServiceAccount", Some(&place.apps), "web").await;
+    assert_eq!(fetch(&server, &token).await.expect("it is good for a minute"), 1);
+    assert_eq!(watcher.ends(), [""; 0]);
+    stream_ends_within(2 * PATIENCE, &watcher).await;
+    assert!(cluster.get("v1", "ServiceAccount", Some(&place.apps), "web").await.is_some(), "it is still there");
+    assert_eq!(fetch(&server, &token).await.expect_err("it is over").code(), Code::Unauthenticated);
+    cluster.apply(account(&[])).await;
+    server.assert_running();
+    server.assert_discreet();
+}
+
 /// With the cluster's keys the server needs no reviews: an Envoy is served although it may not ask for any. A token of
 /// another issuer, for somebody else, expired or with a signature that does not fit is refused; and without the permission
 /// to see pods nobody is let in, and the log says which one is missing.
@@ -182,6 +216,7 @@ async fn tokens_are_verified_with_the_clusters_keys() {
     })
     .await;
     blind.logs("INFO", &["refused", "forbidden", "deploy/rbac.yaml"]).await;
+    blind.says(&["the cluster's pods: cannot be listed", "forbidden"]).await;
     for server in [&server, &with_file, &elsewhere, &blind] {
         server.assert_discreet();
     }
