@@ -141,7 +141,7 @@ impl Verifier {
         let mut certificate: &Cert<'_> = path.end_entity();
         for issuer in path.intermediate_certificates() {
             let der = issuer.der();
-            let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| webpki::Error::BadDer)?;
+            let (_, parsed) = X509Certificate::from_der(&der).map_err(|_malformed| webpki::Error::BadDer)?;
             let may_sign = may_sign_lists(&parsed);
             let issuer_key = Issuer { public_key: parsed.public_key().raw, may_sign };
             self.lists.check(certificate.issuer(), certificate.serial(), issuer_key, now)?;
