@@ -197,7 +197,8 @@ impl App {
             clock: clock.clone(),
             tasks: &tasks,
         };
-        let identify::Started { identifiers, problems: proof_problems } = identify::start(surroundings)?;
+        let identify::Started { identifiers, problems: mut proof_problems } = identify::start(surroundings)?;
+        proof_problems.extend(bound.problems());
 
         let listeners = bound.addresses().to_vec();
         let limits = convert::stream_limits(&config.limits);

@@ -93,8 +93,16 @@ fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
     let pods_agree = agree(first.workload.pod.as_ref(), second.workload.pod.as_ref());
     let labels_agree = first.labels.iter().all(|(key, value)| agree(Some(value), second.labels.get(key)));
     let subjects_agree = subject(&first.workload) == subject(&second.workload);
-    if !(meshes_agree && domains_agree && instances_agree && pods_agree && labels_agree && subjects_agree) {
-        let reason = format!("it proves another identity than {}", first.method);
+    let agreements = [
+        ("mesh", meshes_agree),
+        ("trust domain", domains_agree),
+        ("name of the proxy", instances_agree),
+        ("pod", pods_agree),
+        ("value of a label", labels_agree),
+        ("workload", subjects_agree),
+    ];
+    if let Some((what, _)) = agreements.into_iter().find(|(_, agree)| !agree) {
+        let reason = format!("it proves another identity than {}: the {what} differs", first.method);
         return Err(IdentifyError::Refused { method: second.method, reason });
     }
     Ok(Proof {

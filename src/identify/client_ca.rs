@@ -6,7 +6,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use jiff::Timestamp;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -31,8 +30,6 @@ pub type ClientCaWatch = watch::Receiver<Arc<ClientCa>>;
 #[derive(Clone)]
 pub struct ClientCa {
     verifier: Arc<Verifier>,
-    /// Of the content that it was made of.
-    digest: [u8; 32],
 }
 
 /// Why there are no such CAs.
@@ -72,7 +69,7 @@ impl ClientCa {
             .allow_unauthenticated()
             .build()
             .map_err(|error| of_ca(&error))?;
-        Ok(Self { verifier: Arc::new(Verifier { paths, anchors, lists }), digest: digest_of(ca, crl) })
+        Ok(Self { verifier: Arc::new(Verifier { paths, anchors, lists }) })
     }
 
     /// The judge of handshakes.
@@ -104,11 +101,6 @@ impl ClientCa {
     /// The issuers of revocation lists that are none of these CAs. They count for intermediates by that name, if there are any.
     pub fn lists_of_others(&self) -> Vec<&str> {
         self.verifier.lists.of_others()
-    }
-
-    /// Whether both were made of the same.
-    pub fn same_as(&self, other: &Self) -> bool {
-        self.digest == other.digest
     }
 }
 
@@ -149,7 +141,7 @@ impl Verifier {
         let mut certificate: &Cert<'_> = path.end_entity();
         for issuer in path.intermediate_certificates() {
             let der = issuer.der();
-            let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| webpki::Error::BadDer)?;
+            let (_, parsed) = X509Certificate::from_der(&der).map_err(|_malformed| webpki::Error::BadDer)?;
             let may_sign = may_sign_lists(&parsed);
             let issuer_key = Issuer { public_key: parsed.public_key().raw, may_sign };
             self.lists.check(certificate.issuer(), certificate.serial(), issuer_key, now)?;
@@ -220,16 +212,6 @@ fn revocation_error(error: webpki::Error) -> Error {
         webpki::Error::InvalidCrlSignatureForPublicKey => CertRevocationListError::BadSignature.into(),
         other => CertificateError::Other(OtherError(Arc::new(other))).into(),
     }
-}
-
-fn digest_of(ca: &[u8], crl: Option<&[u8]>) -> [u8; 32] {
-    let mut context = digest::Context::new(&digest::SHA256);
-    for part in [ca, crl.unwrap_or_default()] {
-        context.update(digest::digest(&digest::SHA256, part).as_ref());
-    }
-    let mut digest = [0; 32];
-    digest.copy_from_slice(context.finish().as_ref());
-    digest
 }
 
 #[cfg(test)]

@@ -165,12 +165,16 @@ async fn a_unix_peer_and_a_token_agree_or_are_refused() {
 fn two_proofs_that_disagree_in_anything_are_refused() {
     let proof = || Proof { method: "a", ..Proof::default() };
     let label = |value: &str| Labels::from([("app".into(), value.into())]);
-    for (first, second) in [
-        (Proof { trust_domain: Some("a".into()), ..proof() }, Proof { trust_domain: Some("b".into()), ..proof() }),
-        (Proof { instance: Some("a".into()), ..proof() }, Proof { instance: Some("b".into()), ..proof() }),
-        (Proof { labels: label("a"), ..proof() }, Proof { labels: label("b"), ..proof() }),
+    let domain = |name: &str| Proof { trust_domain: Some(name.into()), ..proof() };
+    let named = |name: &str| Proof { instance: Some(name.into()), ..proof() };
+    let labelled = |value: &str| Proof { labels: label(value), ..proof() };
+    for (first, second, what) in [
+        (domain("a"), domain("b"), "the trust domain differs"),
+        (named("a"), named("b"), "the name of the proxy differs"),
+        (labelled("a"), labelled("b"), "the value of a label differs"),
     ] {
-        assert!(agreed(first.clone(), second.clone()).is_err());
+        let error = agreed(first.clone(), second.clone()).unwrap_err();
+        assert!(error.to_string().ends_with(what), "{error}");
         assert_eq!(agreed(first.clone(), first.clone()), Ok(first.clone()));
         assert_eq!(agreed(first.clone(), proof()), Ok(first.clone()));
         assert_eq!(agreed(proof(), first.clone()), Ok(first));

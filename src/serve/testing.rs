@@ -26,6 +26,7 @@ use crate::identify::{Authenticate, Evidence, IdentifyError, NodeClaim, Proof};
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::certificate::Certificate;
+use crate::model::diagnostic::Problem;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, Instance, Workload};
 use crate::model::key::PrivateKeyPem;
@@ -248,6 +249,8 @@ pub(super) struct TestServer {
     pub(super) ready: watch::Sender<bool>,
     pub(super) tasks: Tasks,
     pub(super) registry: Registry,
+    /// Of each listener that has TLS files.
+    pub(super) problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
     _deaths: Deaths,
 }
 
@@ -283,10 +286,10 @@ impl TestServer {
             &tasks,
         );
         let bound = listen::bind(listeners, &clock).await.unwrap();
-        let addresses = bound.addresses().to_vec();
+        let (addresses, problems) = (bound.addresses().to_vec(), bound.problems());
         let serving = listen::serve(bound, server.clone(), tasks.clone(), clock, lifetimes, metrics);
         tasks.spawn_to_end(serving);
-        Self { addresses, service: server, source, authenticate, ready, tasks, registry, _deaths: deaths }
+        Self { addresses, service: server, source, authenticate, ready, tasks, registry, problems, _deaths: deaths }
     }
 
     /// Makes a new certificate current and returns it.

@@ -201,6 +201,60 @@ async fn revocation_lists_are_read_again_for_those_who_come_and_those_who_are_th
     connect(&address, &ca, Some((certificate, key))).await.unwrap();
 }
 
+/// The server's own certificate and the lists of its clients' come from different people.
+#[tokio::test]
+async fn a_broken_certificate_holds_no_list_back_nor_a_broken_list_the_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new, clients) = (ca("old CA"), ca("new CA"), ca("client CA"));
+    let replace = |name: &str, text: &str| {
+        std::fs::write(folder.path().join("next"), text).unwrap();
+        std::fs::rename(folder.path().join("next"), folder.path().join(name)).unwrap();
+    };
+    replace("client-ca.crt", &clients.certificate.pem());
+    replace("client.crl", &clients.crl(&[]));
+    let crl = Some(folder.path().join("client.crl"));
+    let tls = Some(TlsFiles { client_crl: crl, ..write(folder.path(), &old) });
+    let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls };
+    let server = TestServer::start(ServeSettings::default(), &[settings]).await;
+    let address = server.addresses[0].clone();
+    let mut problems = server.problems[0].clone();
+    let mut told = async |expected: &[&str]| {
+        let are_there = |problems: &Arc<Vec<Problem>>| {
+            let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            texts.len() == expected.len() && texts.iter().zip(expected).all(|(text, part)| text.contains(part))
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), problems.wait_for(are_there)).await;
+        assert!(told.is_ok(), "{expected:?}: {:?}", server.problems[0].borrow());
+    };
+    told(&[]).await;
+
+    let (certificate, key) = client_certificate(&clients);
+    replace("tls.crt", "rubbish");
+    told(&["tls.crt"]).await;
+    replace("client.crl", &clients.crl(&[&certificate]));
+    let is_revoked = async || match connect(&address, &old, Some((certificate.clone(), key.clone_key()))).await {
+        Ok(mut revoked) => revoked.read_u8().await.is_err(),
+        Err(_) => true,
+    };
+    let revoked = async {
+        // Who is not revoked is not told anything either, until it speaks.
+        while !tokio::time::timeout(Duration::from_millis(500), is_revoked()).await.unwrap_or(false) {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), revoked).await.expect("the list counts");
+
+    replace("client.crl", "rubbish");
+    told(&["tls.crt", "client.crl"]).await;
+    write(folder.path(), &new);
+    told(&["client.crl"]).await;
+    connect(&address, &new, None).await.unwrap();
+    assert!(server.metrics().contains("tls_files_broken 1"));
+    replace("client.crl", &(clients.crl(&[]) + &ca("nobody").crl(&[])));
+    told(&["is not in clientCa"]).await;
+    eventually(|| server.metrics().contains("tls_files_broken 0")).await;
+    replace("client.crl", &clients.crl(&[]));
+    told(&[]).await;
+}
+
 #[tokio::test]
 async fn handshakes_that_are_not_made_make_way_for_those_that_are() {
     let folder = tempfile::tempdir().unwrap();

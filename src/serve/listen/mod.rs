@@ -4,6 +4,7 @@
 mod connection;
 mod handshakes;
 mod http2;
+mod last_good;
 mod places;
 #[cfg(test)]
 mod raw_http2;
@@ -13,15 +14,17 @@ mod unix;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 pub use connection::{Connection, Peer};
 pub use tls::{TlsError, TlsFiles};
 
 use self::places::ConnectionPlaces;
+use crate::model::diagnostic::Problem;
 use crate::runtime::clock::Clock;
 use crate::runtime::descriptors;
 use crate::runtime::tasks::Tasks;
@@ -93,11 +96,20 @@ pub struct Bound {
 
 #[derive(Debug)]
 enum Listener {
-    Tcp(TcpListener, Option<tls::Tls>),
+    Tcp(TcpListener, Option<Box<tls::Tls>>),
     Unix(UnixListener, unix::SocketFile),
 }
 
 impl Bound {
+    /// What is wrong with the TLS files of each listener that has any.
+    pub fn problems(&self) -> Vec<watch::Receiver<Arc<Vec<Problem>>>> {
+        let tls = self.listeners.iter().filter_map(|listener| match listener {
+            Listener::Tcp(_, tls) => tls.as_deref(),
+            Listener::Unix(..) => None,
+        });
+        tls.map(tls::Tls::problems).collect()
+    }
+
     /// The real addresses, in the order of the settings: `127.0.0.1:43121`, `unix:/path`.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
@@ -117,7 +129,7 @@ pub async fn bind(listeners: &[ListenerSettings], clock: &Clock) -> Result<Bound
                 let tls = tls.clone().map(|files| tls::Tls::load(files, clock)).transpose();
                 let tls = tls.map_err(|source| BindError::Tls { address: address.clone(), source })?;
                 let socket = TcpListener::bind(address).await.map_err(failed)?;
-                (socket.local_addr().map_err(failed)?.to_string(), Listener::Tcp(socket, tls))
+                (socket.local_addr().map_err(failed)?.to_string(), Listener::Tcp(socket, tls.map(Box::new)))
             }
             Endpoint::Unix { path, mode } => {
                 let address = format!("unix:{}", path.display());

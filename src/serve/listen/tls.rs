@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::sync::watch;
-use zeroize::Zeroizing;
 
 use super::handshakes::Handshakes;
+use super::last_good::{Contents, LastGood};
 use crate::identify::client_ca::{ClientCa, ClientCaError};
 use crate::model::certificate::Certificate;
+use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::{Changes, FileWatch};
 use crate::runtime::tasks::Tasks;
@@ -65,189 +66,192 @@ pub enum TlsError {
     },
 }
 
-/// A listener's TLS, loaded.
+/// A listener's TLS, loaded. Its own certificate and what clients are judged by have nothing to do with each other: where one is
+/// broken, the other is still renewed.
 #[derive(Debug)]
 pub(super) struct Tls {
     files: TlsFiles,
-    loaded: Loaded,
+    own: LastGood<Arc<CertifiedKey>>,
+    clients: LastGood<Option<Arc<ClientCa>>>,
+    config: watch::Sender<Arc<ServerConfig>>,
+    problems: watch::Sender<Arc<Vec<Problem>>>,
     /// Tells `changes`; it was there before the files were read, so that no change in between is missed.
     _watch: FileWatch,
     changes: Changes,
 }
 
-#[derive(Debug)]
-struct Loaded {
-    config: Arc<ServerConfig>,
-    client_ca: Option<Arc<ClientCa>>,
-    /// Of the content of the files.
-    digest: [u8; 32],
-}
-
 impl Tls {
     pub(super) fn load(files: TlsFiles, clock: &Clock) -> Result<Self, TlsError> {
         let watch = FileWatch::new();
-        watch.add(&files.certificate);
-        watch.add(&files.private_key);
-        files.client_ca.iter().chain(&files.client_crl).for_each(|path| watch.add(path));
+        files.own().into_iter().chain(files.of_clients()).for_each(|path| watch.add(path));
         let changes = watch.changes();
-        let loaded = Contents::read(&files)?.load(&files, clock)?;
-        loaded.client_ca.iter().for_each(|client_ca| warn_of_ended_lists(client_ca, clock));
-        Ok(Self { files, loaded, _watch: watch, changes })
+        let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents, clock))?;
+        let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents))?;
+        let config = watch::Sender::new(files.config(own.made(), clients.made().as_deref())?);
+        let tls = Self { files, own, clients, config, problems: watch::Sender::default(), _watch: watch, changes };
+        tls.warn_of_lists(clock);
+        tls.publish_problems(clock);
+        Ok(tls)
+    }
+
+    /// What is wrong with the files that there are now.
+    pub(super) fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
+        self.problems.subscribe()
     }
 
     /// Starts watching the files.
     pub(super) fn start(self, tasks: &Tasks, clock: Clock, metrics: Metrics) -> Handshakes {
-        let (publish, config) = watch::channel(self.loaded.config.clone());
-        let judges = self.loaded.client_ca.clone().map(watch::Sender::new);
+        let config = self.config.subscribe();
+        let judges = self.clients.made().clone().map(watch::Sender::new);
         let client_ca = judges.as_ref().map(watch::Sender::subscribe);
-        tasks.spawn_essential("tls files", self.keep_current(publish, judges, clock, metrics.clone()));
+        tasks.spawn_essential("tls files", self.keep_current(judges, clock, metrics.clone()));
         Handshakes::new(config, client_ca, metrics)
     }
 
-    async fn keep_current(
-        mut self,
-        publish: watch::Sender<Arc<ServerConfig>>,
-        judges: Option<watch::Sender<Arc<ClientCa>>>,
-        clock: Clock,
-        metrics: Metrics,
-    ) {
+    async fn keep_current(mut self, judges: Option<watch::Sender<Arc<ClientCa>>>, clock: Clock, metrics: Metrics) {
         let certificate = self.files.certificate.display().to_string();
-        // The last change that was of no use; it is told once.
-        let mut refused = None;
-        let mut told = None;
         loop {
-            let list_ends = self.loaded.client_ca.as_ref().and_then(|client_ca| client_ca.next_end(clock.now()));
+            let list_ends = self.clients.made().as_ref().and_then(|client_ca| client_ca.next_end(clock.now()));
             tokio::select! {
                 () = self.changes.next() => {}
                 () = at(list_ends, &clock) => {}
             }
             // Streams live by a list that has ended, and nothing but the time tells them.
-            if let (Some(end), Some(judges), Some(client_ca)) = (list_ends, &judges, &self.loaded.client_ca)
+            if let (Some(end), Some(judges), Some(client_ca)) = (list_ends, &judges, self.clients.made())
                 && end <= clock.now()
             {
-                warn_of_ended_lists(client_ca, &clock);
                 judges.send_replace(Arc::new(ClientCa::clone(client_ca)));
+                self.warn_of_lists(&clock);
             }
-            let loaded = Contents::read(&self.files).and_then(|contents| {
-                let digest = contents.digest();
-                if Some(digest) == refused {
-                    return Ok(None);
+            let was_broken = self.is_broken();
+            let files = &self.files;
+            let own = self.own.renew(Contents::read(files.own()), |contents| files.certified_key(contents, &clock));
+            let clients = self.clients.renew(Contents::read(files.of_clients()), |contents| files.judge(contents));
+            if own || clients {
+                match files.config(self.own.made(), self.clients.made().as_deref()) {
+                    Ok(config) => drop(self.config.send_replace(config)),
+                    Err(error) => tracing::error!(certificate, %error, "TLS cannot be set up; the last good ones stay"),
                 }
-                // The broken ones have been put right, or the good ones back.
-                if digest == self.loaded.digest && told.take().is_some() {
-                    metrics.tls_files_mended();
-                }
-                refused = None;
-                if digest == self.loaded.digest {
-                    return Ok(None);
-                }
-                refused = Some(digest);
-                contents.load(&self.files, &clock).map(Some)
-            });
-            match loaded {
-                Ok(None) => {}
-                Ok(Some(loaded)) => {
-                    if told.take().is_some() {
-                        metrics.tls_files_mended();
-                    }
-                    refused = None;
-                    publish.send_replace(loaded.config.clone());
-                    if let (Some(judges), Some(client_ca)) = (&judges, &loaded.client_ca) {
-                        warn_of_ended_lists(client_ca, &clock);
-                        // All streams are judged anew; not if it is the server's own certificate that has changed.
-                        judges.send_if_modified(|judge| {
-                            let other = !judge.same_as(client_ca);
-                            if other {
-                                *judge = client_ca.clone();
-                            }
-                            other
-                        });
-                    }
-                    self.loaded = loaded;
-                    tracing::info!(certificate, "TLS files have changed; new connections use them");
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if told.as_ref() != Some(&error) {
-                        tracing::error!(
-                            certificate,
-                            error,
-                            "TLS files have changed and are no good; the last good ones stay"
-                        );
-                    }
-                    if told.replace(error).is_none() {
-                        metrics.tls_files_broke();
-                    }
-                }
+                tracing::info!(certificate, "TLS files have changed; new connections use them");
             }
+            // All streams are judged anew.
+            if let (true, Some(judges), Some(client_ca)) = (clients, &judges, self.clients.made()) {
+                judges.send_replace(client_ca.clone());
+                self.warn_of_lists(&clock);
+            }
+            match (was_broken, self.is_broken()) {
+                (false, true) => metrics.tls_files_broke(),
+                (true, false) => metrics.tls_files_mended(),
+                _ => {}
+            }
+            self.publish_problems(&clock);
         }
+    }
+
+    fn is_broken(&self) -> bool {
+        self.own.error().is_some() || self.clients.error().is_some()
+    }
+
+    fn warn_of_lists(&self, clock: &Clock) {
+        let Some(client_ca) = self.clients.made() else { return };
+        for issuer in client_ca.ended(clock.now()) {
+            tracing::error!(
+                issuer,
+                "a revocation list has ended; client certificates of this issuer are refused until there is a newer one"
+            );
+        }
+        for issuer in client_ca.lists_of_others() {
+            tracing::warn!(
+                issuer,
+                "the issuer of a revocation list is not in clientCa; it counts for an intermediate CA of that name, if there is one"
+            );
+        }
+    }
+
+    fn publish_problems(&self, clock: &Clock) {
+        let problem = |file: Option<&Path>, what: String, hint: &str| Problem {
+            at: Location { file: file.map(|file| Arc::new(file.to_owned())), ..Location::default() },
+            what,
+            hint: Some(hint.to_owned()),
+        };
+        let mut problems = Vec::new();
+        for error in [self.own.error(), self.clients.error()].into_iter().flatten() {
+            problems.push(problem(None, error.to_owned(), "the last good files stay until these are mended"));
+        }
+        if let Some(client_ca) = self.clients.made() {
+            let list = |what| problem(self.files.client_crl.as_deref(), what, "replace it in time");
+            let ended = client_ca.ended(clock.now()).into_iter();
+            problems.extend(ended.map(|issuer| {
+                list(format!("the revocation list of {issuer} has ended: all of its client certificates are refused"))
+            }));
+            let list = |what| {
+                problem(self.files.client_crl.as_deref(), what, "it counts for an intermediate of that name only")
+            };
+            let others = client_ca.lists_of_others().into_iter();
+            problems.extend(
+                others.map(|issuer| list(format!("{issuer}, whose revocation list this is, is not in clientCa"))),
+            );
+        }
+        self.problems.send_if_modified(|told| {
+            let changed = **told != problems;
+            if changed {
+                *told = Arc::new(problems);
+            }
+            changed
+        });
     }
 }
 
-/// What the files hold.
-struct Contents {
-    certificate: Vec<u8>,
-    private_key: Zeroizing<Vec<u8>>,
-    client_ca: Option<Vec<u8>>,
-    client_crl: Option<Vec<u8>>,
-}
-
-impl Contents {
-    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        let read = |path: &Path| std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source });
-        Ok(Self {
-            certificate: read(&files.certificate)?,
-            private_key: Zeroizing::new(read(&files.private_key)?),
-            client_ca: files.client_ca.as_deref().map(read).transpose()?,
-            client_crl: files.client_crl.as_deref().map(read).transpose()?,
-        })
+impl TlsFiles {
+    fn own(&self) -> [&Path; 2] {
+        [&self.certificate, &self.private_key]
     }
 
-    fn digest(&self) -> [u8; 32] {
-        let mut context = digest::Context::new(&digest::SHA256);
-        let of_clients = [&self.client_ca, &self.client_crl].map(|part| part.as_deref().unwrap_or_default());
-        for part in [self.certificate.as_slice(), &self.private_key].into_iter().chain(of_clients) {
-            context.update(digest::digest(&digest::SHA256, part).as_ref());
+    fn of_clients(&self) -> Vec<&Path> {
+        match &self.client_ca {
+            Some(client_ca) => std::iter::once(client_ca).chain(&self.client_crl).map(PathBuf::as_path).collect(),
+            None => Vec::new(),
         }
-        let mut digest = [0; 32];
-        digest.copy_from_slice(context.finish().as_ref());
-        digest
     }
 
-    fn load(&self, files: &TlsFiles, clock: &Clock) -> Result<Loaded, TlsError> {
-        let chain = certificates(&files.certificate, &self.certificate)?;
+    fn certified_key(&self, own: &Contents, clock: &Clock) -> Result<Arc<CertifiedKey>, TlsError> {
+        let [certificate, key] = [0, 1].map(|index| own.get(index).unwrap_or_default());
+        let chain = certificates(&self.certificate, certificate)?;
         warn_if_not_valid_now(&chain, clock);
-        let key = PrivateKeyDer::from_pem_slice(&self.private_key).map_err(|error| TlsError::Content {
-            path: files.private_key.clone(),
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Content {
+            path: self.private_key.clone(),
             reason: format!("no private key: {error}"),
         })?;
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        CertifiedKey::from_der(chain, key, &provider).map(Arc::new).map_err(|source| self.pair(source))
+    }
+
+    fn config(&self, own: &Arc<CertifiedKey>, clients: Option<&ClientCa>) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let pair = |source| TlsError::Pair {
-            certificate: files.certificate.clone(),
-            private_key: files.private_key.clone(),
-            source,
-        };
-        let builder =
-            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(pair)?;
-        let client_ca = self.client_ca(files)?;
-        let builder = match &client_ca {
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|source| self.pair(source))?;
+        let builder = match clients {
             Some(client_ca) => builder.with_client_cert_verifier(client_ca.verifier()),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone())));
         config.alpn_protocols = vec![b"h2".to_vec()];
         // Envoy reconnects rarely, and a resumed session would keep a client certificate that has expired since.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Loaded { config: Arc::new(config), client_ca, digest: self.digest() })
+        Ok(Arc::new(config))
     }
 
-    fn client_ca(&self, files: &TlsFiles) -> Result<Option<Arc<ClientCa>>, TlsError> {
-        let (Some(path), Some(pem)) = (&files.client_ca, &self.client_ca) else { return Ok(None) };
-        let client_ca = ClientCa::from_pem(pem, self.client_crl.as_deref()).map_err(|error| TlsError::Content {
+    fn pair(&self, source: rustls::Error) -> TlsError {
+        TlsError::Pair { certificate: self.certificate.clone(), private_key: self.private_key.clone(), source }
+    }
+
+    fn judge(&self, of_clients: &Contents) -> Result<Option<Arc<ClientCa>>, TlsError> {
+        let (Some(path), Some(pem)) = (&self.client_ca, of_clients.get(0)) else { return Ok(None) };
+        let client_ca = ClientCa::from_pem(pem, of_clients.get(1)).map_err(|error| TlsError::Content {
             path: match error {
                 ClientCaError::Ca(_) => path.clone(),
-                ClientCaError::Crl(_) => files.client_crl.clone().unwrap_or_default(),
+                ClientCaError::Crl(_) => self.client_crl.clone().unwrap_or_default(),
             },
             reason: error.to_string(),
         })?;
@@ -260,15 +264,6 @@ async fn at(end: Option<jiff::Timestamp>, clock: &Clock) {
     let Some(end) = end else { return std::future::pending().await };
     let left = Duration::try_from(end.duration_since(clock.now())).unwrap_or_default();
     tokio::time::sleep(left).await;
-}
-
-fn warn_of_ended_lists(client_ca: &ClientCa, clock: &Clock) {
-    for issuer in client_ca.ended(clock.now()) {
-        tracing::error!(
-            issuer,
-            "a revocation list has ended; client certificates of this issuer are refused until there is a newer one"
-        );
-    }
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

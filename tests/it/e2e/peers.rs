@@ -8,13 +8,14 @@ use tonic::Code;
 
 use crate::support::PATIENCE;
 use crate::support::cluster::Cluster;
+use crate::support::deployment::Deployment;
 use crate::support::envoy::StartedBy;
 use crate::support::eventually::throughout;
 use crate::support::mesh::builtin_mesh;
 use crate::support::pki::{Leaf, TestCa};
 use crate::support::proxy::{Login, Proxy, free_address};
 use crate::support::sds::{self, Caller};
-use crate::support::server::{Kubernetes, Listeners, NODE_ID, Server, Settings};
+use crate::support::server::{Listeners, NODE_ID, Server, Settings};
 
 const WEB: &str = "spiffe://default/web";
 
@@ -177,22 +178,23 @@ impl Drop for Cgroup {
     }
 }
 
-/// An Envoy in a pod's control group is that pod, without any token; a process that is in none is refused.
+/// An Envoy in a pod's control group is that pod, without any token, for as long as the pod is there; a process that is in none
+/// is refused. The server has the rights of `deploy/rbac.yaml`.
 #[tokio::test]
 async fn the_pod_behind_a_unix_peer() {
     let cluster = Cluster::shared();
-    let (system, apps) = (cluster.namespace("peers").await, cluster.namespace("peers-apps").await);
-    cluster.service_account(&apps, "web").await;
-    let uid = cluster.pod(&apps, "web-0", "web").await.metadata.uid.expect("it has a uid");
-    let kubernetes = Some(Kubernetes { kubeconfig: cluster.kubeconfig(), system_namespace: &system });
+    let place = Deployment::new(cluster, "peers").await;
+    let apps = &place.apps;
+    cluster.service_account(apps, "web").await;
+    let uid = cluster.pod(apps, "web-0", "web").await.metadata.uid.expect("it has a uid");
+    let kubernetes = Some(place.kubernetes());
     let settings = Settings { mesh: &builtin_mesh("1h"), identify: "{unixPeer: [{pod: true}]}", kubernetes, ..NODE_ID };
     let mut server = Server::start(settings).await;
     server.ready().await;
     let cgroup = Cgroup::of_pod(&uid);
     let mut web = start(&server, "web", Login::UnixPeer { process: StartedBy::Cgroup(cgroup.path()) }).await;
     web.ready().await;
-    let id = format!("spiffe://default/ns/{apps}/sa/web");
-    assert_eq!(web.shown().await.expect("it shows a certificate")[0].uris, [id]);
+    assert_eq!(web.shown().await.expect("it shows a certificate")[0].uris, [place.spiffe_id("web")]);
 
     // This test itself, which says that it is the pod.
     let caller = Caller { node: "web-0", workload: "web", token: None };
@@ -204,5 +206,8 @@ async fn the_pod_behind_a_unix_peer() {
     let other = start(&server, "other", Login::UnixPeer { process: StartedBy::Cgroup(nobodys.path()) }).await;
     server.logs("INFO", &["does not know the pod of a unix peer", "11111111"]).await;
     assert!(!other.envoy.is_ready().await && other.is_shut().await);
+
+    cluster.delete_pod_now(apps, "web-0").await;
+    is_cut_off(&web).await;
     drop((web, other));
 }
