@@ -45,7 +45,9 @@ fn with_trust_domain<'p>(domain: &str, policies: &'p PolicySet) -> Result<&'p st
 
 fn without_a_name<'p>(policies: &'p PolicySet, default: Option<&str>) -> Result<&'p Arc<MeshPolicy>, IdentifyError> {
     if let Some(default) = default {
-        return known(default, policies, || format!("there is no mesh {default:?} with mTLS on, which membership.default names"));
+        return known(default, policies, || {
+            format!("there is no mesh {default:?} with mTLS on, which membership.default names")
+        });
     }
     let mut meshes = policies.meshes.values();
     if let (Some(only), None) = (meshes.next(), meshes.next()) {

@@ -61,9 +61,9 @@ impl Audiences {
 }
 
 impl Claims {
-    /// When the token ends.
-    pub(super) fn until(&self) -> Timestamp {
-        Timestamp::from_second(self.exp).unwrap_or(Timestamp::MIN)
+    /// When the token ends; `None` if what it says is out of range.
+    pub(super) fn until(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.exp).ok()
     }
 
     /// Whether names and labels can be used.
@@ -94,7 +94,7 @@ impl Claims {
 }
 
 /// Whether `text` can name something: not empty, bounded, and of characters that can be seen.
-fn check_name(text: &str) -> Result<(), String> {
+pub(super) fn check_name(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("is empty".to_owned());
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, Header};
 use spiffe::{SpiffeId, TrustDomain};
 
-use super::claims::{Audiences, Claims, ISSUER};
+use super::claims::{Audiences, Claims, ISSUER, check_name};
 use super::key::SigningKey;
 use crate::identify::BearerToken;
 
@@ -59,6 +59,12 @@ impl Request {
         }
         let until = issued_at.checked_add(lifetime).and_then(|end| Timestamp::from_second(end).ok());
         let until = until.ok_or("a token cannot be valid for that long")?;
+        for audience in &self.audiences {
+            check_name(audience).map_err(|why| format!("there can be no such token: its audience {why}"))?;
+        }
+        if let Some(key) = self.labels.keys().find(|key| key.contains(char::is_whitespace)) {
+            return Err(format!("there can be no such token: the label {key:?} has a space in its key"));
+        }
         let claims = Claims {
             iss: ISSUER.to_owned(),
             aud: Audiences::Many(self.audiences.clone()),
@@ -100,5 +106,6 @@ pub fn issue(key: &SigningKey, request: &Request, now: Timestamp) -> Result<Issu
     let header = Header { kid: Some(key.kid().to_owned()), ..Header::new(Algorithm::ES256) };
     let token = jsonwebtoken::encode(&header, &claims, &key.encoding());
     let token = token.map_err(|error| format!("the token cannot be signed: {error}"))?;
-    Ok(Issued { token: BearerToken::new(token), id, until: claims.until() })
+    let until = claims.until().ok_or("a token cannot be valid for that long")?;
+    Ok(Issued { token: BearerToken::new(token), id, until })
 }

@@ -115,7 +115,7 @@ impl ProxyTokens {
             instance: Some(claims.name),
             workload: Workload { name: Some(claims.workload.into()), ..Workload::default() },
             labels,
-            until: Some(until),
+            until,
             standing: Standing::on(Arc::new(standing)),
             ..Proof::default()
         }))

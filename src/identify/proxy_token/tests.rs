@@ -145,7 +145,7 @@ async fn whatever_is_wrong_is_refused_with_a_reason() {
         (with("iss", json!("kuma")), "no proxy token, nor one of a service account"),
         (without("iss"), "no proxy token"),
         (with("exp", json!(NOW)), "token a1 expired at 2027-01-15T08:00:00Z; issue another one"),
-        (with("exp", json!(i64::MAX)), "expired"),
+        (with("exp", json!(i64::MAX)), "the end of token a1 (exp) is no time that there is"),
         (without("exp"), "missing field `exp`"),
         (with("exp", json!("soon")), "cannot be read"),
         (with("nbf", json!(NOW + 61)), "of the future (nbf)"),
@@ -378,6 +378,8 @@ fn what_cannot_be_is_not_issued() {
         (Request { workload: "a/b".to_owned(), ..request() }, "cannot be part of a SPIFFE ID"),
         (Request { workload: "..".to_owned(), ..request() }, "cannot be part of a SPIFFE ID"),
         (Request { name: String::new(), ..request() }, "its name is empty"),
+        (Request { audiences: vec![String::new()], ..request() }, "its audience is empty"),
+        (Request { labels: [("a b".to_owned(), "c".to_owned())].into(), ..request() }, "has a space in its key"),
         (Request { valid_for: Duration::from_millis(999), ..request() }, "a second at least"),
         (Request { valid_for: Duration::MAX, ..request() }, "that long"),
     ] {

@@ -97,7 +97,9 @@ fn key_of<'k>(parts: &Parts<'_>, keys: &'k Keys) -> Result<&'k VerifyingKey, Ref
 }
 
 fn check_times(claims: &Claims, now: Timestamp) -> Result<(), String> {
-    let until = claims.until();
+    let Some(until) = claims.until() else {
+        return Err(format!("the end of token {} (exp) is no time that there is; issue another one", claims.jti));
+    };
     // Without leeway: the stream ends at that moment too.
     if until <= now {
         return Err(format!("token {} expired at {until}; issue another one", claims.jti));
