@@ -267,7 +267,11 @@ fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
         told.notices.extend(notices);
         match outcome {
             Outcome::Unidentified => file.complete = false,
-            Outcome::Known { key, at, definition } => file.found.push(Found { key, at, definition }),
+            Outcome::Known { key, at, definition } => {
+                // A file that is cut off in the middle of a resource has lost what came after it as well.
+                file.complete &= definition.is_some();
+                file.found.push(Found { key, at, definition });
+            }
         }
     }
     file

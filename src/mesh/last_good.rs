@@ -9,8 +9,8 @@ use std::sync::Arc;
 pub struct Seen<K, V> {
     /// The file, or the folder if it was the folder that could not be read.
     pub file: Arc<PathBuf>,
-    /// Whether all of it is in `resources`. If not (it cannot be read, it is not YAML, a document in it has no usable
-    /// name), what is missing there may be in the part that is not understood.
+    /// Whether all of it is in `resources`, and good. If not (it cannot be read, it is not YAML, a document in it has no
+    /// usable name or is broken), what is missing there may be in the part that is not understood, or cut off.
     pub complete: bool,
     /// Each resource, and its value unless it is broken.
     pub resources: Vec<(K, Option<V>)>,

@@ -146,7 +146,7 @@ fn decode_kubernetes(fields: &Fields<'_>, context: &Context) -> Option<Outcome> 
                 && field.text().is_some_and(|found| found != context.system_namespace)
             {
                 let (kind, namespace) = (kind.name(), &context.system_namespace);
-                field.problem(format!("a {kind} is in the system namespace, {namespace} (S4-6)"));
+                field.problem(format!("a {kind} is in the system namespace, {namespace}"));
             }
             let spec = fields.required("spec").and_then(|field| field.map());
             spec.and_then(|spec| {

@@ -16,14 +16,14 @@ pub(super) fn decode_kubernetes(fields: &Fields<'_>, metadata: &Fields<'_>, cont
         && field.text().is_some_and(|found| found != MESH_SECRET)
     {
         field.problem_with_hint(
-            "is not a mesh Secret, and other Secrets are not read (S1-3)",
+            "is not a mesh Secret, and other Secrets are not read",
             format!("make it a Secret of type {MESH_SECRET}, labelled kuma.io/mesh: <mesh>"),
         );
     }
     if let Some(field) = metadata.optional("namespace")
         && field.text().is_some_and(|found| found != context.system_namespace)
     {
-        field.problem(format!("mesh Secrets are in the system namespace, {} (S1-3)", context.system_namespace));
+        field.problem(format!("mesh Secrets are in the system namespace, {}", context.system_namespace));
     }
     match (fields.optional("data"), fields.optional("stringData")) {
         (Some(data), None) => content(&value(&data)?),

@@ -225,14 +225,14 @@ fn problems_with_whole_documents() {
         (
             "apiVersion: v1\nkind: Secret\ntype: Opaque\nmetadata: {name: s}\ndata: {value: YQ==}",
             "m.yaml:3: Secret \
-          default/s: type: is not a mesh Secret, and other Secrets are not read (S1-3) (make it a Secret of type \
+          default/s: type: is not a mesh Secret, and other Secrets are not read (make it a Secret of type \
           system.kuma.io/secret, labelled kuma.io/mesh: <mesh>)",
         ),
         (
             "apiVersion: v1\nkind: Secret\ntype: system.kuma.io/secret\nmetadata: {name: s, namespace: x}\nstringData: \
           {value: a}",
             "m.yaml:4: Secret default/s: metadata.namespace: mesh Secrets are in the system namespace, \
-          kong-mesh-system (S1-3)",
+          kong-mesh-system",
         ),
         (
             "type: Secret\nname: s\nmesh: m\ndata: '-----BEGIN PRIVATE KEY-----'",
@@ -322,6 +322,25 @@ fn mtls_off_is_told_and_is_no_error() {
         assert!(compiled.resources.policies.meshes.is_empty());
         assert!(compiled.notices[0].what.contains("mTLS is off"));
     }
+}
+
+/// What is behind the place where a file is cut off is not removed.
+#[test]
+fn a_file_that_is_broken_removes_nothing() {
+    let context =
+        Context { kubernetes_available: false, system_namespace: String::new(), zone: String::new(), now: now() };
+    let mut known = KnownGood::default();
+    let mut step = |text: &str| {
+        let documents = Ok(document::parse(text).unwrap());
+        let compiled = compile(&[Source { path: Arc::new("m.yaml".into()), documents }], &context, &mut known);
+        compiled.resources.policies.meshes.keys().map(|name| &**name).collect::<Vec<_>>().join(" ")
+    };
+    let one = mesh("{name: b, type: builtin}");
+    let two = one.replace("default", "two");
+    assert_eq!(step(&format!("{one}---\n{two}")), "default two");
+    let cut: String = one.lines().take(5).map(|line| format!("{line}\n")).collect();
+    assert_eq!(step(&cut), "default two");
+    assert_eq!(step(&one), "default");
 }
 
 /// Moving from `enabledBackend` to a MeshIdentity: the CAs of before stay trusted.
