@@ -143,20 +143,21 @@ impl App {
             policies: resources.policies.clone(),
             cluster_secrets: cluster_secrets.clone(),
         };
-        let gate = gate::start(&readiness, awaited, &tasks);
+        let known = gate::start(&readiness, awaited, &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
         let authorities =
             Authorities::new(config.state_dir.clone(), cert_manager.clone(), secrets.clone(), clock.clone());
         let authorities = Arc::new(authorities);
         let settings = preflight::Settings {
             wanted: resources.policies.clone(),
+            known,
             secrets: secrets.clone(),
             authorities: authorities.clone(),
             state_dir: config.state_dir.clone(),
             clock: clock.clone(),
         };
         // From here on, what counts is what is in force.
-        let Preflight { in_force: policies, verdicts } = Preflight::start(settings, &mut registry, &tasks);
+        let Preflight { in_force: policies, verdicts, decided } = Preflight::start(settings, &mut registry, &tasks);
         let sources = Sources {
             policies: policies.clone(),
             secrets: secrets.clone(),
@@ -214,7 +215,7 @@ impl App {
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve_metrics.clone(),
-            gate,
+            decided,
             clock.clone(),
             &tasks,
         );

@@ -43,6 +43,8 @@ const AT_MOST: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// The policies that the resources want.
     pub wanted: watch::Receiver<Arc<PolicySet>>,
+    /// Becomes true once these are all that there are, or have been waited for long enough.
+    pub known: watch::Receiver<bool>,
     /// Mesh Secrets, those included that only a policy names that is not in force yet.
     pub secrets: watch::Receiver<Arc<KnownSecrets>>,
     /// Makes a CA of a backend's policy.
@@ -56,20 +58,26 @@ pub struct Settings {
 /// What comes out of it.
 #[derive(Debug, Clone)]
 pub struct Preflight {
-    /// The policies in force.
+    /// The policies in force; none before `decided`.
     pub in_force: watch::Receiver<Arc<PolicySet>>,
     /// What is known of the signers that are wanted.
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
+    /// Becomes true once the first policies are in force, all at once.
+    pub decided: watch::Receiver<bool>,
 }
 
 impl Preflight {
-    /// Starts it; the first policies are in force when it returns.
+    /// Starts it; the first policies are in force when it returns, if they are known by then.
     pub fn start(settings: Settings, registry: &mut Registry, tasks: &Tasks) -> Self {
-        let Settings { mut wanted, secrets, authorities, state_dir, clock } = settings;
+        let Settings { mut wanted, known, secrets, authorities, state_dir, clock } = settings;
         let (mut state, passed) = (State::default(), Passed::new(&state_dir));
         state.want(wanted.borrow_and_update().clone(), |test| passed.has(test), clock.now());
+        if *known.borrow() {
+            state.begin();
+        }
         let (publish, in_force) = watch::channel(state.in_force().clone());
         let (tell, verdicts) = watch::channel(Arc::new(state.verdicts()));
+        let (decide, decided) = watch::channel(state.has_begun());
         let worker = Worker {
             state,
             passed,
@@ -80,9 +88,10 @@ impl Preflight {
             metrics: Metrics::new(registry),
             publish,
             tell,
+            decide,
         };
-        tasks.spawn_essential("preflight", worker.run(wanted));
-        Self { in_force, verdicts }
+        tasks.spawn_essential("preflight", worker.run(wanted, known));
+        Self { in_force, verdicts, decided }
     }
 }
 
@@ -96,12 +105,13 @@ struct Worker {
     metrics: Metrics,
     publish: watch::Sender<Arc<PolicySet>>,
     tell: watch::Sender<Arc<Verdicts>>,
+    decide: watch::Sender<bool>,
 }
 
 type Told = (Test, Outcome);
 
 impl Worker {
-    async fn run(mut self, mut wanted: watch::Receiver<Arc<PolicySet>>) {
+    async fn run(mut self, mut wanted: watch::Receiver<Arc<PolicySet>>, mut known: watch::Receiver<bool>) {
         // No more is in it than there are signers, each of which says a word now and then.
         let (tell, mut told) = mpsc::unbounded_channel();
         loop {
@@ -112,16 +122,24 @@ impl Worker {
                     if changed.is_err() {
                         return;
                     }
-                    let before = self.state.wanted();
-                    let wanted = wanted.borrow_and_update().clone();
-                    self.state.want(wanted, |test| self.passed.has(test), self.clock.now());
-                    for (mesh, backend) in before.difference(&self.state.wanted()) {
-                        self.passed.forget(mesh, backend);
-                    }
+                    self.want(wanted.borrow_and_update().clone());
+                }
+                () = becomes_true(&mut known), if !self.state.has_begun() => {
+                    // What is known has been published before that.
+                    self.want(wanted.borrow_and_update().clone());
+                    self.state.begin();
                 }
                 Some((test, outcome)) = told.recv() => self.hear(&test, outcome),
                 Some(_ended) = self.tests.join_next() => {}
             }
+        }
+    }
+
+    fn want(&mut self, wanted: Arc<PolicySet>) {
+        let before = self.state.wanted();
+        self.state.want(wanted, |test| self.passed.has(test), self.clock.now());
+        for (mesh, backend) in before.difference(&self.state.wanted()) {
+            self.passed.forget(mesh, backend);
         }
     }
 
@@ -174,6 +192,9 @@ impl Worker {
             *current = in_force.clone();
             changed
         });
+        // Who waits for it finds the policies.
+        self.decide
+            .send_if_modified(|decided| std::mem::replace(decided, self.state.has_begun()) != self.state.has_begun());
         self.tell.send_if_modified(|current| {
             let changed = **current != verdicts;
             if changed {
@@ -181,6 +202,13 @@ impl Worker {
             }
             changed
         });
+    }
+}
+
+/// Waits until it is true; forever, if nobody is there any more to say so.
+async fn becomes_true(known: &mut watch::Receiver<bool>) {
+    if known.wait_for(|known| *known).await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -28,6 +28,8 @@ impl Test {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// Whether there may be policies in force; see [`State::begin`].
+    has_begun: bool,
     wanted: Arc<PolicySet>,
     in_force: Arc<PolicySet>,
     /// What is known of the signers of both, and since when.
@@ -57,6 +59,19 @@ impl State {
         self.settle();
     }
 
+    /// What is wanted now is all that there is, or all that was waited for: the first policies come into force together.
+    /// Before that nothing is, and nothing is tested. Resources come kind by kind, and the one that happens to come first is
+    /// not what a mesh has to keep.
+    pub(super) fn begin(&mut self) {
+        self.has_begun = true;
+        self.settle();
+    }
+
+    /// Whether [`State::begin`] has been called.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
     /// A test has come out so. Says whether that is news.
     pub(super) fn told(&mut self, test: &Test, outcome: Outcome, now: Timestamp) -> bool {
         let is_news = self.known.get(test).is_some_and(|(before, _)| *before != outcome);
@@ -74,6 +89,9 @@ impl State {
     }
 
     fn settle(&mut self) {
+        if !self.has_begun {
+            return;
+        }
         let mut next = PolicySet::default();
         self.held.clear();
         for (mesh, wanted) in &self.wanted.meshes {
@@ -121,7 +139,7 @@ impl State {
     /// The tests that have yet to come out well.
     pub(super) fn to_test(&self) -> BTreeMap<Test, Arc<Backend>> {
         let is_open = |test: &Test| self.known.get(test).is_some_and(|(outcome, _)| !outcome.is_good());
-        let open = all_signers(&self.wanted).filter(|(test, ..)| is_open(test));
+        let open = all_signers(&self.wanted).filter(|(test, ..)| self.has_begun && is_open(test));
         open.map(|(test, backend, _)| (test, backend)).collect()
     }
 
@@ -184,3 +202,7 @@ fn data_source(source: &DataSource, is_public: bool) -> [String; 2] {
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod start_tests;
