@@ -30,12 +30,14 @@ use crate::issue::ca::cert_manager::{self, CertManager, Timing};
 use crate::issue::manager::{Manager, Subscription};
 use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
+use crate::mesh;
 use crate::mesh::cluster::watch_objects;
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
+use crate::model::preflight::Rules;
 use crate::observe::readiness::Readiness;
 use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
@@ -153,6 +155,7 @@ impl App {
             known,
             secrets: secrets.clone(),
             authorities: authorities.clone(),
+            rules: Rules { first_conflict: mesh::first_conflict, zone: config.zone.clone() },
             state_dir: config.state_dir.clone(),
             clock: clock.clone(),
         };

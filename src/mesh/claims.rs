@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::identity::{IdentityDefinition, shown};
 use crate::document::quoted;
 use crate::model::diagnostic::Problem;
+use crate::model::policy::IdentityPolicy;
 use crate::model::template::{PathTemplate, TemplateField};
 
 /// The paths of the SPIFFE ID of a proxy whose policy names none: with a service account, and without one.
@@ -65,7 +66,7 @@ fn conflict(
         what: format!("two workloads could get one SPIFFE ID: by this path and by {theirs} of {with}"),
         hint: Some("tell them apart by fixed text in a segment, such as /wl/{{ .Workload }}".to_owned()),
     };
-    let ours = paths(mesh, definition, zone);
+    let ours = paths(mesh, &definition.policy, zone);
     if *domain == *mesh && meshes.get(mesh) == Some(&true) {
         let defaults = default_paths();
         if let Some(theirs) = meeting(&ours, &defaults) {
@@ -73,23 +74,23 @@ fn conflict(
         }
     }
     same_domain().find_map(|((_, other), theirs)| {
-        let theirs = paths(mesh, theirs, zone);
+        let theirs = paths(mesh, &theirs.policy, zone);
         Some(meet(shown(other), meeting(&ours, &theirs)?))
     })
 }
 
-fn meeting<'t>(ours: &[PathTemplate], theirs: &'t [PathTemplate]) -> Option<&'t PathTemplate> {
+pub(super) fn meeting<'t>(ours: &[PathTemplate], theirs: &'t [PathTemplate]) -> Option<&'t PathTemplate> {
     theirs.iter().find(|theirs| ours.iter().any(|ours| ours.may_collide(theirs)))
 }
 
 /// Its paths, with what is the same for the whole mesh filled in.
-fn paths(mesh: &str, definition: &IdentityDefinition, zone: &str) -> Vec<PathTemplate> {
-    match &definition.policy.path {
+pub(super) fn paths(mesh: &str, identity: &IdentityPolicy, zone: &str) -> Vec<PathTemplate> {
+    match &identity.path {
         None => default_paths(),
         Some(path) => vec![path.clone().with(TemplateField::Mesh, mesh).with(TemplateField::Zone, zone)],
     }
 }
 
-fn default_paths() -> Vec<PathTemplate> {
+pub(super) fn default_paths() -> Vec<PathTemplate> {
     DEFAULT_PATHS.iter().filter_map(|path| PathTemplate::parse(path).ok()).collect()
 }

@@ -9,6 +9,7 @@
 mod attempt;
 mod compose;
 mod passed;
+mod record;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,12 +26,13 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use self::attempt::{TestError, Tester};
 use self::passed::Passed;
+use self::record::RecordFile;
 use self::state::{State, Test};
 use super::ca::AuthoritySource;
 use super::metrics::{IssuanceLabels, MeshLabels};
 use super::renewal::{Patience, retry_after};
 use crate::model::policy::{Backend, PolicySet};
-use crate::model::preflight::{Outcome, Verdicts};
+use crate::model::preflight::{Outcome, Rules, Verdicts};
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -49,7 +51,9 @@ pub struct Settings {
     pub secrets: watch::Receiver<Arc<KnownSecrets>>,
     /// Makes a CA of a backend's policy.
     pub authorities: Arc<dyn AuthoritySource>,
-    /// Where is kept what has passed.
+    /// Which policies may be in force beside each other: what is composed of old and new is held to it.
+    pub rules: Rules,
+    /// Where is kept what has passed, and what was in force.
     pub state_dir: PathBuf,
     /// The time.
     pub clock: Clock,
@@ -69,8 +73,9 @@ pub struct Preflight {
 impl Preflight {
     /// Starts it; the first policies are in force when it returns, if they are known by then.
     pub fn start(settings: Settings, registry: &mut Registry, tasks: &Tasks) -> Self {
-        let Settings { mut wanted, known, secrets, authorities, state_dir, clock } = settings;
-        let (mut state, passed) = (State::default(), Passed::new(&state_dir));
+        let Settings { mut wanted, known, secrets, authorities, rules, state_dir, clock } = settings;
+        let (passed, record) = (Passed::new(&state_dir), RecordFile::open(&state_dir));
+        let mut state = State::new(record.record().clone(), rules);
         state.want(wanted.borrow_and_update().clone(), |test| passed.has(test), clock.now());
         if *known.borrow() {
             state.begin();
@@ -81,6 +86,8 @@ impl Preflight {
         let worker = Worker {
             state,
             passed,
+            record,
+            signers: BTreeSet::new(),
             running: BTreeMap::new(),
             tests: JoinSet::new(),
             tester: Tester { authorities, secrets, clock: clock.clone() },
@@ -98,6 +105,9 @@ impl Preflight {
 struct Worker {
     state: State,
     passed: Passed,
+    record: RecordFile,
+    /// Those that were wanted or in force when it looked last.
+    signers: BTreeSet<(Arc<str>, Arc<str>)>,
     running: BTreeMap<Test, AbortHandle>,
     tests: JoinSet<()>,
     tester: Tester,
@@ -115,6 +125,7 @@ impl Worker {
         // No more is in it than there are signers, each of which says a word now and then.
         let (tell, mut told) = mpsc::unbounded_channel();
         loop {
+            self.keep();
             self.publish();
             self.start_tests(&tell);
             tokio::select! {
@@ -136,10 +147,17 @@ impl Worker {
     }
 
     fn want(&mut self, wanted: Arc<PolicySet>) {
-        let before = self.state.wanted();
         self.state.want(wanted, |test| self.passed.has(test), self.clock.now());
-        for (mesh, backend) in before.difference(&self.state.wanted()) {
+    }
+
+    /// For the next start.
+    fn keep(&mut self) {
+        let before = std::mem::replace(&mut self.signers, self.state.signers());
+        for (mesh, backend) in before.difference(&self.signers) {
             self.passed.forget(mesh, backend);
+        }
+        if self.state.has_begun() {
+            self.record.keep(self.state.in_force(), self.state.kept());
         }
     }
 

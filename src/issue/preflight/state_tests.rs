@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::issue::preflight::record::record_of;
 use crate::model::policy::{BuiltinSettings, IdentityPolicy, IssuerRef, Selector, TrustAnchors};
 use crate::testing::certs::{TestCa, timestamp};
 
@@ -43,7 +44,7 @@ pub(super) struct Rig {
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut rig = Self::beginning();
         rig.state.begin();
         rig
@@ -54,13 +55,27 @@ impl Rig {
         Self { state: State::default(), now: 0 }
     }
 
+    /// The server ends, and starts with these resources.
+    pub(super) fn restart(&mut self, policies: Vec<MeshPolicy>, passed: &[&str]) {
+        let kept = record_of(self.state.in_force(), self.state.kept());
+        let rules = self.state.rules.clone();
+        self.state = State::new(kept, rules);
+        self.want_all(policies, passed);
+        self.state.begin();
+    }
+
     pub(super) fn want(&mut self, policy: MeshPolicy) {
         self.want_remembering(policy, &[]);
     }
 
     pub(super) fn want_remembering(&mut self, policy: MeshPolicy, passed: &[&str]) {
+        self.want_all(vec![policy], passed);
+    }
+
+    pub(super) fn want_all(&mut self, policies: Vec<MeshPolicy>, passed: &[&str]) {
         self.now += 1;
-        let set = PolicySet { meshes: [(policy.name.clone(), Arc::new(policy))].into() };
+        let meshes = policies.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy)));
+        let set = PolicySet { meshes: meshes.collect() };
         self.state.want(Arc::new(set), |test| passed.contains(&&*test.backend), timestamp(self.now));
     }
 
@@ -72,7 +87,7 @@ impl Rig {
 
     /// The backends in force with their issuers, the one that signs first.
     pub(super) fn in_force(&self) -> String {
-        let policy = &self.state.in_force().meshes["default"];
+        let Some(policy) = self.state.in_force().meshes.get("default") else { return "nothing".to_owned() };
         let enabled = policy.enabled().map(|backend| backend.name.to_string()).unwrap_or_default();
         let shown = policy.backends.iter().map(|backend| match &backend.kind {
             BackendKind::CertManager { issuer, .. } => format!("{}={}", backend.name, issuer.name),

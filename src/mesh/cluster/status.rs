@@ -82,8 +82,13 @@ fn ready(standing: &Standing, verdicts: &[(&str, &Verdict)]) -> Condition {
         Acceptance::Accepted => {
             let held = verdicts.iter().filter(|(_, verdict)| verdict.holds_back);
             let mut sentences: Vec<_> = held
-                .map(|(backend, _)| {
-                    format!("the version before stays in force until backend {backend} has issued a test certificate")
+                .map(|(backend, verdict)| match &verdict.conflict {
+                    Some(why) => format!("it cannot be in force yet: {why}"),
+                    None => {
+                        format!(
+                            "the version before stays in force until backend {backend} has issued a test certificate"
+                        )
+                    }
                 })
                 .collect();
             if !sentences.is_empty() {

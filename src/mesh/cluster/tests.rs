@@ -210,7 +210,7 @@ async fn statuses_follow_and_others_conditions_stay() {
     assert_eq!(scene.condition("meshes", "one", "Other"), others);
 
     let verdict = |outcome| {
-        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false };
+        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false, conflict: None };
         Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
     };
     tell.send_replace(verdict(Outcome::Failed("no such issuer".to_owned())));
