@@ -61,7 +61,7 @@ pub(super) fn start(readiness: &Readiness, mut awaited: Awaited, tasks: &Tasks) 
         tasks.spawn(async move {
             if tokio::time::timeout(AT_MOST, awaited.wait()).await.is_err() {
                 let missing = awaited.missing().unwrap_or_default();
-                tracing::warn!("{missing}; streams are let in for what needs nothing of that");
+                tracing::warn!("{missing}; what is known without them comes into force");
             }
             open.send_replace(true);
             drop(closed);

@@ -119,7 +119,8 @@ impl App {
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
-        let objects = kubernetes.as_ref().map(|client| watch_objects(client, &config.system_namespace, &tasks));
+        let watch = |client| watch_objects(client, &config.system_namespace, &config.state_dir, &tasks);
+        let objects = kubernetes.as_ref().map(watch);
         let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
         for (field, mesh) in config.membership.unknown(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
