@@ -156,6 +156,7 @@ impl App {
             known,
             secrets: secrets.clone(),
             authorities: authorities.clone(),
+            pending: cert_manager.as_ref().map(CertManager::pending),
             rules: Rules { first_conflict: mesh::first_conflict, zone: config.zone.clone() },
             state_dir: config.state_dir.clone(),
             clock: clock.clone(),

@@ -29,6 +29,7 @@ use self::passed::Passed;
 use self::record::RecordFile;
 use self::state::{State, Test};
 use super::ca::AuthoritySource;
+use super::ca::cert_manager::PendingBoard;
 use super::metrics::{IssuanceLabels, MeshLabels};
 use super::renewal::{Patience, retry_after};
 use crate::model::policy::{Backend, PolicySet};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub secrets: watch::Receiver<Arc<KnownSecrets>>,
     /// Makes a CA of a backend's policy.
     pub authorities: Arc<dyn AuthoritySource>,
+    /// What cert-manager is waited for; `None` without a cluster.
+    pub pending: Option<PendingBoard>,
     /// Which policies may be in force beside each other: what is composed of old and new is held to it.
     pub rules: Rules,
     /// Where is kept what has passed, and what was in force.
@@ -73,7 +76,7 @@ pub struct Preflight {
 impl Preflight {
     /// Starts it; the first policies are in force when it returns, if they are known by then.
     pub fn start(settings: Settings, registry: &mut Registry, tasks: &Tasks) -> Self {
-        let Settings { mut wanted, known, secrets, authorities, rules, state_dir, clock } = settings;
+        let Settings { mut wanted, known, secrets, authorities, pending, rules, state_dir, clock } = settings;
         let (passed, record) = (Passed::new(&state_dir), RecordFile::open(&state_dir));
         let mut state = State::new(record.record().clone(), rules);
         state.want(wanted.borrow_and_update().clone(), |test| passed.has(test), clock.now());
@@ -90,7 +93,7 @@ impl Preflight {
             signers: BTreeSet::new(),
             running: BTreeMap::new(),
             tests: JoinSet::new(),
-            tester: Tester { authorities, secrets, clock: clock.clone() },
+            tester: Tester { authorities, secrets, pending, clock: clock.clone() },
             clock,
             metrics: Metrics::new(registry),
             publish,
@@ -236,10 +239,10 @@ async fn keep_testing(mut tester: Tester, test: Test, backend: Arc<Backend>, tel
     loop {
         // The receiver is gone only when the program is.
         let say = |outcome| drop(tell.send((test.clone(), outcome)));
-        let overdue = || {
-            let waited = backend.request_timeout;
+        let overdue = |why: Option<String>| {
+            let (waited, why) = (backend.request_timeout, why.map(|why| format!(": {why}")).unwrap_or_default());
             say(Outcome::Failed(format!(
-                "the CA has not answered the request for a test certificate within {waited:?}; it is still waited for"
+                "the CA has not answered the request for a test certificate within {waited:?}{why}; it is still waited for"
             )));
         };
         let Err(error) = tester.attempt(&test.mesh, &backend, overdue).await else {

@@ -91,6 +91,7 @@ impl Rig {
             known: known_rx,
             secrets: secrets_rx,
             authorities: Arc::new(ca.clone()),
+            pending: None,
             rules: Rules::default(),
             state_dir: state_dir.to_owned(),
             clock: Clock::simulated(timestamp(1_800_000_000)),
