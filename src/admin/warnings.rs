@@ -49,6 +49,11 @@ impl Warnings {
             warnings.tell(&format!("trust/{mesh}"), text);
         }
         for ((mesh, backend), verdict) in admin.verdicts.borrow().iter() {
+            if let Some(why) = &verdict.conflict {
+                warnings.tell(&format!("preflight/{mesh}"), || {
+                    format!("what backend {backend} is to sign for cannot be in force yet: {why}")
+                });
+            }
             let trouble = match &verdict.outcome {
                 Outcome::Failed(reason) => reason.clone(),
                 Outcome::Pending if verdict.holds_back => "its test certificate is awaited".to_owned(),

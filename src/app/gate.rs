@@ -1,10 +1,12 @@
-//! When streams are let in (xds-conformance item 17): once everything that the server was configured with has been read
-//! for the first time. Before that they are refused as UNAVAILABLE, which Envoy repeats, perhaps to a replica that is ready.
+//! When policies come into force, and then streams are let in (xds-conformance item 17): once everything that the server was
+//! configured with has been read for the first time. Before that streams are refused as UNAVAILABLE, which Envoy repeats,
+//! perhaps to a replica that is ready; and no policy is in force, since the kinds of the cluster's objects come one after
+//! the other, and with half of them a proxy may be somebody else.
 //!
 //! Resource files are read before anything listens, so what there is to wait for are the cluster's mesh objects, and its
 //! mesh Secrets, if a mesh names any. Not for long: an API server that does not answer must not lock out the meshes that
 //! need nothing of it, nor the proxies that already have what they need. What is not there yet is waited for in silence, so
-//! a gate that opens early makes nobody be told something wrong; this one only spares proxies the wait.
+//! who waits for a Secret is told nothing wrong.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +52,7 @@ impl Awaited {
     }
 }
 
-/// Becomes true once, and stays so; until then the server is not ready.
+/// Becomes true once all is known or has been waited for long enough, and stays so; until then the server is not ready.
 pub(super) fn start(readiness: &Readiness, mut awaited: Awaited, tasks: &Tasks) -> watch::Receiver<bool> {
     let missing = awaited.missing();
     let (open, is_open) = watch::channel(missing.is_none());
@@ -59,7 +61,7 @@ pub(super) fn start(readiness: &Readiness, mut awaited: Awaited, tasks: &Tasks) 
         tasks.spawn(async move {
             if tokio::time::timeout(AT_MOST, awaited.wait()).await.is_err() {
                 let missing = awaited.missing().unwrap_or_default();
-                tracing::warn!("{missing}; streams are let in for what needs nothing of that");
+                tracing::warn!("{missing}; what is known without them comes into force");
             }
             open.send_replace(true);
             drop(closed);

@@ -30,12 +30,14 @@ use crate::issue::ca::cert_manager::{self, CertManager, Timing};
 use crate::issue::manager::{Manager, Subscription};
 use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
+use crate::mesh;
 use crate::mesh::cluster::watch_objects;
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::held::HeldLeaf;
 use crate::model::identity::Identity;
+use crate::model::preflight::Rules;
 use crate::observe::readiness::Readiness;
 use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
@@ -117,7 +119,8 @@ impl App {
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
-        let objects = kubernetes.as_ref().map(|client| watch_objects(client, &config.system_namespace, &tasks));
+        let watch = |client| watch_objects(client, &config.system_namespace, &config.state_dir, &tasks);
+        let objects = kubernetes.as_ref().map(watch);
         let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
         for (field, mesh) in config.membership.unknown(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
@@ -143,20 +146,23 @@ impl App {
             policies: resources.policies.clone(),
             cluster_secrets: cluster_secrets.clone(),
         };
-        let gate = gate::start(&readiness, awaited, &tasks);
+        let known = gate::start(&readiness, awaited, &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
         let authorities =
             Authorities::new(config.state_dir.clone(), cert_manager.clone(), secrets.clone(), clock.clone());
         let authorities = Arc::new(authorities);
         let settings = preflight::Settings {
             wanted: resources.policies.clone(),
+            known,
             secrets: secrets.clone(),
             authorities: authorities.clone(),
+            pending: cert_manager.as_ref().map(CertManager::pending),
+            rules: Rules { first_conflict: mesh::first_conflict, zone: config.zone.clone() },
             state_dir: config.state_dir.clone(),
             clock: clock.clone(),
         };
         // From here on, what counts is what is in force.
-        let Preflight { in_force: policies, verdicts } = Preflight::start(settings, &mut registry, &tasks);
+        let Preflight { in_force: policies, verdicts, decided } = Preflight::start(settings, &mut registry, &tasks);
         let sources = Sources {
             policies: policies.clone(),
             secrets: secrets.clone(),
@@ -215,7 +221,7 @@ impl App {
             Arc::new(Secrets { manager: manager.clone(), trust: trust.clone() }),
             Arc::new(identifiers),
             serve_metrics.clone(),
-            gate,
+            decided,
             clock.clone(),
             &tasks,
         );

@@ -165,9 +165,38 @@ impl From<serde_json::Value> for Node {
     }
 }
 
+impl From<&Node> for serde_json::Value {
+    /// The object that it was made of.
+    fn from(node: &Node) -> Self {
+        match &node.value {
+            Value::Scalar(Scalar { text, kind: ScalarKind::Text }) => Self::String(text.to_string()),
+            // As JSON and YAML have them; a number that only YAML knows is left as text.
+            Value::Scalar(Scalar { kind: ScalarKind::Null, .. }) => Self::Null,
+            Value::Scalar(Scalar { kind: ScalarKind::Bool(value), .. }) => Self::Bool(*value),
+            Value::Scalar(Scalar { text, .. }) => {
+                serde_json::from_str(text).unwrap_or_else(|_not_json| Self::String(text.to_string()))
+            }
+            Value::List(items) => Self::Array(items.iter().map(Self::from).collect()),
+            Value::Map(map) => {
+                Self::Object(map.entries.iter().map(|entry| (entry.key.clone(), Self::from(&entry.value))).collect())
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_object_comes_out_as_it_went_in() {
+        let json = serde_json::json!({
+            "a": null, "b": [true, false, "true", "", "null", "1.10"], "c": {"d": 1, "e": -2.5, "f": 1e30, "g": u64::MAX}, "h": {},
+        });
+        let node = Node::from(json.clone());
+        assert_eq!(serde_json::Value::from(&node), json);
+        assert_eq!(Node::from(serde_json::Value::from(&node)), node);
+    }
 
     #[test]
     fn plain_scalars_follow_the_core_schema() {

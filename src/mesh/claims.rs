@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::identity::{IdentityDefinition, shown};
 use crate::document::quoted;
 use crate::model::diagnostic::{Location, Problem};
+use crate::model::policy::IdentityPolicy;
 use crate::model::template::{PathTemplate, TemplateField};
 
 /// The paths of the SPIFFE ID of a proxy whose policy names none: with a service account, and without one.
@@ -131,7 +132,7 @@ impl<'a> Accepted<'a> {
     fn default_paths(&mut self, mesh: &'a Arc<str>) -> Option<Problem> {
         let defaults = default_paths();
         let met = self.of_domain(mesh).find_map(|((_, name), definition)| {
-            let theirs = paths(mesh, definition, self.zone);
+            let theirs = paths(mesh, &definition.policy, self.zone);
             let theirs = meeting(&defaults, &theirs)?;
             Some(Problem {
                 at: Location::default(),
@@ -171,7 +172,7 @@ impl<'a> Accepted<'a> {
             what: format!("two workloads could get one SPIFFE ID: by this path and by {theirs} of {with}"),
             hint: Some(TELL_APART.to_owned()),
         };
-        let ours = paths(mesh, definition, self.zone);
+        let ours = paths(mesh, &definition.policy, self.zone);
         if *domain == *mesh && self.with_defaults.contains(mesh) {
             let defaults = default_paths();
             if let Some(theirs) = meeting(&ours, &defaults) {
@@ -179,7 +180,7 @@ impl<'a> Accepted<'a> {
             }
         }
         self.of_domain(domain).find_map(|((_, other), theirs)| {
-            let theirs = paths(mesh, theirs, self.zone);
+            let theirs = paths(mesh, &theirs.policy, self.zone);
             Some(meet(shown(other), meeting(&ours, &theirs)?))
         })
     }
@@ -189,18 +190,18 @@ impl<'a> Accepted<'a> {
     }
 }
 
-fn meeting<'t>(ours: &[PathTemplate], theirs: &'t [PathTemplate]) -> Option<&'t PathTemplate> {
+pub(super) fn meeting<'t>(ours: &[PathTemplate], theirs: &'t [PathTemplate]) -> Option<&'t PathTemplate> {
     theirs.iter().find(|theirs| ours.iter().any(|ours| ours.may_collide(theirs)))
 }
 
 /// Its paths, with what is the same for the whole mesh filled in.
-fn paths(mesh: &str, definition: &IdentityDefinition, zone: &str) -> Vec<PathTemplate> {
-    match &definition.policy.path {
+pub(super) fn paths(mesh: &str, identity: &IdentityPolicy, zone: &str) -> Vec<PathTemplate> {
+    match &identity.path {
         None => default_paths(),
         Some(path) => vec![path.clone().with(TemplateField::Mesh, mesh).with(TemplateField::Zone, zone)],
     }
 }
 
-fn default_paths() -> Vec<PathTemplate> {
+pub(super) fn default_paths() -> Vec<PathTemplate> {
     DEFAULT_PATHS.iter().filter_map(|path| PathTemplate::parse(path).ok()).collect()
 }

@@ -4,6 +4,7 @@
 mod backend;
 mod ca_cert;
 mod claims;
+mod claims_in_force;
 pub mod cluster;
 mod compile;
 mod data_source;
@@ -22,6 +23,7 @@ mod trust;
 
 use jiff::Timestamp;
 
+pub use claims_in_force::first_conflict;
 pub use compile::{Compiled, KnownGood, Source, compile};
 pub use last_good::{LastGood, Seen};
 pub use live::{LiveResources, Settings};

@@ -105,7 +105,8 @@ pub struct IdentityPolicy {
     pub trust_domain: Arc<str>,
     /// `spec.spiffeID.path`; without it, the path of the default SPIFFE ID.
     pub path: Option<PathTemplate>,
-    /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`).
+    /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`). In force it may be missing there, while
+    /// it is not known to be good after a restart: then nobody is issued anything by this policy.
     pub backend: Arc<str>,
 }
 

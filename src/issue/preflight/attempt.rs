@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::issue::ca::cert_manager::{PendingBoard, PendingRequest};
 use crate::issue::ca::{AuthoritySource, IssuedChain, SigningRequest};
 use crate::issue::csr;
 use crate::issue::issuer::{IssueError, Subject, learnable, policy_digest};
@@ -24,8 +25,12 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 pub(super) struct Tester {
     pub(super) authorities: Arc<dyn AuthoritySource>,
     pub(super) secrets: watch::Receiver<Arc<KnownSecrets>>,
+    pub(super) pending: Option<PendingBoard>,
     pub(super) clock: Clock,
 }
+
+/// What the proxy is called that asks for it.
+const PROXY: &str = "preflight";
 
 /// Why there is no test certificate, or none that is good.
 #[derive(Debug, thiserror::Error)]
@@ -46,18 +51,19 @@ enum Anchor {
 }
 
 impl Tester {
-    /// Waits for the CA as long as it takes; `overdue` is called once it has taken longer than the backend's request timeout.
+    /// Waits for the CA as long as it takes; `overdue` is called once it has taken longer than the backend's request timeout,
+    /// with what cert-manager says of it, if it does.
     pub(super) async fn attempt(
         &mut self,
         mesh: &Arc<str>,
         backend: &Backend,
-        overdue: impl FnOnce(),
+        overdue: impl FnOnce(Option<String>),
     ) -> Result<(), TestError> {
         let anchor = self.anchor(mesh, backend).await.map_err(TestError::Source)?;
         let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/preflight", backend.trust_domain).into();
         let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
-        let subject = Subject { mesh: mesh.clone(), proxy: "preflight".into(), spiffe_id, identity_policy: None };
+        let subject = Subject { mesh: mesh.clone(), proxy: PROXY.into(), spiffe_id, identity_policy: None };
         let signed = authority.sign(SigningRequest {
             mesh: subject.mesh.clone(),
             proxy: subject.proxy.clone(),
@@ -66,7 +72,9 @@ impl Tester {
             lifetime: Some(backend.leaf_lifetime.unwrap_or(LIFETIME)),
             request_timeout: backend.request_timeout,
         });
-        let issued = in_time(signed, backend.request_timeout, overdue).await.map_err(IssueError::Ca)?;
+        let issued = in_time(signed, backend.request_timeout, || overdue(self.waits_for(mesh, backend)))
+            .await
+            .map_err(IssueError::Ca)?;
         let policy_digest = policy_digest(backend, &subject);
         let expected = Expected { spiffe_id: subject.spiffe_id, public_key: made.public_key, policy_digest };
         if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
@@ -81,6 +89,17 @@ impl Tester {
             }
         }
         Ok(())
+    }
+
+    /// What the test certificate waits for: a word, what cert-manager says, and what to do about it.
+    fn waits_for(&self, mesh: &str, backend: &Backend) -> Option<String> {
+        let BackendKind::CertManager { issuer, .. } = &backend.kind else { return None };
+        let waiting = self.pending.as_ref()?.snapshot();
+        let is_it =
+            |request: &&PendingRequest| *request.mesh == *mesh && *request.proxy == *PROXY && request.issuer == *issuer;
+        let PendingRequest { reason, message, hint, .. } = waiting.iter().find(is_it)?;
+        let hint = hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        Some(format!("{reason}: {message}{hint}"))
     }
 
     async fn anchor(&mut self, mesh: &Arc<str>, backend: &Backend) -> Result<Anchor, String> {

@@ -1,9 +1,20 @@
-//! A mesh's policy while one of its new signers is not known to be good: everything that was changed but that. Pure.
+//! A mesh's policy while one of its parts may not come into force: everything that was changed but that. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::policy::{Backend, MeshPolicy};
+
+/// Which version of a part is in force. In the order in which they are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Take {
+    /// The wanted one.
+    New,
+    /// The one that was in force before, if there was one.
+    Old,
+    /// Neither.
+    Nothing,
+}
 
 /// The backends that sign for somebody: the enabled one, and those of identity policies.
 pub(super) fn signers(policy: &MeshPolicy) -> BTreeMap<Arc<str>, Arc<Backend>> {
@@ -11,36 +22,30 @@ pub(super) fn signers(policy: &MeshPolicy) -> BTreeMap<Arc<str>, Arc<Backend>> {
     policy.enabled().into_iter().chain(of_identities).map(|backend| (backend.name.clone(), backend.clone())).collect()
 }
 
-/// The policy to have in force where `old` is and `wanted` should be, and the names of the signers that `wanted` is held back
-/// for.
+/// The policy to have in force where `old` is and `wanted` should be; `None` if nothing is left of it.
 ///
-/// `Mesh.mtls` is one part, its backends being trusted together, and each identity policy is one. A part whose signer is not
-/// good stays as it is in `old`, or stays away if it is new; the others come into force. So do `MeshTrust` resources: to take
-/// a CA back must not have to wait.
+/// `Mesh.mtls` is one part, its backends being trusted together, and each identity policy is one; a part is known by the
+/// signer that `wanted` has for it, and `take` says which version of it is in force. `MeshTrust` resources are always the
+/// wanted ones: to take a CA back must not have to wait.
 pub(super) fn compose(
-    old: &Arc<MeshPolicy>,
+    old: Option<&Arc<MeshPolicy>>,
     wanted: &Arc<MeshPolicy>,
-    is_good: impl Fn(&Backend) -> bool,
-) -> (Arc<MeshPolicy>, BTreeSet<Arc<str>>) {
-    let signers = signers(wanted);
-    let held: BTreeSet<Arc<str>> =
-        signers.into_iter().filter(|(_, backend)| !is_good(backend)).map(|(name, _)| name).collect();
-    if held.is_empty() {
-        return (wanted.clone(), held);
+    take: impl Fn(&Arc<str>) -> Take,
+) -> Option<Arc<MeshPolicy>> {
+    if signers(wanted).keys().all(|signer| take(signer) == Take::New) {
+        return Some(wanted.clone());
     }
-    let is_held = |name: &Arc<str>| held.contains(name);
-    let of_mtls = if wanted.enabled_backend.as_ref().is_some_and(is_held) { old } else { wanted };
-    let mut backends: Vec<Arc<Backend>> = classic(of_mtls).cloned().collect();
+    let version = |part: &Arc<str>| match take(part) {
+        Take::New => Some(wanted),
+        Take::Old => old,
+        Take::Nothing => None,
+    };
+    let of_mtls = wanted.enabled_backend.as_ref().map_or(Some(wanted), version);
+    let mut backends: Vec<Arc<Backend>> = of_mtls.into_iter().flat_map(|policy| classic(policy)).cloned().collect();
     let mut identities = Vec::new();
     for identity in &wanted.identities {
-        let (from, identity) = if is_held(&identity.backend) {
-            match old.identities.iter().find(|before| before.name == identity.name) {
-                Some(before) => (old, before),
-                None => continue,
-            }
-        } else {
-            (wanted, identity)
-        };
+        let Some(from) = version(&identity.backend) else { continue };
+        let Some(identity) = from.identities.iter().find(|found| found.name == identity.name) else { continue };
         identities.push(identity.clone());
         backends.extend(from.backend(&identity.backend).cloned());
     }
@@ -53,20 +58,27 @@ pub(super) fn compose(
             false
         }
     });
+    if backends.is_empty() && old.is_none() {
+        return None;
+    }
     let (trusts, skip_validation) = (wanted.trusts.clone(), wanted.skip_validation);
-    let policy = if is_clear && !backends.is_empty() {
-        let (name, enabled_backend) = (wanted.name.clone(), of_mtls.enabled_backend.clone());
-        MeshPolicy { name, enabled_backend, backends, identities, trusts, skip_validation }
-    } else {
+    let policy = match old {
         // The old and the new have no place beside each other.
-        MeshPolicy { trusts, skip_validation, ..MeshPolicy::clone(old) }
+        Some(old) if !is_clear || backends.is_empty() => {
+            MeshPolicy { trusts, skip_validation, ..MeshPolicy::clone(old) }
+        }
+        _ => {
+            let enabled_backend = of_mtls.and_then(|policy| policy.enabled_backend.clone());
+            let name = wanted.name.clone();
+            MeshPolicy { name, enabled_backend, backends, identities, trusts, skip_validation }
+        }
     };
     // Who watches it for changes sees none where there is none.
-    (if policy == **old { old.clone() } else { Arc::new(policy) }, held)
+    Some(old.filter(|old| ***old == policy).cloned().unwrap_or_else(|| Arc::new(policy)))
 }
 
 /// The backends of `Mesh.mtls`.
-fn classic(policy: &MeshPolicy) -> impl Iterator<Item = &Arc<Backend>> {
+pub(super) fn classic(policy: &MeshPolicy) -> impl Iterator<Item = &Arc<Backend>> {
     policy.backends.iter().filter(|backend| {
         let is_enabled = policy.enabled_backend.as_ref() == Some(&backend.name);
         is_enabled || !policy.identities.iter().any(|identity| identity.backend == backend.name)

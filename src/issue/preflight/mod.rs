@@ -9,6 +9,7 @@
 mod attempt;
 mod compose;
 mod passed;
+mod record;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,12 +26,14 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use self::attempt::{TestError, Tester};
 use self::passed::Passed;
+use self::record::RecordFile;
 use self::state::{State, Test};
 use super::ca::AuthoritySource;
+use super::ca::cert_manager::PendingBoard;
 use super::metrics::{IssuanceLabels, MeshLabels};
 use super::renewal::{Patience, retry_after};
 use crate::model::policy::{Backend, PolicySet};
-use crate::model::preflight::{Outcome, Verdicts};
+use crate::model::preflight::{Outcome, Rules, Verdicts};
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -43,11 +46,17 @@ const AT_MOST: Duration = Duration::from_secs(60);
 pub struct Settings {
     /// The policies that the resources want.
     pub wanted: watch::Receiver<Arc<PolicySet>>,
+    /// Becomes true once these are all that there are, or have been waited for long enough.
+    pub known: watch::Receiver<bool>,
     /// Mesh Secrets, those included that only a policy names that is not in force yet.
     pub secrets: watch::Receiver<Arc<KnownSecrets>>,
     /// Makes a CA of a backend's policy.
     pub authorities: Arc<dyn AuthoritySource>,
-    /// Where is kept what has passed.
+    /// What cert-manager is waited for; `None` without a cluster.
+    pub pending: Option<PendingBoard>,
+    /// Which policies may be in force beside each other: what is composed of old and new is held to it.
+    pub rules: Rules,
+    /// Where is kept what has passed, and what was in force.
     pub state_dir: PathBuf,
     /// The time.
     pub clock: Clock,
@@ -56,39 +65,52 @@ pub struct Settings {
 /// What comes out of it.
 #[derive(Debug, Clone)]
 pub struct Preflight {
-    /// The policies in force.
+    /// The policies in force; none before `decided`.
     pub in_force: watch::Receiver<Arc<PolicySet>>,
     /// What is known of the signers that are wanted.
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
+    /// Becomes true once the first policies are in force, all at once.
+    pub decided: watch::Receiver<bool>,
 }
 
 impl Preflight {
-    /// Starts it; the first policies are in force when it returns.
+    /// Starts it; the first policies are in force when it returns, if they are known by then.
     pub fn start(settings: Settings, registry: &mut Registry, tasks: &Tasks) -> Self {
-        let Settings { mut wanted, secrets, authorities, state_dir, clock } = settings;
-        let (mut state, passed) = (State::default(), Passed::new(&state_dir));
+        let Settings { mut wanted, known, secrets, authorities, pending, rules, state_dir, clock } = settings;
+        let (passed, record) = (Passed::new(&state_dir), RecordFile::open(&state_dir));
+        let mut state = State::new(record.record().clone(), rules);
         state.want(wanted.borrow_and_update().clone(), |test| passed.has(test), clock.now());
+        if *known.borrow() {
+            state.begin();
+        }
         let (publish, in_force) = watch::channel(state.in_force().clone());
         let (tell, verdicts) = watch::channel(Arc::new(state.verdicts()));
+        let (decide, decided) = watch::channel(state.has_begun());
         let worker = Worker {
             state,
             passed,
+            record,
+            signers: BTreeSet::new(),
             running: BTreeMap::new(),
             tests: JoinSet::new(),
-            tester: Tester { authorities, secrets, clock: clock.clone() },
+            tester: Tester { authorities, secrets, pending, clock: clock.clone() },
             clock,
             metrics: Metrics::new(registry),
             publish,
             tell,
+            decide,
         };
-        tasks.spawn_essential("preflight", worker.run(wanted));
-        Self { in_force, verdicts }
+        tasks.spawn_essential("preflight", worker.run(wanted, known));
+        Self { in_force, verdicts, decided }
     }
 }
 
 struct Worker {
     state: State,
     passed: Passed,
+    record: RecordFile,
+    /// Those that were wanted or in force when it looked last.
+    signers: BTreeSet<(Arc<str>, Arc<str>)>,
     running: BTreeMap<Test, AbortHandle>,
     tests: JoinSet<()>,
     tester: Tester,
@@ -96,15 +118,17 @@ struct Worker {
     metrics: Metrics,
     publish: watch::Sender<Arc<PolicySet>>,
     tell: watch::Sender<Arc<Verdicts>>,
+    decide: watch::Sender<bool>,
 }
 
 type Told = (Test, Outcome);
 
 impl Worker {
-    async fn run(mut self, mut wanted: watch::Receiver<Arc<PolicySet>>) {
+    async fn run(mut self, mut wanted: watch::Receiver<Arc<PolicySet>>, mut known: watch::Receiver<bool>) {
         // No more is in it than there are signers, each of which says a word now and then.
         let (tell, mut told) = mpsc::unbounded_channel();
         loop {
+            self.keep();
             self.publish();
             self.start_tests(&tell);
             tokio::select! {
@@ -112,16 +136,31 @@ impl Worker {
                     if changed.is_err() {
                         return;
                     }
-                    let before = self.state.wanted();
-                    let wanted = wanted.borrow_and_update().clone();
-                    self.state.want(wanted, |test| self.passed.has(test), self.clock.now());
-                    for (mesh, backend) in before.difference(&self.state.wanted()) {
-                        self.passed.forget(mesh, backend);
-                    }
+                    self.want(wanted.borrow_and_update().clone());
+                }
+                () = becomes_true(&mut known), if !self.state.has_begun() => {
+                    // What is known has been published before that.
+                    self.want(wanted.borrow_and_update().clone());
+                    self.state.begin();
                 }
                 Some((test, outcome)) = told.recv() => self.hear(&test, outcome),
                 Some(_ended) = self.tests.join_next() => {}
             }
+        }
+    }
+
+    fn want(&mut self, wanted: Arc<PolicySet>) {
+        self.state.want(wanted, |test| self.passed.has(test), self.clock.now());
+    }
+
+    /// For the next start.
+    fn keep(&mut self) {
+        let before = std::mem::replace(&mut self.signers, self.state.signers());
+        for (mesh, backend) in before.difference(&self.signers) {
+            self.passed.forget(mesh, backend);
+        }
+        if self.state.has_begun() {
+            self.record.keep(self.state.in_force(), self.state.kept());
         }
     }
 
@@ -174,6 +213,9 @@ impl Worker {
             *current = in_force.clone();
             changed
         });
+        // Who waits for it finds the policies.
+        self.decide
+            .send_if_modified(|decided| std::mem::replace(decided, self.state.has_begun()) != self.state.has_begun());
         self.tell.send_if_modified(|current| {
             let changed = **current != verdicts;
             if changed {
@@ -184,16 +226,23 @@ impl Worker {
     }
 }
 
+/// Waits until it is true; forever, if nobody is there any more to say so.
+async fn becomes_true(known: &mut watch::Receiver<bool>) {
+    if known.wait_for(|known| *known).await.is_err() {
+        std::future::pending().await
+    }
+}
+
 /// Tests a backend until it passes.
 async fn keep_testing(mut tester: Tester, test: Test, backend: Arc<Backend>, tell: mpsc::UnboundedSender<Told>) {
     let mut failures = 0;
     loop {
         // The receiver is gone only when the program is.
         let say = |outcome| drop(tell.send((test.clone(), outcome)));
-        let overdue = || {
-            let waited = backend.request_timeout;
+        let overdue = |why: Option<String>| {
+            let (waited, why) = (backend.request_timeout, why.map(|why| format!(": {why}")).unwrap_or_default());
             say(Outcome::Failed(format!(
-                "the CA has not answered the request for a test certificate within {waited:?}; it is still waited for"
+                "the CA has not answered the request for a test certificate within {waited:?}{why}; it is still waited for"
             )));
         };
         let Err(error) = tester.attempt(&test.mesh, &backend, overdue).await else {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use jiff::Timestamp;
 
-use super::compose::{compose, signers};
+use super::compose::{Take, compose, signers};
+use super::record::Record;
 use crate::model::policy::{Backend, BackendKind, CaSource, DataSource, MeshPolicy, PolicySet};
-use crate::model::preflight::{Outcome, Verdict, Verdicts};
+use crate::model::preflight::{Conflict, Outcome, Rules, Verdict, Verdicts};
 
 /// A backend to be tested, as it is defined now.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,18 +29,37 @@ impl Test {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    /// Whether there may be policies in force; see [`State::begin`].
+    has_begun: bool,
     wanted: Arc<PolicySet>,
     in_force: Arc<PolicySet>,
     /// What is known of the signers of both, and since when.
     known: BTreeMap<Test, (Outcome, Timestamp)>,
     /// The signers that this server has heard of: what was remembered of one counts the first time only. One that is
     /// enabled again after a while is tested again.
-    seen: BTreeSet<(Arc<str>, Arc<str>)>,
-    /// Those that hold a policy back.
-    held: BTreeSet<(Arc<str>, Arc<str>)>,
+    seen: BTreeSet<Key>,
+    /// Those whose parts are held back, and why, if not for their own sake.
+    held: BTreeMap<Key, Option<Arc<str>>>,
+    /// What was in force when the server ended of meshes that have not been in force since.
+    kept: Record,
+    /// Which policies may be in force beside each other.
+    rules: Rules,
 }
 
+/// A mesh and a signer.
+type Key = (Arc<str>, Arc<str>);
+
 impl State {
+    /// Nothing is wanted yet; `kept` was in force when the server ended.
+    pub(super) fn new(kept: Record, rules: Rules) -> Self {
+        Self { kept, rules, ..Self::default() }
+    }
+
+    /// What was in force when the server ended of meshes that have not been in force since.
+    pub(super) fn kept(&self) -> &Record {
+        &self.kept
+    }
+
     /// These are wanted now. `has_passed` says whether a test is remembered to have been good before the server started.
     pub(super) fn want(&mut self, wanted: Arc<PolicySet>, has_passed: impl Fn(&Test) -> bool, now: Timestamp) {
         self.wanted = wanted;
@@ -55,6 +75,19 @@ impl State {
             self.note(test, outcome, now);
         }
         self.settle();
+    }
+
+    /// What is wanted now is all that there is, or all that was waited for: the first policies come into force together.
+    /// Before that nothing is, and nothing is tested. Resources come kind by kind, and the one that happens to come first is
+    /// not what a mesh has to keep.
+    pub(super) fn begin(&mut self) {
+        self.has_begun = true;
+        self.settle();
+    }
+
+    /// Whether [`State::begin`] has been called.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun
     }
 
     /// A test has come out so. Says whether that is news.
@@ -73,23 +106,76 @@ impl State {
         self.known.insert(test, (outcome, since));
     }
 
-    fn settle(&mut self) {
-        let mut next = PolicySet::default();
-        self.held.clear();
-        for (mesh, wanted) in &self.wanted.meshes {
-            // The first since the server has started has nothing to keep.
-            let Some(old) = self.in_force.meshes.get(mesh) else {
-                next.meshes.insert(mesh.clone(), wanted.clone());
-                continue;
-            };
+    /// What the meshes that are wanted have to keep: what is in force of them, or was when the server ended.
+    fn before(&self) -> PolicySet {
+        let meshes = self.wanted.meshes.iter().filter_map(|(mesh, wanted)| {
+            let kept = || self.kept.get(&**mesh)?.part_of(wanted).map(Arc::new);
+            Some((mesh.clone(), self.in_force.meshes.get(mesh).cloned().or_else(kept)?))
+        });
+        PolicySet { meshes: meshes.collect() }
+    }
+
+    /// The parts that stay what they were because their signers are not known to be good. The first of a mesh has nothing to
+    /// keep.
+    fn untested(&self, before: &PolicySet) -> BTreeMap<Key, Take> {
+        let mut untested = BTreeMap::new();
+        for (mesh, old) in &before.meshes {
             let in_force: BTreeSet<Test> = signers(old).values().map(|backend| Test::of(mesh, backend)).collect();
-            let (policy, held) = compose(old, wanted, |backend| {
-                let test = Test::of(mesh, backend);
-                in_force.contains(&test) || self.known.get(&test).is_some_and(|(outcome, _)| outcome.is_good())
-            });
-            next.meshes.insert(mesh.clone(), policy);
-            self.held.extend(held.into_iter().map(|backend| (mesh.clone(), backend)));
+            for (name, backend) in self.wanted.meshes.get(mesh).map(|wanted| signers(wanted)).unwrap_or_default() {
+                let test = Test::of(mesh, &backend);
+                let is_good = self.known.get(&test).is_some_and(|(outcome, _)| outcome.is_good());
+                if !is_good && !in_force.contains(&test) {
+                    untested.insert((mesh.clone(), name), Take::Old);
+                }
+            }
         }
+        untested
+    }
+
+    /// All meshes, but for those that are `away`.
+    fn composed(&self, before: &PolicySet, takes: &BTreeMap<Key, Take>, away: &BTreeSet<Arc<str>>) -> PolicySet {
+        let wanted = self.wanted.meshes.iter().filter(|(mesh, _)| !away.contains(*mesh));
+        let meshes = wanted.filter_map(|(mesh, wanted)| {
+            let take = |part: &Arc<str>| takes.get(&(mesh.clone(), part.clone())).copied().unwrap_or(Take::New);
+            Some((mesh.clone(), compose(before.meshes.get(mesh), wanted, take)?))
+        });
+        PolicySet { meshes: meshes.collect() }
+    }
+
+    fn settle(&mut self) {
+        if !self.has_begun {
+            return;
+        }
+        let before = self.before();
+        let mut takes = self.untested(&before);
+        self.held = takes.keys().map(|key| (key.clone(), None)).collect();
+        let mut away: BTreeSet<Arc<str>> = BTreeSet::new();
+        // Ends: each turn leaves out a mesh, or more of a part than the one before.
+        let next = loop {
+            let next = self.composed(&before, &takes, &away);
+            let Some(Conflict { mesh, signer, reason }) = (self.rules.first_conflict)(&next, &before, &self.rules.zone)
+            else {
+                break next;
+            };
+            let reason: Arc<str> = reason.into();
+            match signer.map(|signer| (mesh.clone(), signer)) {
+                Some(key) if takes.get(&key) != Some(&Take::Nothing) => {
+                    let is_new = takes.insert(key.clone(), Take::Old).is_none();
+                    if !is_new {
+                        takes.insert(key.clone(), Take::Nothing);
+                    }
+                    self.held.insert(key, Some(reason));
+                }
+                _ => {
+                    let signers = self.wanted.meshes.get(&mesh).map(|wanted| signers(wanted)).unwrap_or_default();
+                    self.held.extend(signers.into_keys().map(|name| ((mesh.clone(), name), Some(reason.clone()))));
+                    if !away.insert(mesh) {
+                        break (*self.in_force).clone();
+                    }
+                }
+            }
+        };
+        self.kept.retain(|mesh, _| !next.meshes.contains_key(mesh.as_str()));
         if next != *self.in_force {
             self.in_force = Arc::new(next);
         }
@@ -112,8 +198,9 @@ impl State {
         let verdict = |(test, ..): (Test, _, _)| {
             let (outcome, since) = self.known.get(&test)?.clone();
             let key = (test.mesh, test.backend);
-            let holds_back = self.held.contains(&key);
-            Some((key, Verdict { outcome, since, holds_back }))
+            let held = self.held.get(&key);
+            let (holds_back, conflict) = (held.is_some(), held.cloned().flatten());
+            Some((key, Verdict { outcome, since, holds_back, conflict }))
         };
         all_signers(&self.wanted).filter_map(verdict).collect()
     }
@@ -121,13 +208,14 @@ impl State {
     /// The tests that have yet to come out well.
     pub(super) fn to_test(&self) -> BTreeMap<Test, Arc<Backend>> {
         let is_open = |test: &Test| self.known.get(test).is_some_and(|(outcome, _)| !outcome.is_good());
-        let open = all_signers(&self.wanted).filter(|(test, ..)| is_open(test));
+        let open = all_signers(&self.wanted).filter(|(test, ..)| self.has_begun && is_open(test));
         open.map(|(test, backend, _)| (test, backend)).collect()
     }
 
-    /// All signers that are wanted, by mesh and name.
-    pub(super) fn wanted(&self) -> BTreeSet<(Arc<str>, Arc<str>)> {
-        all_signers(&self.wanted).map(|(test, ..)| (test.mesh, test.backend)).collect()
+    /// All signers that are wanted or in force, by mesh and name.
+    pub(super) fn signers(&self) -> BTreeSet<Key> {
+        let of_both = [&self.wanted, &self.in_force].into_iter().flat_map(|set| all_signers(set));
+        of_both.map(|(test, ..)| (test.mesh, test.backend)).collect()
     }
 }
 
@@ -141,7 +229,7 @@ fn all_signers(policies: &PolicySet) -> impl Iterator<Item = (Test, Arc<Backend>
 }
 
 /// Which CA it is, and whom its leaves have to lead to; how long they live is no matter.
-fn digest_of(backend: &Backend) -> Arc<str> {
+pub(super) fn digest_of(backend: &Backend) -> Arc<str> {
     let mut parts: Vec<String> = vec![backend.trust_domain.to_string(), backend.kind.label().to_owned()];
     match &backend.kind {
         BackendKind::Builtin(_) | BackendKind::NotInProgram(_) => {}
@@ -184,3 +272,7 @@ fn data_source(source: &DataSource, is_public: bool) -> [String; 2] {
 #[cfg(test)]
 #[path = "state_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod start_tests;

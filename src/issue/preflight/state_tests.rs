@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::*;
+use crate::issue::preflight::record::record_of;
 use crate::model::policy::{BuiltinSettings, IdentityPolicy, IssuerRef, Selector, TrustAnchors};
 use crate::testing::certs::{TestCa, timestamp};
 
-fn backend(name: &str, issuer: &str) -> Arc<Backend> {
+pub(super) fn backend(name: &str, issuer: &str) -> Arc<Backend> {
     let issuer = IssuerRef { name: issuer.into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
     Arc::new(Backend {
         name: name.into(),
@@ -18,13 +19,13 @@ fn backend(name: &str, issuer: &str) -> Arc<Backend> {
 }
 
 /// A mesh whose first backend is enabled; each is `name=issuer`.
-fn mesh(backends: &str) -> MeshPolicy {
+pub(super) fn mesh(backends: &str) -> MeshPolicy {
     let parse = |text: &str| text.split_once('=').map(|(name, issuer)| backend(name, issuer)).unwrap();
     let backends: Vec<_> = backends.split(' ').map(parse).collect();
     MeshPolicy::classic("default".into(), backends[0].name.clone(), backends)
 }
 
-fn with_identity(mut policy: MeshPolicy, name: &str, issuer: &str) -> MeshPolicy {
+pub(super) fn with_identity(mut policy: MeshPolicy, name: &str, issuer: &str) -> MeshPolicy {
     let own = backend(&format!("of-{name}"), issuer);
     policy.identities.push(Arc::new(IdentityPolicy {
         name: name.into(),
@@ -37,35 +38,56 @@ fn with_identity(mut policy: MeshPolicy, name: &str, issuer: &str) -> MeshPolicy
     policy
 }
 
-struct Rig {
-    state: State,
+pub(super) struct Rig {
+    pub(super) state: State,
     now: i64,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        let mut rig = Self::beginning();
+        rig.state.begin();
+        rig
+    }
+
+    /// Before everything is known.
+    pub(super) fn beginning() -> Self {
         Self { state: State::default(), now: 0 }
     }
 
-    fn want(&mut self, policy: MeshPolicy) {
+    /// The server ends, and starts with these resources.
+    pub(super) fn restart(&mut self, policies: Vec<MeshPolicy>, passed: &[&str]) {
+        let kept = record_of(self.state.in_force(), self.state.kept());
+        let rules = self.state.rules.clone();
+        self.state = State::new(kept, rules);
+        self.want_all(policies, passed);
+        self.state.begin();
+    }
+
+    pub(super) fn want(&mut self, policy: MeshPolicy) {
         self.want_remembering(policy, &[]);
     }
 
-    fn want_remembering(&mut self, policy: MeshPolicy, passed: &[&str]) {
+    pub(super) fn want_remembering(&mut self, policy: MeshPolicy, passed: &[&str]) {
+        self.want_all(vec![policy], passed);
+    }
+
+    pub(super) fn want_all(&mut self, policies: Vec<MeshPolicy>, passed: &[&str]) {
         self.now += 1;
-        let set = PolicySet { meshes: [(policy.name.clone(), Arc::new(policy))].into() };
+        let meshes = policies.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy)));
+        let set = PolicySet { meshes: meshes.collect() };
         self.state.want(Arc::new(set), |test| passed.contains(&&*test.backend), timestamp(self.now));
     }
 
-    fn told(&mut self, backend: &str, outcome: Outcome) {
+    pub(super) fn told(&mut self, backend: &str, outcome: Outcome) {
         self.now += 1;
         let test = self.state.to_test().into_keys().find(|test| *test.backend == *backend).expect("it is to be tested");
         self.state.told(&test, outcome, timestamp(self.now));
     }
 
     /// The backends in force with their issuers, the one that signs first.
-    fn in_force(&self) -> String {
-        let policy = &self.state.in_force().meshes["default"];
+    pub(super) fn in_force(&self) -> String {
+        let Some(policy) = self.state.in_force().meshes.get("default") else { return "nothing".to_owned() };
         let enabled = policy.enabled().map(|backend| backend.name.to_string()).unwrap_or_default();
         let shown = policy.backends.iter().map(|backend| match &backend.kind {
             BackendKind::CertManager { issuer, .. } => format!("{}={}", backend.name, issuer.name),
@@ -74,12 +96,12 @@ impl Rig {
         format!("{enabled}: {}", shown.collect::<Vec<_>>().join(" "))
     }
 
-    fn to_test(&self) -> Vec<String> {
+    pub(super) fn to_test(&self) -> Vec<String> {
         self.state.to_test().into_keys().map(|test| test.backend.to_string()).collect()
     }
 
     /// Backend, outcome, whether it holds back, since when.
-    fn verdicts(&self) -> Vec<String> {
+    pub(super) fn verdicts(&self) -> Vec<String> {
         let show = |((_, backend), verdict): ((_, Arc<str>), Verdict)| {
             let held = if verdict.holds_back { " holds back" } else { "" };
             format!("{backend} {}{held} {}", verdict.outcome.label(), verdict.since.as_second())
@@ -88,7 +110,7 @@ impl Rig {
     }
 }
 
-fn failed() -> Outcome {
+pub(super) fn failed() -> Outcome {
     Outcome::Failed("no".into())
 }
 

@@ -54,6 +54,7 @@ impl AuthoritySource for FakeCa {
 struct Rig {
     ca: FakeCa,
     wanted: watch::Sender<Arc<PolicySet>>,
+    known: watch::Sender<bool>,
     secrets: watch::Sender<Arc<KnownSecrets>>,
     preflight: Preflight,
     registry: Registry,
@@ -76,20 +77,28 @@ fn mesh(backend: &str, trust: CaSource) -> Arc<PolicySet> {
 
 impl Rig {
     fn start(state_dir: &std::path::Path, first: Arc<PolicySet>, signer: Option<TestCa>) -> Self {
+        Self::start_knowing(state_dir, first, signer, true)
+    }
+
+    fn start_knowing(state_dir: &std::path::Path, first: Arc<PolicySet>, signer: Option<TestCa>, known: bool) -> Self {
         let ca = FakeCa { signer: Arc::new(Mutex::new(signer)), ..FakeCa::default() };
         let (wanted, wanted_rx) = watch::channel(first);
         let (secrets, secrets_rx) = watch::channel(Arc::default());
+        let (known, known_rx) = watch::channel(known);
         let (tasks, _) = Tasks::new();
         let settings = Settings {
             wanted: wanted_rx,
+            known: known_rx,
             secrets: secrets_rx,
             authorities: Arc::new(ca.clone()),
+            pending: None,
+            rules: Rules::default(),
             state_dir: state_dir.to_owned(),
             clock: Clock::simulated(timestamp(1_800_000_000)),
         };
         let mut registry = Registry::default();
         let preflight = Preflight::start(settings, &mut registry, &tasks);
-        Self { ca, wanted, secrets, preflight, registry, _tasks: tasks }
+        Self { ca, wanted, known, secrets, preflight, registry, _tasks: tasks }
     }
 
     fn signs(&self) -> String {
@@ -198,4 +207,20 @@ async fn a_ca_that_does_not_answer_is_told_of_and_waited_for() {
     rig.wanted.send_replace(mesh("one", CaSource::Issuer));
     assert!(!rig.passes("one").await.holds_back);
     assert_eq!(rig.asked(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_in_force_before_all_is_known_and_then_all_at_once() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::root("CA"));
+    let mut rig = Rig::start_knowing(folder.path(), Arc::default(), Some(ca), false);
+    rig.wanted.send_replace(mesh("one", CaSource::Issuer));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((rig.asked(), rig.preflight.in_force.borrow().meshes.len()), (0, 0));
+    assert!(!*rig.preflight.decided.borrow());
+    // In one breath, as the resources publish it.
+    rig.wanted.send_replace(mesh("two", CaSource::Issuer));
+    rig.known.send_replace(true);
+    rig.preflight.decided.wait_for(|decided| *decided).await.unwrap();
+    assert_eq!(rig.signs(), "two");
+    assert!(!rig.passes("two").await.holds_back);
 }

@@ -5,12 +5,14 @@
 //! the system namespace only: whoever may write there is who may say which identities are given out.
 
 mod condition;
+mod memory;
 mod object;
 mod objects;
 mod report;
 mod status;
 mod writer;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use kube::runtime::watcher;
@@ -25,14 +27,21 @@ pub use writer::{Sources, StatusWriter};
 
 use crate::runtime::cluster::Watch;
 use crate::runtime::tasks::Tasks;
+use memory::Memory;
 use objects::Store;
 
 /// The CustomResourceDefinitions of the three kinds, as YAML.
 pub const DEFINITIONS: &str = include_str!("../../../deploy/crds.yaml");
 
-/// Watches the objects; those that have a namespace in `namespace`. The receiver shows always the last that was known.
-pub fn watch_objects(client: &Client, namespace: &str, tasks: &Tasks) -> watch::Receiver<Arc<ClusterObjects>> {
-    let (publish, published) = watch::channel(Arc::default());
+/// Watches the objects; those that have a namespace in `namespace`. The receiver shows always the last that was known: at
+/// first what is remembered in `state_dir`.
+pub fn watch_objects(
+    client: &Client,
+    namespace: &str,
+    state_dir: &Path,
+    tasks: &Tasks,
+) -> watch::Receiver<Arc<ClusterObjects>> {
+    let (publish, published) = watch::channel(Arc::new(ClusterObjects::default()));
     let publish = Arc::new(publish);
     for kind in ObjectKind::ALL {
         let resource = kind.resource();
@@ -43,13 +52,24 @@ pub fn watch_objects(client: &Client, namespace: &str, tasks: &Tasks) -> watch::
             }
         };
         let mut events = Watch::new(kind.plural(), api, watcher::Config::default());
-        let (mut store, publish) = (Store::new(kind), publish.clone());
+        let mut memory = Memory::open(kind, state_dir);
+        let tell = move |publish: &watch::Sender<Arc<ClusterObjects>>, listing| {
+            publish.send_modify(|known| drop(Arc::make_mut(known).kinds.insert(kind, listing)));
+        };
+        if let Some(objects) = memory.recalled().cloned() {
+            tracing::info!(
+                kind = kind.plural(),
+                objects = objects.len(),
+                "remembered until the cluster has listed them"
+            );
+            tell(&publish, Listing::Remembered(objects));
+        }
+        let (mut store, publish) = (Store::new(kind, memory.recalled().cloned()), publish.clone());
         tasks.spawn_essential("mesh object watch", async move {
             loop {
                 let Some(listing) = store.after(events.next_if_any().await) else { continue };
-                publish.send_modify(|known: &mut Arc<ClusterObjects>| {
-                    Arc::make_mut(known).kinds.insert(kind, listing);
-                });
+                memory.keep(&listing);
+                tell(&publish, listing);
             }
         });
     }

@@ -23,8 +23,24 @@ pub enum Listing {
     Forbidden,
     /// The kind is not installed in the cluster.
     NotInstalled,
+    /// The cluster has not answered yet; these were listed when the server ran before.
+    Remembered(ByName),
     /// These; the last that were known, while the API server is away.
     Listed(ByName),
+}
+
+impl Listing {
+    fn objects(&self) -> Option<&ByName> {
+        match self {
+            Self::Remembered(objects) | Self::Listed(objects) => Some(objects),
+            Self::Unknown | Self::Forbidden | Self::NotInstalled => None,
+        }
+    }
+}
+
+/// Whether these are the same objects that say the same.
+pub(super) fn same_objects(one: &ByName, other: &ByName) -> bool {
+    one.len() == other.len() && one.values().zip(other.values()).all(|(one, other)| one.says_the_same(other))
 }
 
 /// What is known of all kinds.
@@ -41,33 +57,23 @@ impl ClusterObjects {
 
     /// Every object, by kind and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
-        let listed = self.kinds.values().filter_map(|listing| match listing {
-            Listing::Listed(objects) => Some(objects.values()),
-            _ => None,
-        });
-        listed.flatten()
+        self.kinds.values().filter_map(Listing::objects).flat_map(BTreeMap::values)
     }
 
     /// An object, if there is one.
     pub fn get(&self, at: &ObjectRef) -> Option<&Arc<Object>> {
-        match self.of(at.kind) {
-            Listing::Listed(objects) => objects.get(&at.name),
-            _ => None,
-        }
+        self.of(at.kind).objects()?.get(&at.name)
     }
 
     /// Whether the cluster has answered for every kind, if only that there is none, or that this server may not look.
     pub fn is_complete(&self) -> bool {
-        ObjectKind::ALL.into_iter().all(|kind| !matches!(self.of(kind), Listing::Unknown))
+        ObjectKind::ALL.into_iter().all(|kind| !matches!(self.of(kind), Listing::Unknown | Listing::Remembered(_)))
     }
 
     /// Whether the same follows from both: the same objects that say the same, and the same is known of each kind.
     pub fn says_the_same(&self, other: &Self) -> bool {
         ObjectKind::ALL.into_iter().all(|kind| match (self.of(kind), other.of(kind)) {
-            (Listing::Listed(one), Listing::Listed(other)) => {
-                one.len() == other.len()
-                    && one.values().zip(other.values()).all(|(one, other)| one.says_the_same(other))
-            }
+            (Listing::Listed(one), Listing::Listed(other)) => same_objects(one, other),
             (one, other) => std::mem::discriminant(one) == std::mem::discriminant(other),
         })
     }
@@ -83,8 +89,9 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(kind: ObjectKind) -> Self {
-        Self { kind, known: None, listing: None }
+    /// `remembered` was listed when the server ran before.
+    pub(super) fn new(kind: ObjectKind, remembered: Option<ByName>) -> Self {
+        Self { kind, known: remembered, listing: None }
     }
 
     /// What is known after `event`; `None` while it is not: before the first list is complete, or while one is under way.
@@ -106,10 +113,10 @@ impl Store {
                 (self.known, self.listing) = (None, None);
                 return Some(Listing::NotInstalled);
             }
-            // A permission that was taken away says nothing of the objects: what was known stays.
+            // A permission that was taken away says nothing of the objects: what was known stays, also over a restart.
             Err(Refused::Forbidden) => {
                 self.listing = None;
-                return self.known.is_none().then_some(Listing::Forbidden);
+                return Some(self.known.clone().map_or(Listing::Forbidden, Listing::Listed));
             }
         }
         self.known.clone().filter(|_| self.listing.is_none()).map(Listing::Listed)

@@ -82,11 +82,14 @@ fn ready(standing: &Standing, verdicts: &[(&str, &Verdict)]) -> Condition {
         Acceptance::Accepted => {
             let held = verdicts.iter().filter(|(_, verdict)| verdict.holds_back);
             let mut sentences: Vec<_> = held
-                .map(|(backend, _)| {
-                    format!(
-                        "it is not in force until backend {backend} has issued a test certificate; the version before, if \
-                         there is one, stays in force"
-                    )
+                .map(|(backend, verdict)| match &verdict.conflict {
+                    Some(why) => format!("it cannot be in force yet: {why}"),
+                    None => {
+                        format!(
+                            "it is not in force until backend {backend} has issued a test certificate; the version before, if \
+                             there is one, stays in force"
+                        )
+                    }
                 })
                 .collect();
             if !sentences.is_empty() {

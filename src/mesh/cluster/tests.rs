@@ -38,7 +38,7 @@ impl Scene {
     }
 
     fn watch(&self) -> watch::Receiver<Arc<ClusterObjects>> {
-        watch_objects(&self.api.client(), "system", &self.tasks)
+        watch_objects(&self.api.client(), "system", &self.folder.path().join("state"), &self.tasks)
     }
 
     fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
@@ -210,7 +210,7 @@ async fn statuses_follow_and_others_conditions_stay() {
     assert_eq!(scene.condition("meshes", "one", "Other"), others);
 
     let verdict = |outcome| {
-        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false };
+        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false, conflict: None };
         Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
     };
     tell.send_replace(verdict(Outcome::Failed("no such issuer".to_owned())));
@@ -256,7 +256,7 @@ async fn a_condition_is_of_the_version_that_it_names_and_written_when_it_changes
     scene.api.put("meshes", mesh("one", "ca-1"));
     let tell = scene.serve(scene.live(vec![]));
     let verdict = |outcome, holds_back| {
-        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back };
+        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back, conflict: None };
         Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
     };
     scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;
@@ -320,4 +320,66 @@ fn the_definitions_are_of_the_kinds_that_are_watched() {
         let name = format!("name: {}.kuma.io\n", kind.plural());
         assert!(DEFINITIONS.contains(&name) && DEFINITIONS.contains(&format!("kind: {}\n", kind.name())));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_without_the_cluster_goes_by_what_was_listed_before() {
+    let scene = Scene::new();
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    let selector = json!({"dataplane": {"matchLabels": {"app": "web"}}});
+    let bundled = json!({"autogenerate": {"enabled": true}, "insecureAllowSelfSigned": true});
+    let spec = json!({"selector": selector, "provider": {"type": "Bundled", "bundled": bundled}});
+    let metadata = json!({"name": "web", "namespace": "system", "labels": {"kuma.io/mesh": "one"}});
+    scene.api.put("meshidentities", json!({"metadata": metadata, "spec": spec}));
+    let all = |objects: &Arc<ClusterObjects>| objects.is_complete();
+    timeout(LONG, scene.watch().wait_for(all)).await.unwrap().unwrap();
+    let before = scene.live(vec![]).load().resources;
+
+    // The next server: at once, and it is known not to be the cluster's word.
+    scene.api.set_down(true);
+    let mut live = scene.live(vec![]);
+    let compiled = live.load();
+    assert_eq!(compiled.resources, before);
+    assert_eq!(compiled.resources.policies.meshes["one"].identities.len(), 1);
+    assert!(!live.objects().is_complete());
+    sleep(LONG).await;
+    assert_eq!(live.load().resources, before);
+    assert!(!live.objects().is_complete());
+    // What was removed meanwhile is gone with the list.
+    scene.api.remove("meshidentities", "web");
+    scene.api.set_down(false);
+    let identities = |compiled: &Compiled| compiled.resources.policies.meshes["one"].identities.len();
+    let becomes_none = async {
+        while identities(&live.load()) != 0 {
+            live.changed().await;
+        }
+    };
+    timeout(LONG, becomes_none).await.unwrap();
+
+    // A permission that is missing now takes nothing away; a definition that is gone does.
+    for _ in 0..20 {
+        scene.api.fault(Method::GET, "meshes", Fault::Refuse(403, "may not"));
+    }
+    let mut objects = scene.watch();
+    timeout(Duration::from_secs(1), objects.wait_for(all)).await.unwrap().unwrap();
+    assert_eq!(objects.borrow().iter().count(), 1);
+    scene.api.define("meshes", Some(Definition::Missing));
+    let mut objects = scene.watch();
+    let missing = |objects: &Arc<ClusterObjects>| matches!(objects.of(ObjectKind::Mesh), Listing::NotInstalled);
+    timeout(LONG * 20, objects.wait_for(missing)).await.unwrap().unwrap();
+    scene.api.set_down(true);
+    assert!(matches!(scene.watch().borrow().of(ObjectKind::Mesh), Listing::Unknown));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_only_remembered_is_given_no_status() {
+    let scene = Scene::new();
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    timeout(LONG, scene.watch().wait_for(|objects| objects.is_complete())).await.unwrap().unwrap();
+    for _ in 0..20 {
+        scene.api.fault(Method::GET, "meshes", Fault::Refuse(403, "may not"));
+    }
+    let _tell = scene.serve(scene.live(vec![]));
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(scene.api.count("PATCH meshes"), 0);
 }

@@ -137,7 +137,9 @@ impl StatusWriter {
         self.said.retain(|at, _| report.standings.contains_key(at));
         let mut complete = true;
         for (at, standing) in &report.standings {
-            let Some(object) = report.objects.get(at) else { continue };
+            // One that is only remembered has no version, and nobody knows what is written in it now.
+            let found = report.objects.get(at).filter(|object| object.resource_version.is_some());
+            let Some(object) = found else { continue };
             let wanted = wanted(object, standing, &report.policies, &verdicts, &troubles);
             let said = self.said.get(at);
             if said.is_some_and(|said| said.object.says_the_same(object) && said.wanted == wanted) {

@@ -6,6 +6,7 @@ use crate::support::cluster::Cluster;
 use crate::support::deployment::Deployment;
 use crate::support::eventually::eventually;
 use crate::support::mesh::{Backend, Ca, validated_mesh};
+use crate::support::sds::{Caller, fetch};
 
 /// Leaves are renewed after 12 to 14.6 s.
 const LIFETIME: &str = "20s";
@@ -31,7 +32,7 @@ async fn a_backend_that_cannot_sign_replaces_none_that_can() {
 
     server.set_mesh(&validated_mesh("new", LIFETIME, &[good, new]));
     server.says(&["backend new has not passed its preflight", "stays in force", "IssuerNotFound"]).await;
-    server.logs("WARN", &["has not passed its preflight"]).await;
+    server.logs("WARN", &["has not passed its preflight", "IssuerNotFound"]).await;
     server.metric_becomes("preflight_held_back", &[("mesh", "default")], |held| held >= 1.0).await;
     // Two renewals, by the backend that is no longer the enabled one.
     for _ in 0..2 {
@@ -55,5 +56,36 @@ async fn a_backend_that_cannot_sign_replaces_none_that_can() {
     .await;
     scene.end().await;
     assert_eq!(server.stop(SHUTDOWN).await.code(), Some(0), "{}", server.log_tail());
+    server.assert_discreet();
+}
+
+/// The server that starts anew has never seen the mesh without the backend that does not sign. The mesh is what it was all
+/// the same: neither its leaves nor its trust wait for that one.
+#[tokio::test]
+async fn what_is_held_back_is_held_back_after_a_restart() {
+    let cluster = Cluster::shared();
+    let place = Deployment::new(cluster, "preflight-restart").await;
+    let ca = cluster.ca_issuer_with_intermediate(&place.system, "good").await;
+    let good = Backend { name: "good", issuer_kind: "Issuer", issuer: "good", ca: Ca::Inline(&ca.root_pem) };
+    let new = Backend { name: "new", issuer_kind: "Issuer", issuer: "nobody", ca: Ca::OfIssuer };
+    let mut server = place.serve(&validated_mesh("good", "1h", &[good])).await;
+    server.ready().await;
+    let passed = [("backend", "good"), ("outcome", "passed")];
+    server.metric_becomes("preflights_total", &passed, |count| count >= 1.0).await;
+    let is_held = ("preflight_held_back", [("mesh", "default")]);
+    server.set_mesh(&validated_mesh("new", "1h", &[good, new]));
+    server.metric_becomes(is_held.0, &is_held.1, |held| held >= 1.0).await;
+    let token = place.workload("web").await;
+    for node in ["web-0", "web-1", "web-2"] {
+        let caller = Caller { node, workload: "web", token: Some(&token) };
+        let served = fetch(&server.socket, caller, &["default", "ROOTCA"]).await.expect("it is served");
+        assert_eq!(served["default"].certificates()[0].issuer, "CN=good intermediate");
+        assert_eq!(served["ROOTCA"].certificates().len(), 1);
+        assert_eq!(server.stop(SHUTDOWN).await.code(), Some(0), "{}", server.log_tail());
+        server.start_again().await;
+        server.ready().await;
+        server.metric_becomes(is_held.0, &is_held.1, |held| held >= 1.0).await;
+    }
+    server.stop(SHUTDOWN).await;
     server.assert_discreet();
 }

@@ -1,0 +1,84 @@
+//! The objects of one kind as they were listed last, kept in the state directory: a server that starts while the API server
+//! is away knows what it is to serve. Without that, it would take a MeshIdentity that it cannot see for none, and give
+//! proxies other identities than they had.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kube::api::DynamicObject;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use super::object::{Object, ObjectKind};
+use super::objects::{ByName, Listing, same_objects};
+use crate::runtime::private_file;
+
+/// The file of one kind. An object may have a key in it, so others may not read it.
+#[derive(Debug)]
+pub(super) struct Memory {
+    kind: ObjectKind,
+    path: PathBuf,
+    /// What is in the file.
+    written: Option<ByName>,
+}
+
+impl Memory {
+    /// Reads what is there; what cannot be read is as if there were nothing, and is logged.
+    pub(super) fn open(kind: ObjectKind, state_dir: &Path) -> Self {
+        let path = state_dir.join("objects").join(format!("{}.json", kind.plural()));
+        let written = match read(kind, &path) {
+            Ok(objects) => Some(objects),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "objects that were listed before cannot be read");
+                None
+            }
+        };
+        Self { kind, path, written }
+    }
+
+    /// What was listed last; `None` if nothing ever was.
+    pub(super) fn recalled(&self) -> Option<&ByName> {
+        self.written.as_ref()
+    }
+
+    /// Keeps what the cluster has said, if it has. A disk that is full costs the memory, so it is only logged.
+    pub(super) fn keep(&mut self, listing: &Listing) {
+        let done = match listing {
+            Listing::Listed(objects) => {
+                if self.written.as_ref().is_some_and(|written| same_objects(written, objects)) {
+                    return;
+                }
+                self.written = Some(objects.clone());
+                write(&self.path, objects)
+            }
+            Listing::NotInstalled if self.written.take().is_some() => std::fs::remove_file(&self.path),
+            Listing::NotInstalled | Listing::Unknown | Listing::Forbidden | Listing::Remembered(_) => return,
+        };
+        if let Err(error) = done {
+            let kind = self.kind.plural();
+            tracing::warn!(kind, %error, "what the cluster has listed cannot be kept for the next start");
+        }
+    }
+}
+
+fn read(kind: ObjectKind, path: &Path) -> io::Result<ByName> {
+    let text = Zeroizing::new(std::fs::read(path)?);
+    let objects: Vec<DynamicObject> = serde_json::from_slice(&text)?;
+    let objects = objects.into_iter().filter_map(|object| Object::new(kind, Ok(object)));
+    Ok(objects.map(|object| (object.at.name.clone(), Arc::new(object))).collect())
+}
+
+/// What is compiled of each object, and which it is. One that could not be understood at all is left out.
+fn write(path: &Path, objects: &ByName) -> io::Result<()> {
+    let shown = objects.values().filter_map(|object| {
+        let mut document = Value::from(object.source.documents.as_ref().ok()?.first()?);
+        let metadata = document.get_mut("metadata")?.as_object_mut()?;
+        metadata.insert("uid".to_owned(), json!(object.uid));
+        metadata.insert("generation".to_owned(), json!(object.generation));
+        Some(document)
+    });
+    let text = Zeroizing::new(serde_json::to_vec(&shown.collect::<Vec<_>>())?);
+    private_file::write(path, &text)
+}
