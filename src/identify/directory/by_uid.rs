@@ -69,7 +69,7 @@ impl Inner {
                 return Ok(Some(key.clone()));
             }
             match last.begun {
-                Some(begun) if begun >= asked && last.complete => return Ok(None),
+                Some(begun) if begun > asked && last.complete => return Ok(None),
                 Some(begun) if begun.elapsed() < LIST_AT_MOST_EVERY => {
                     return Err("the pod was not known when pods were listed, some seconds ago".to_owned());
                 }
