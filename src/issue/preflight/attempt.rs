@@ -51,13 +51,13 @@ enum Anchor {
 }
 
 impl Tester {
-    /// Waits for the CA as long as it takes; `overdue` is called once it has taken longer than the backend's request timeout,
+    /// Waits for the CA as long as it takes; `overdue` is called whenever it has taken the backend's request timeout once more,
     /// with what cert-manager says of it, if it does.
     pub(super) async fn attempt(
         &mut self,
         mesh: &Arc<str>,
         backend: &Backend,
-        overdue: impl FnOnce(Option<String>),
+        overdue: impl Fn(Option<String>),
     ) -> Result<(), TestError> {
         let anchor = self.anchor(mesh, backend).await.map_err(TestError::Source)?;
         let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
@@ -148,18 +148,19 @@ impl Tester {
     }
 }
 
-/// Waits as long as it takes, and tells when that is longer than `timeout`.
+/// Waits as long as it takes, and tells each time that `timeout` is over: there may be more to say then.
 async fn in_time<E>(
     signed: impl Future<Output = Result<IssuedChain, E>>,
     timeout: Duration,
-    overdue: impl FnOnce(),
+    overdue: impl Fn(),
 ) -> Result<IssuedChain, E> {
     let mut signed = std::pin::pin!(signed);
-    tokio::select! {
-        signed = &mut signed => return signed,
-        () = tokio::time::sleep(timeout) => overdue(),
+    loop {
+        tokio::select! {
+            signed = &mut signed => return signed,
+            () = tokio::time::sleep(timeout) => overdue(),
+        }
     }
-    signed.await
 }
 
 /// Reads a file, but not a pipe: that would wait for a writer.
