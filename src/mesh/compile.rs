@@ -156,7 +156,7 @@ pub fn compile<'s>(
     for found in files.iter().flat_map(|file| &file.found) {
         let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
         let gives_identities = policies.meshes.get(mesh).is_some_and(|policy| !policy.identities.is_empty());
-        notices.extend(definition.off.clone().filter(|_| !gives_identities));
+        notices.extend(definition.off.as_deref().filter(|_| !gives_identities).cloned());
     }
     for (mesh, name) in unused {
         let at = Location { resource: Some(format!("MeshTrust {mesh}/{name}")), ..Location::default() };

@@ -17,7 +17,7 @@ pub(super) struct MeshDefinition {
     /// Without a backend, it counts for the mesh's MeshIdentities only; `None` if there is no mTLS part.
     pub(super) policy: Option<Arc<MeshPolicy>>,
     /// What to say if nobody in the mesh gets an identity: classic mTLS is off.
-    pub(super) off: Option<Problem>,
+    pub(super) off: Option<Box<Problem>>,
     /// The Secrets that its backends name.
     pub(super) references: Vec<Reference>,
 }
@@ -31,7 +31,7 @@ pub(super) fn decode(
 ) -> Option<MeshDefinition> {
     let off = |field: &Field<'_>, why: &str| {
         let what = format!("mTLS is off ({why}) and there is no MeshIdentity: this mesh has no identity to give");
-        Some(Problem { at: field.location(), what, hint: None })
+        Some(Box::new(Problem { at: field.location(), what, hint: None }))
     };
     let Some(mtls) = mtls else {
         return Some(MeshDefinition { policy: None, off: off(name_field, "no mtls"), references: Vec::new() });
