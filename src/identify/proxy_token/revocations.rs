@@ -233,19 +233,20 @@ mod tests {
 
     #[test]
     fn each_mesh_has_a_secret_of_its_own_name_and_one_that_is_another_mesh_s_is_told() {
-        let is_of = |of: &str, named: &str, content: &[u8]| (key(of, named), SecretBytes::new(content.to_vec()));
-        let known = |all: [((Arc<str>, Arc<str>), SecretBytes); 2]| {
-            let all: MeshSecrets = all.into_iter().collect();
+        let known = |all: [(&str, &str, &[u8]); 2]| {
+            let secret =
+                |(of, named, content): (&str, &str, &[u8])| (key(of, named), SecretBytes::new(content.to_vec()));
+            let all: MeshSecrets = all.into_iter().map(secret).collect();
             KnownSecrets { cluster: ClusterSecrets::Listed(Arc::new(all)), ..KnownSecrets::default() }
         };
-        let both = known([is_of("default", "default", b"a"), is_of("prod", "prod", b"b")]);
+        let both = known([("default", "default", b"a"), ("prod", "prod", b"b")]);
         let (good, problems) = nothing_yet().after_secrets(NAME, &both);
         assert_eq!(problems, []);
         for (mesh, revoked, other) in [("default", "a", "b"), ("prod", "b", "a")] {
             assert_eq!((good.contain(mesh, revoked), good.contain(mesh, other)), (Ok(true), Ok(false)));
         }
         // Without its label, a Secret is of mesh default: the list for prod must not silently be none.
-        let stray = known([is_of("default", "default", b"a"), is_of("default", "prod", b"b")]);
+        let stray = known([("default", "default", b"a"), ("default", "prod", b"b")]);
         let (first, problems) = nothing_yet().after_secrets(NAME, &stray);
         let told = "it is of mesh \"default\" by its label kuma.io/mesh, which must be prod";
         assert_eq!(problems, [("prod".into(), told.to_owned())]);
