@@ -1,5 +1,6 @@
 //! The composition root: makes the stages, joins them, and ends them in order.
 
+pub mod check;
 mod cluster_secrets;
 mod convert;
 mod gate;
@@ -122,7 +123,7 @@ impl App {
         let watch = |client| watch_objects(client, &config.system_namespace, &config.state_dir, &tasks);
         let objects = kubernetes.as_ref().map(watch);
         let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
-        for (field, mesh) in config.membership.unknown(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
+        for (field, mesh) in config.unknown_meshes(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
         }
 
@@ -236,7 +237,7 @@ impl App {
             manager,
             roster: sds.roster(),
             refusals: sds.refusals(),
-            named_meshes: config.membership.meshes(),
+            named_meshes: config.named_meshes(),
             pending: cert_manager.as_ref().map(CertManager::pending),
             registry,
         });

@@ -43,6 +43,7 @@ impl Resources {
             kubernetes_available: in_cluster,
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
+            read_file: None,
         };
         let (publish_complete, complete) = watch::channel(!in_cluster);
         let mut live = LiveResources::new(settings, objects, clock.clone());

@@ -85,7 +85,29 @@ fn check_reports_configuration_and_resources_at_once() {
     let cert_manager = "{name: b, type: certmanager, conf: {issuerRef: {name: i}, caCert: {file: /nowhere/ca.pem}}}";
     let text = format!("type: Mesh\nname: default\nmtls: {{enabledBackend: b, backends: [{cert_manager}]}}");
     std::fs::write(&mesh, text).unwrap();
-    assert!(check(&[&mesh]).unwrap().contains("/nowhere/ca.pem: cannot be read"));
+    let place = "mesh.yaml:3: Mesh default: mtls.backends[0].conf.caCert.file: /nowhere/ca.pem: cannot be read";
+    let problems = check(&[&mesh]).unwrap();
+    assert!(problems.contains(place), "{problems}");
+
+    // What is in files is told beside what is wrong with the resource itself, and of every backend.
+    let (garbage, lifetime) = (path("ca.crt"), "dpCert: {rotation: {expiration: 5x}}");
+    std::fs::write(&garbage, "no certificate").unwrap();
+    let provided =
+        format!("{{name: p, type: provided, conf: {{cert: {{file: {garbage}}}, key: {{file: /nowhere/key}}}}}}");
+    let builtin = format!("{{name: e, type: builtin, {lifetime}}}");
+    let text = format!(
+        "type: Mesh\nname: default\nmtls: {{enabledBackend: e, backends: [{builtin}, {provided}, {cert_manager}]}}"
+    );
+    std::fs::write(&mesh, text).unwrap();
+    let problems = check(&[&mesh]).unwrap();
+    for part in [
+        "backends[0].dpCert",
+        "backends[1].conf.cert.file: ",
+        "backends[1].conf.key.file: /nowhere/key",
+        "backends[2].conf.caCert.file: /nowhere",
+    ] {
+        assert!(problems.contains(part), "{part}: {problems}");
+    }
 
     std::fs::write(&config, format!("kubernetes: off\nresources: [{mesh}]\nzones: a")).unwrap();
     let problems = check(&["--config", &config]).unwrap();
@@ -97,6 +119,23 @@ fn check_reports_configuration_and_resources_at_once() {
     std::fs::write(&config, format!("resources: [{mesh}]\nidentify: {{serviceAccountToken: {{}}}}")).unwrap();
     assert_eq!(check(&["--config", &config]), None);
     assert_eq!(check(&[]), None);
+}
+
+#[test]
+fn check_looks_into_the_files_that_the_server_would_refuse_to_start_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (config, garbage) = (path("server.yaml"), path("garbage"));
+    std::fs::write(&garbage, "neither key nor certificate").unwrap();
+    let tls = format!("{{certificate: {garbage}, privateKey: {garbage}, clientCa: {garbage}}}");
+    let text = format!(
+        "listeners: [{{address: 127.0.0.1:0, tls: {tls}}}]\nidentify: {{proxyToken: {{publicKeys: [{{kid: a, file: {garbage}}}, \
+         {{kid: b, file: /nowhere/key}}]}}}}"
+    );
+    std::fs::write(&config, text).unwrap();
+    let problems = check(&["--config", &config]).unwrap();
+    assert_eq!(problems.matches("listeners[0].tls: ").count(), 2, "{problems}");
+    assert!(problems.contains("/nowhere/key") && problems.lines().count() == 4, "{problems}");
 }
 
 #[test]

@@ -46,11 +46,6 @@ impl Membership {
         default.chain(rules).collect()
     }
 
-    /// Those of them that there are not.
-    pub fn unknown(&self, is_known: impl Fn(&str) -> bool) -> Vec<(String, String)> {
-        self.meshes().into_iter().filter(|(_, mesh)| !is_known(mesh)).collect()
-    }
-
     pub(super) fn decode(field: &Field<'_>) -> Option<Self> {
         field.strict_map(|fields| Self {
             default: fields.optional("default").and_then(|f| f.name().map(str::to_owned)),

@@ -20,8 +20,8 @@ fn it_is_read() {
     };
     assert_eq!(membership.allow[0], rule);
     assert_eq!(membership.allow.len(), 2);
-    let unknown = membership.unknown(|mesh| mesh == "prod");
-    assert_eq!(unknown, [("membership.allow[1].mesh".to_owned(), "test".to_owned())]);
+    let named = membership.meshes();
+    assert_eq!(named[named.len() - 1], ("membership.allow[1].mesh".to_owned(), "test".to_owned()));
     assert_eq!(load("zone: a").unwrap().membership, Membership::default());
     assert_eq!(load("membership: {}").unwrap().membership, Membership::default());
 }

@@ -158,6 +158,21 @@ impl Config {
         merge::merge(file, overrides, surroundings)
     }
 
+    /// The meshes that it names, and where: they may not be there yet, but a typing error should be told.
+    pub fn named_meshes(&self) -> Vec<(String, String)> {
+        let rules = self.identify.unix_peers.iter().enumerate();
+        let of_rules = rules.filter_map(|(index, rule)| match &rule.is {
+            UnixPeerIs::Proxy { mesh, .. } => Some((format!("identify.unixPeer[{index}].mesh"), mesh.clone())),
+            UnixPeerIs::Pod => None,
+        });
+        self.membership.meshes().into_iter().chain(of_rules).collect()
+    }
+
+    /// Those of them that there are not.
+    pub fn unknown_meshes(&self, is_known: impl Fn(&str) -> bool) -> Vec<(String, String)> {
+        self.named_meshes().into_iter().filter(|(_, mesh)| !is_known(mesh)).collect()
+    }
+
     /// What the operator should know before the first proxy comes.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();

@@ -73,6 +73,8 @@ fn peers_of_unix_sockets() {
     for (rules, kubernetes, problem) in [
         ("[{pod: true}, {pod: true}]", "auto", "the same peer is there twice"),
         ("[{pod: true, name: a}]", "auto", "name"),
+        ("[{uid: 7, name: a, workload: b/c}]", "auto", "cannot be part of a SPIFFE ID"),
+        ("[{uid: 7, name: a, workload: ..}]", "auto", "cannot be part of a SPIFFE ID"),
         ("[{pod: false}]", "auto", "uid: is missing"),
         ("[{gid: 7, name: a, workload: a}]", "auto", "uid: is missing"),
         ("[{pod: true, uid: -1}]", "auto", "must be a whole number"),

@@ -13,7 +13,12 @@ pub(super) fn decode(field: &Field<'_>, context: &Context, references: &mut Vec<
     let (source, at) = data_source::classic(field)?;
     match source {
         DataSource::Inline(pem) => Some(CaSource::Inline(Arc::new(bundle(&at, pem.expose(), context)?))),
-        DataSource::File(path) => Some(CaSource::File(path)),
+        DataSource::File(path) => {
+            if let Some(content) = data_source::look_into(&path, &at, context) {
+                bundle(&at, content.expose(), context);
+            }
+            Some(CaSource::File(path))
+        }
         DataSource::Secret(name) => {
             references.push(Reference { name: name.clone(), at: at.location(), meant: Use::Bundle });
             Some(CaSource::Secret(name))

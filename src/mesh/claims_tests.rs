@@ -47,6 +47,7 @@ fn a_new_identity_never_pushes_a_good_one_out() {
         kubernetes_available: true,
         system_namespace: "kong-mesh-system".to_owned(),
         zone: String::new(),
+        read_file: None,
         now: now(),
     };
     let mut step = |text: String| {
@@ -72,6 +73,7 @@ fn nor_does_a_new_mesh_push_out_an_identity_by_its_name_or_by_its_mtls() {
         kubernetes_available: true,
         system_namespace: "kong-mesh-system".to_owned(),
         zone: String::new(),
+        read_file: None,
         now: now(),
     };
     let mut known = KnownGood::default();

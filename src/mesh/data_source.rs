@@ -1,8 +1,10 @@
 //! Where the bytes are that a resource names: Kuma's data sources, in the form of `Mesh` (`secret`, `inline`,
 //! `inlineString`, `file`; S1-1) and in that of `MeshIdentity` (`type: Secret|File|EnvVar|InsecureInline`; S4-6).
 
-use super::names;
+use std::path::Path;
+
 use super::secret::from_base64;
+use super::{Context, names};
 use crate::document::Field;
 use crate::model::policy::DataSource;
 use crate::model::secrets::SecretBytes;
@@ -87,4 +89,18 @@ pub(super) fn secure<'t>(field: &Field<'t>) -> Option<(DataSource, Field<'t>)> {
         Secure::Inline => DataSource::Inline(SecretBytes::new(value.name()?.as_bytes().to_vec())),
     };
     Some((source, value))
+}
+
+/// What is in a file that a resource names, where files are looked into; see [`Context::read_file`].
+pub(super) fn look_into(path: &Path, at: &Field<'_>, context: &Context) -> Option<SecretBytes> {
+    match (context.read_file?)(path) {
+        Ok(content) => Some(SecretBytes::new(content)),
+        Err(error) => {
+            at.problem_with_hint(
+                format!("{}: cannot be read: {error}", path.display()),
+                "the path is the server's; a relative one begins where the server is started",
+            );
+            None
+        }
+    }
 }

@@ -218,8 +218,13 @@ fn what_is_wrong_with_the_frame_of_a_resource_makes_it_void() {
     }
 
     // It may be the one that was good before, so that stays.
-    let context =
-        Context { kubernetes_available: true, system_namespace: String::new(), zone: String::new(), now: now() };
+    let context = Context {
+        kubernetes_available: true,
+        system_namespace: String::new(),
+        zone: String::new(),
+        read_file: None,
+        now: now(),
+    };
     let mut known = KnownGood::default();
     for text in [good.clone(), good.replace("mesh: shop", "mesh: 7")] {
         let source = Source { path: Arc::new("m.yaml".into()), documents: Ok(document::parse(&text).unwrap()) };

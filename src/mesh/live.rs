@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Context;
 use super::cluster::{ClusterObjects, Listing, ObjectKind};
 use super::compile::{Compiled, KnownGood, Source, compile};
 use super::files::ResourceFiles;
+use super::{Context, ReadFile};
 use crate::document;
 use crate::runtime::clock::Clock;
 
@@ -28,6 +28,8 @@ pub struct Settings {
     pub system_namespace: String,
     /// See [`Context::zone`].
     pub zone: String,
+    /// See [`Context::read_file`].
+    pub read_file: Option<ReadFile>,
 }
 
 /// The resources of files and of the cluster.
@@ -75,6 +77,7 @@ impl LiveResources {
             kubernetes_available: self.settings.kubernetes_available,
             system_namespace: self.settings.system_namespace.clone(),
             zone: self.settings.zone.clone(),
+            read_file: self.settings.read_file,
             now: self.clock.now(),
         };
         let objects = self.objects.iter().map(|object| &object.source);

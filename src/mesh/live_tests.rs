@@ -13,6 +13,7 @@ fn settings(paths: &[&Path]) -> Settings {
         kubernetes_available: false,
         system_namespace: "kong-mesh-system".to_owned(),
         zone: String::new(),
+        read_file: None,
     }
 }
 

@@ -21,6 +21,8 @@ mod resource;
 mod secret;
 mod trust;
 
+use std::path::Path;
+
 use jiff::Timestamp;
 
 pub use claims_in_force::first_conflict;
@@ -31,6 +33,9 @@ pub use live::{LiveResources, Settings};
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
 
+/// Reads a file.
+pub type ReadFile = fn(&Path) -> std::io::Result<Vec<u8>>;
+
 /// What is known outside of the resources themselves, and decides whether they are right.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -40,6 +45,9 @@ pub struct Context {
     pub system_namespace: String,
     /// The zone that this server is in; may be empty.
     pub zone: String,
+    /// How to look into files that resources name, so that what is wrong with them is told with the resource; `None` on a
+    /// server, which reads them when they are used: one that is not there yet voids no resource.
+    pub read_file: Option<ReadFile>,
     /// The time; an expired CA is a problem.
     pub now: Timestamp,
 }

@@ -1,5 +1,6 @@
 //! CAs whose certificate and key the user gives to this server: the classic `provided` backend, and `bundled.ca` of a
-//! `MeshIdentity` (S4-6). What is inline is checked here; files, Secrets and variables are checked where they are read.
+//! `MeshIdentity` (S4-6). What is inline is checked here, and files where they are looked into (`check`); else, as Secrets and
+//! variables, they are checked where they are read.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use super::{Context, data_source};
 use crate::document::{Field, Fields};
 use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::policy::{BackendKind, DataSource, ProvidedCa};
+use crate::model::secrets::SecretBytes;
 
 /// `conf.{cert, key}` of a backend.
 pub(super) fn decode_classic(
@@ -50,7 +52,7 @@ fn check(
     references: &mut Vec<Reference>,
 ) -> Option<BackendKind> {
     let mut chain = None;
-    if let Some((DataSource::Inline(pem), field)) = &certificate {
+    if let Some((pem, field)) = content(&certificate, context) {
         chain = tell(field, CaChain::from_pem(pem.expose(), allow_self_signed, context.now));
         let end = chain.as_ref().map(CaChain::not_after);
         let wanted = leaf_lifetime.and_then(|lifetime| context.now.checked_add(lifetime).ok());
@@ -60,7 +62,7 @@ fn check(
             field.notice(format!("the CA ends at {end}, before the leaves that are asked for: they end with it"));
         }
     }
-    if let Some((DataSource::Inline(pem), field)) = &key
+    if let Some((pem, field)) = content(&key, context)
         && let Some(key) = tell(field, CaKey::from_pem(pem.expose()))
         && let Some(chain) = &chain
     {
@@ -76,6 +78,16 @@ fn check(
         references.push(Reference { name: name.clone(), at: key_at.location(), meant });
     }
     Some(BackendKind::Provided(ProvidedCa { certificate, private_key, allow_self_signed }))
+}
+
+/// What is in a source, as far as it can be known here.
+fn content<'g, 't>(given: &'g Given<'t>, context: &Context) -> Option<(SecretBytes, &'g Field<'t>)> {
+    let (source, field) = given.as_ref()?;
+    match source {
+        DataSource::Inline(content) => Some((content.clone(), field)),
+        DataSource::File(path) => Some((data_source::look_into(path, field, context)?, field)),
+        DataSource::Secret(_) | DataSource::EnvVar(_) => None,
+    }
 }
 
 fn tell<T>(field: &Field<'_>, result: Result<T, CaPairError>) -> Option<T> {

@@ -28,6 +28,7 @@ pub(super) fn compile_text(text: &str, kubernetes_available: bool) -> Compiled {
         kubernetes_available,
         system_namespace: "kong-mesh-system".to_owned(),
         zone: String::new(),
+        read_file: None,
         now: now(),
     };
     let documents = Ok(document::parse(text).unwrap());
@@ -327,8 +328,13 @@ fn mtls_off_is_told_and_is_no_error() {
 /// What is behind the place where a file is cut off is not removed.
 #[test]
 fn a_file_that_is_broken_removes_nothing() {
-    let context =
-        Context { kubernetes_available: false, system_namespace: String::new(), zone: String::new(), now: now() };
+    let context = Context {
+        kubernetes_available: false,
+        system_namespace: String::new(),
+        zone: String::new(),
+        read_file: None,
+        now: now(),
+    };
     let mut known = KnownGood::default();
     let mut step = |text: &str| {
         let documents = Ok(document::parse(text).unwrap());
@@ -367,8 +373,13 @@ fn without_an_enabled_backend_the_listed_ones_stay_and_sign_for_nobody() {
 
 #[test]
 fn duplicates_name_both_places() {
-    let context =
-        Context { kubernetes_available: true, system_namespace: String::new(), zone: String::new(), now: now() };
+    let context = Context {
+        kubernetes_available: true,
+        system_namespace: String::new(),
+        zone: String::new(),
+        read_file: None,
+        now: now(),
+    };
     let source =
         |file: &str, text: &str| Source { path: Arc::new(file.into()), documents: Ok(document::parse(text).unwrap()) };
     let text = mesh("{name: b, type: builtin}");
@@ -392,7 +403,7 @@ fn duplicates_name_both_places() {
 /// The YAML of the documents as it stands there, but for what they leave out (`...` in a certificate).
 #[test]
 fn every_example_of_the_documents_is_understood() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/seeds");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/seeds");
     let mut count = 0;
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -432,7 +443,7 @@ proptest::proptest! {
     #[test]
     fn arbitrary_meshes_never_panic(text in "((type|name|mtls|spec|backends|conf|caCert|enabledBackend|kind|metadata): |Mesh|Secret|default|\n|\n  |\n- |\\{|\\}|,|1){0,40}") {
         if let Ok(documents) = document::parse(&text) {
-            let context = Context { kubernetes_available: false, system_namespace: String::new(), zone: String::new(), now: now() };
+            let context = Context { kubernetes_available: false, system_namespace: String::new(), zone: String::new(), read_file: None, now: now() };
             let source = Source { path: Arc::new("m.yaml".into()), documents: Ok(documents) };
             compile(&[source], &context, &mut KnownGood::default());
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::document::{Field, Fields};
+use crate::model::template;
 
 /// Some peers of a unix socket, and who they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +74,14 @@ impl UnixPeerIs {
         let text = |field: Field<'_>| field.name().map(str::to_owned);
         let mesh = fields.optional("mesh").map_or_else(|| Some("default".to_owned()), text);
         let name = fields.required("name").and_then(text);
-        let workload = fields.required("workload").and_then(text);
+        let workload = fields.required("workload").and_then(|field| {
+            let name = field.name()?;
+            if template::is_clean(name) && !matches!(name, "." | "..") {
+                return Some(name.to_owned());
+            }
+            field.problem_with_hint("cannot be part of a SPIFFE ID", "letters, digits, -, _ and .");
+            None
+        });
         let labels = fields.optional("labels").and_then(|field| field.map());
         let labels = labels.iter().flat_map(Fields::entries);
         let labels = labels.filter_map(|(key, field)| Some((key.to_owned(), field.text()?.to_owned()))).collect();

@@ -56,6 +56,11 @@ impl FromIterator<VerifyingKey> for Keys {
 }
 
 impl KeySource {
+    /// What is wrong with the keys, before any of them has been good.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.look(&Keys::default()).problems
+    }
+
     /// Has `watch` look at the files.
     pub(super) fn watch(&self, watch: &FileWatch) {
         match self {

@@ -42,8 +42,13 @@ impl Scene {
     }
 
     fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
-        let settings =
-            Settings { paths, kubernetes_available: true, system_namespace: "system".to_owned(), zone: String::new() };
+        let settings = Settings {
+            paths,
+            kubernetes_available: true,
+            system_namespace: "system".to_owned(),
+            zone: String::new(),
+            read_file: None,
+        };
         LiveResources::new(settings, Some(self.watch()), clock())
     }
 

@@ -80,6 +80,14 @@ pub(super) struct Tls {
     changes: Changes,
 }
 
+/// What is wrong with the files of a listener: its own certificate and key, and what clients are judged by.
+pub fn check(files: TlsFiles, clock: &Clock) -> Vec<String> {
+    let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents, clock));
+    let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents));
+    let errors = [own.err().map(|error| error.to_string()), clients.err().map(|error| error.to_string())];
+    errors.into_iter().flatten().collect()
+}
+
 impl Tls {
     pub(super) fn load(files: TlsFiles, clock: &Clock) -> Result<Self, TlsError> {
         let watch = FileWatch::new();
