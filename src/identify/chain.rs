@@ -88,7 +88,8 @@ impl Authenticate for Identifiers {
 /// What two methods prove together: the first, with what only the second knows.
 fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
     let meshes_agree = agree(first.mesh.as_ref(), second.mesh.as_ref());
-    let domains_agree = agree(first.trust_domain.as_ref(), second.trust_domain.as_ref());
+    let domains_agree = agree(first.trust_domain.as_ref(), second.trust_domain.as_ref())
+        && agree(first.spiffe_id.as_ref(), second.spiffe_id.as_ref());
     let instances_agree = agree(first.instance.as_ref(), second.instance.as_ref());
     let pods_agree = agree(first.workload.pod.as_ref(), second.workload.pod.as_ref());
     let labels_agree = first.labels.iter().all(|(key, value)| agree(Some(value), second.labels.get(key)));
@@ -108,6 +109,7 @@ fn agreed(first: Proof, second: Proof) -> Result<Proof, IdentifyError> {
     Ok(Proof {
         mesh: first.mesh.or(second.mesh),
         trust_domain: first.trust_domain.or(second.trust_domain),
+        spiffe_id: first.spiffe_id.or(second.spiffe_id),
         labels: first.labels.into_iter().chain(second.labels).collect(),
         instance: first.instance.or(second.instance),
         workload: Workload { pod: first.workload.pod.or(second.workload.pod), ..first.workload },

@@ -107,6 +107,7 @@ fn read(chain: &[CertificateDer<'static>]) -> Result<Proof, String> {
     Ok(Proof {
         method: METHOD,
         trust_domain: Some(id.trust_domain_name().into()),
+        spiffe_id: Some(id.clone()),
         workload,
         until: chain.iter().map(|certificate| certificate.validity().not_after).min(),
         ..Proof::default()

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use spiffe::SpiffeId;
 use zeroize::Zeroizing;
 
 use self::client_certificate::ClientChain;
@@ -97,6 +98,8 @@ pub struct Proof {
     pub mesh: Option<String>,
     /// The trust domain, where the proof names that instead: the mesh is the one that has it.
     pub trust_domain: Option<Arc<str>>,
+    /// The SPIFFE ID, where the proof is of one: then no other is given.
+    pub spiffe_id: Option<SpiffeId>,
     /// The instance, where the proof names it: a pod's `<namespace>/<name>/<uid>`, a token's name.
     pub instance: Option<String>,
     /// The workload.

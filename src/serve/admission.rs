@@ -86,11 +86,14 @@ pub(crate) struct Admission {
 /// Whose silent streams are counted together on all connections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum SilentKey {
-    /// The method that proved the instance.
-    Instance(&'static str, Arc<str>),
-    /// The method, and what it says of the workload: its namespace and service account, or its name.
-    Workload(&'static str, [Option<Arc<str>>; 3]),
+    /// The method that proved the instance, and what it says of the mesh.
+    Instance(&'static str, MeshKey, Arc<str>),
+    /// The method, and what it says of the mesh and of the workload: its namespace and service account, or its name.
+    Workload(&'static str, MeshKey, [Option<Arc<str>>; 3]),
 }
+
+/// The mesh that a proof names, and the trust domain: names count within them.
+type MeshKey = (Option<String>, Option<Arc<str>>);
 
 impl Admission {
     pub(crate) fn new(limits: StreamLimits, metrics: Metrics) -> Self {
@@ -129,12 +132,15 @@ impl Admission {
     /// One place among all streams, for a peer that has given `proof`, or that needs none.
     pub(crate) fn admit(&self, place: &mut Place, proof: Option<&Proof>) -> Result<(), Status> {
         if let Some(proof) = proof {
+            let mesh = (proof.mesh.clone(), proof.trust_domain.clone());
             let (key, limit) = match &proof.instance {
-                Some(instance) => (SilentKey::Instance(proof.method, instance.as_str().into()), self.limits.per_proxy),
+                Some(instance) => {
+                    (SilentKey::Instance(proof.method, mesh, instance.as_str().into()), self.limits.per_proxy)
+                }
                 None => {
                     let workload = &proof.workload;
                     let names = [&workload.namespace, &workload.service_account, &workload.name].map(Clone::clone);
-                    (SilentKey::Workload(proof.method, names), self.limits.per_identity)
+                    (SilentKey::Workload(proof.method, mesh, names), self.limits.per_identity)
                 }
             };
             let counted = Counted::take(&self.silent, key, limit);

@@ -42,9 +42,17 @@ pub fn identity(
     let policy = mesh.identity_for(&labels);
     let spiffe_id = spiffe_id::of(mesh, policy.map(Arc::as_ref), &subject, zone)?;
     // A mesh may have several trust domains, whose issuers need not trust each other: what is proven in one is nobody in another.
-    if let Some(proven) = proof.trust_domain.as_deref().filter(|domain| *domain != spiffe_id.trust_domain_name()) {
+    // Whom nobody signs for may learn whom to trust all the same.
+    let is_signed = policy.is_some() || mesh.enabled_backend.is_some();
+    let domain = proof.trust_domain.as_deref().filter(|_| is_signed);
+    if let Some(proven) = domain.filter(|domain| *domain != spiffe_id.trust_domain_name()) {
         let given = spiffe_id.trust_domain_name();
         let reason = format!("it is proven in the trust domain {proven:?}, and policy gives it an ID in {given:?}");
+        return Err(IdentifyError::Forbidden(reason));
+    }
+    // An ID says less than the names it was rendered from: read back as names and rendered again, it may be another's.
+    if let Some(proven) = proof.spiffe_id.as_ref().filter(|proven| is_signed && **proven != spiffe_id) {
+        let reason = format!("it is proven to be {proven}, and policy gives it {spiffe_id}");
         return Err(IdentifyError::Forbidden(reason));
     }
     Ok(Identity {

@@ -202,6 +202,29 @@ fn what_is_proven_in_one_trust_domain_has_no_id_in_another() {
 }
 
 #[test]
+fn who_is_proven_by_an_id_has_no_other() {
+    let template = |enabled: bool| {
+        let identities = vec![identity_policy("all", &[("tier", "front")], "default", Some("/{{ .Workload }}-v2"))];
+        let classic = MeshPolicy::classic("default".into(), "".into(), Vec::new());
+        let enabled_backend = classic.enabled_backend.clone().filter(|_| enabled);
+        set([MeshPolicy { identities, enabled_backend, ..classic }])
+    };
+    let shown = |name: &str, tier: Option<&str>| Proof {
+        trust_domain: Some("default".into()),
+        spiffe_id: Some(format!("spiffe://default/{name}").parse().unwrap()),
+        labels: labels(tier.map(|tier| ("tier", tier))),
+        ..proof(None, named(name))
+    };
+    expect(id(&shown("web", None), &template(true)), Ok("spiffe://default/web"));
+    // The leaf of `web`, shown as a certificate, would be read as the workload `web-v2`.
+    let reason = "proven to be spiffe://default/web-v2, and policy gives it spiffe://default/web-v2-v2";
+    expect(id(&shown("web-v2", Some("front")), &template(true)), Err(reason));
+    // Nothing is signed for it, and it learns whom to trust.
+    let elsewhere = Proof { spiffe_id: Some("spiffe://default/a/b".parse().unwrap()), ..shown("web", None) };
+    expect(id(&elsewhere, &template(false)), Ok("spiffe://default/web"));
+}
+
+#[test]
 fn labels_that_contradict_each_other_refuse() {
     let proof = |value: &str| Proof {
         labels: labels([("tier", value)]),
