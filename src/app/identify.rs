@@ -44,6 +44,7 @@ pub(super) struct Started {
 pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartError> {
     let Surroundings { config, kubernetes, policies, secrets, clock, tasks } = surroundings;
     let identify = &config.identify;
+    let among_pods = kubernetes.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
     let mut problems = Vec::new();
     let asks_for_pods =
@@ -71,7 +72,8 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
     }
     if !identify.unix_peers.is_empty() {
         let pods = cluster.map(|(_, directory)| directory as Arc<dyn FindPods>);
-        methods.push(Arc::new(UnixPeers::new(identify.unix_peers.iter().map(rule).collect(), pods)));
+        let rules = identify.unix_peers.iter().map(rule).collect();
+        methods.push(Arc::new(UnixPeers::new(rules, pods).among_pods(among_pods)));
     }
     let rules = convert::rules(&config.membership);
     let zone = config.zone.as_str().into();

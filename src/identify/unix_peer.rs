@@ -57,6 +57,8 @@ pub struct UnixPeers {
     /// The most specific first.
     rules: Vec<Rule>,
     pods: Option<Arc<dyn FindPods>>,
+    /// There are pods, or may be: who cannot be seen may be one.
+    among_pods: bool,
     proc: PathBuf,
 }
 
@@ -65,7 +67,14 @@ impl UnixPeers {
     /// pods; without it, no peer is one.
     pub fn new(mut rules: Vec<Rule>, pods: Option<Arc<dyn FindPods>>) -> Self {
         rules.sort_by_key(|rule| (rule.uid.is_none(), rule.gid.is_none()));
-        Self { rules, pods, proc: PathBuf::from(process::PROC) }
+        let among_pods = rules.iter().any(|rule| matches!(rule.is, Behind::Pod));
+        Self { rules, pods, among_pods, proc: PathBuf::from(process::PROC) }
+    }
+
+    /// There may be pods although no rule is for them: the server uses a cluster, or runs in one.
+    #[must_use]
+    pub fn among_pods(self, among_pods: bool) -> Self {
+        Self { among_pods: self.among_pods || among_pods, ..self }
     }
 
     /// Reads of processes there.
@@ -79,11 +88,10 @@ impl UnixPeers {
         self.rules.iter().find(|rule| fits(rule.uid, peer.uid) && fits(rule.gid, peer.gid))
     }
 
-    /// Whether the peer's process is in no pod. Where nobody asks for pods, one that the kernel says is none that this server
-    /// can see, as in a container, is taken for such.
+    /// Whether the peer's process is in no pod. Where there are none, one that the kernel says is none that this server can see,
+    /// as in a container, is taken for such.
     fn is_in_no_pod(&self, peer: UnixPeer) -> Result<(), String> {
-        let asks_for_pods = self.rules.iter().any(|rule| matches!(rule.is, Behind::Pod));
-        if peer.pid.is_none_or(|pid| pid == 0) && !asks_for_pods {
+        if peer.pid.is_none_or(|pid| pid == 0) && !self.among_pods {
             return Ok(());
         }
         let cgroups = cgroups(&self.proc, peer)?;

@@ -155,3 +155,12 @@ async fn without_an_answer_of_the_api_server_it_may_try_again() {
     let error = peers.identify(&evidence(peer(7, 7))).await.unwrap_err();
     assert!(matches!(error, IdentifyError::Unavailable { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn who_cannot_be_seen_is_no_user_where_there_may_be_pods() {
+    let unseen = UnixPeer { pid: Some(0), started: None, ..peer(7, 7) };
+    let users = || UnixPeers::new(vec![rule(Some(7), None, "seven")], None);
+    assert!(users().identify(&evidence(unseen)).await.unwrap().is_some());
+    let error = users().among_pods(true).identify(&evidence(unseen)).await.unwrap_err();
+    assert!(error.to_string().contains("hostPID"), "{error}");
+}
