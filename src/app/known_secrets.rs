@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::model::secrets::{ClusterSecrets, KnownSecrets, MeshSecrets};
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 type FromCluster = watch::Receiver<Option<Arc<MeshSecrets>>>;
@@ -30,14 +31,7 @@ pub(super) fn start(
             if changed.is_err() {
                 return;
             }
-            let now = look(&mut files, &mut cluster);
-            publish.send_if_modified(|known| {
-                let changed = **known != now;
-                if changed {
-                    *known = Arc::new(now);
-                }
-                changed
-            });
+            publish::if_changed(&publish, look(&mut files, &mut cluster));
         }
     });
     known

@@ -13,6 +13,7 @@ use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
 use crate::runtime::clock::Clock;
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// The objects of the cluster, as they are watched.
@@ -103,8 +104,8 @@ impl Publisher {
     fn publish(&self, compiled: Compiled, objects: &Arc<ClusterObjects>) {
         let Compiled { resources, problems, notices, standings } = compiled;
         // Secrets first: a policy that refers to a new one finds it.
-        let secrets_changed = send_if_changed(&self.secrets, &resources.secrets);
-        if send_if_changed(&self.policies, &resources.policies) || secrets_changed {
+        let secrets_changed = publish::if_changed(&self.secrets, resources.secrets);
+        if publish::if_changed(&self.policies, resources.policies.clone()) || secrets_changed {
             tracing::info!(meshes = resources.policies.meshes.len(), "resources have changed");
             for notice in &notices {
                 tracing::info!("{notice}");
@@ -117,7 +118,7 @@ impl Publisher {
         if problems.is_empty() && !before.is_empty() {
             tracing::info!("resources have recovered: nothing is wrong with them any more");
         }
-        send_if_changed(&self.problems, &problems);
+        publish::if_changed(&self.problems, problems);
         self.report(objects, standings, resources.policies);
     }
 
@@ -128,16 +129,6 @@ impl Publisher {
             self.complete.send_if_modified(|complete| !std::mem::replace(complete, true));
         }
     }
-}
-
-fn send_if_changed<T: Clone + PartialEq>(publish: &watch::Sender<Arc<T>>, value: &T) -> bool {
-    publish.send_if_modified(|current| {
-        let changed = **current != *value;
-        if changed {
-            *current = Arc::new(value.clone());
-        }
-        changed
-    })
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! What every long-running program needs and none of it is about secrets: a clock, tasks, file watching, Kubernetes
-//! access. Knows no stage.
+//! What every long-running program needs and none of it is about secrets: a clock, tasks, file watching, publishing,
+//! Kubernetes access. Knows no stage.
 
 pub mod clock;
 pub mod cluster;
 pub mod descriptors;
 pub mod file_watch;
 pub mod private_file;
+pub mod publish;
 pub mod tasks;

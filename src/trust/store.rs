@@ -19,6 +19,7 @@ use crate::model::roots::{RootNews, RootSink, root_issuer};
 use crate::model::secrets::{KnownSecrets, SecretLookup};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::FileWatch;
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// How long the resources have to be complete before what they do not list counts as gone.
@@ -243,12 +244,7 @@ impl Worker {
         }
         // First, as these take up what is remembered.
         self.publish_bundles();
-        let troubles = self.state.troubles();
-        self.tell_troubles.send_if_modified(|told| {
-            let changed = **told != troubles;
-            *told = Arc::new(troubles);
-            changed
-        });
+        publish::if_changed(&self.tell_troubles, self.state.troubles());
     }
 
     /// Removes what is kept of backends that no policy lists, once it is certain that none does. (What tells that the
@@ -327,16 +323,10 @@ impl Worker {
     fn publish_bundles(&mut self) {
         let bundles = self.state.bundles(self.clock.now());
         self.record.keep(self.state.to_keep());
-        let changed = self.publish.send_if_modified(|published| {
-            let changed = **published != bundles;
-            if changed {
-                *published = Arc::new(bundles.clone());
-            }
-            changed
-        });
-        if !changed {
+        if !publish::if_changed(&self.publish, bundles) {
             return;
         }
+        let bundles = self.publish.borrow().clone();
         for (mesh, bundle) in self.meshes.publish(&bundles.meshes) {
             let cas: Vec<&str> = bundle.certificates().iter().map(|ca| ca.subject()).collect();
             tracing::info!(%mesh, digest = bundle.digest(), ?cas, "the trust bundle is");

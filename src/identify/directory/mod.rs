@@ -27,6 +27,7 @@ use super::standing::{Facts, Standing, Stands};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::identity::{Labels, Pod};
 use crate::runtime::clock::Clock;
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// Questions about single objects under way at once; see the same of token reviews.
@@ -241,14 +242,7 @@ impl Inner {
             let at = Location { resource: Some(format!("the cluster's {plural}")), ..Location::default() };
             Some(Problem { at, what, hint: Some(hint) })
         };
-        self.problems.send_if_modified(|current| {
-            let now: Vec<_> = Kind::ALL.into_iter().filter_map(problem).collect();
-            let changed = **current != now;
-            if changed {
-                *current = Arc::new(now);
-            }
-            changed
-        });
+        publish::if_changed(&self.problems, Kind::ALL.into_iter().filter_map(problem).collect());
     }
 
     /// Why objects of a kind are not known at all, if so.

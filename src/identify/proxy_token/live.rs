@@ -17,6 +17,7 @@ use super::{METHOD, RevocationSource};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::file_watch::{Changes, FileWatch};
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// See the module.
@@ -202,29 +203,18 @@ impl Keeper {
         let Look { keys, mut problems } = self.source.look(&keys);
         let (revocations, more) = self.reader.read(&revocations);
         problems.extend(more);
-        if set(&self.keys, keys) {
+        if publish::if_changed(&self.keys, keys) {
             let keys = self.keys.borrow().kids().collect::<Vec<_>>().join(", ");
             self.source.warn_of_readers();
             tracing::info!(keys, "the keys of proxy tokens have changed; streams of tokens whose key has gone end");
         }
-        if set(&self.revocations, revocations) {
+        if publish::if_changed(&self.revocations, revocations) {
             tracing::info!("the revocations of proxy tokens have changed");
         }
         let last = self.problems.borrow().clone();
         for problem in problems.iter().filter(|problem| !last.contains(problem)) {
             tracing::error!(method = METHOD, "{problem}; the last good ones stay");
         }
-        set(&self.problems, problems);
+        publish::if_changed(&self.problems, problems);
     }
-}
-
-/// Publishes `value` if it is another; says whether it is.
-fn set<T: PartialEq>(publish: &watch::Sender<Arc<T>>, value: T) -> bool {
-    publish.send_if_modified(|current| {
-        let changed = **current != value;
-        if changed {
-            *current = Arc::new(value);
-        }
-        changed
-    })
 }

@@ -21,6 +21,7 @@ use crate::identify::standing::{Facts, Standing, Stands};
 use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::cluster::explain;
 use crate::runtime::file_watch::FileWatch;
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// How often the API server is asked: keys change once in months, and a token with a new one has it asked at once.
@@ -226,15 +227,9 @@ impl Publisher {
     fn answer(&self, answer: Result<KeySet, String>, asked: Option<Instant>) {
         let kept = self.state.borrow().keys.is_some();
         let problem = answer.as_ref().err().map(|reason| self.problem(reason, kept));
-        self.problems.send_if_modified(|current| {
-            let now: Vec<_> = problem.into_iter().collect();
-            let changed = **current != now;
-            if changed {
-                now.iter().for_each(|problem| tracing::warn!("{problem}"));
-                *current = Arc::new(now);
-            }
-            changed
-        });
+        if publish::if_changed(&self.problems, problem.into_iter().collect()) {
+            self.problems.borrow().iter().for_each(|problem| tracing::warn!("{problem}"));
+        }
         self.state.send_modify(|state| {
             state.asked = asked;
             match answer {

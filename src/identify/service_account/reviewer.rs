@@ -15,6 +15,7 @@ use crate::identify::standing::{Facts, Standing, Stands};
 use crate::identify::{BearerToken, IdentifyError};
 use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::clock::Clock;
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// How often it is asked about a token that is bound to no pod. Its end may be that of a Secret or a node, which nothing
@@ -82,15 +83,9 @@ impl Reviewer {
             what: format!("the API server reviews no tokens: {reason}"),
             hint: Some("the server must be allowed to create tokenreviews, see deploy/rbac.yaml".to_owned()),
         });
-        self.problems.send_if_modified(|current| {
-            let now: Vec<_> = problem.into_iter().collect();
-            let changed = **current != now;
-            if changed {
-                now.iter().for_each(|problem| tracing::warn!("{problem}"));
-                *current = Arc::new(now);
-            }
-            changed
-        });
+        if publish::if_changed(&self.problems, problem.into_iter().collect()) {
+            self.problems.borrow().iter().for_each(|problem| tracing::warn!("{problem}"));
+        }
         let status = answer.map_err(Unverified::Unavailable)?;
         review::read(&status, &self.audiences).map_err(Unverified::Refused)
     }

@@ -36,6 +36,7 @@ use crate::model::policy::{Backend, PolicySet};
 use crate::model::preflight::{Outcome, Rules, Verdicts};
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::clock::Clock;
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// The longest pause between two attempts: somebody waits for it.
@@ -216,13 +217,7 @@ impl Worker {
         // Who waits for it finds the policies.
         self.decide
             .send_if_modified(|decided| std::mem::replace(decided, self.state.has_begun()) != self.state.has_begun());
-        self.tell.send_if_modified(|current| {
-            let changed = **current != verdicts;
-            if changed {
-                *current = Arc::new(verdicts);
-            }
-            changed
-        });
+        publish::if_changed(&self.tell, verdicts);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::model::certificate::Certificate;
 use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::{Changes, FileWatch};
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 use crate::serve::metrics::Metrics;
 
@@ -200,13 +201,7 @@ impl Tls {
                 others.map(|issuer| list(format!("{issuer}, whose revocation list this is, is not in clientCa"))),
             );
         }
-        self.problems.send_if_modified(|told| {
-            let changed = **told != problems;
-            if changed {
-                *told = Arc::new(problems);
-            }
-            changed
-        });
+        publish::if_changed(&self.problems, problems);
     }
 }
 
