@@ -7,4 +7,5 @@ pub mod descriptors;
 pub mod file_watch;
 pub mod private_file;
 pub mod publish;
+pub mod regular_file;
 pub mod tasks;

@@ -20,6 +20,7 @@ use crate::model::secrets::{KnownSecrets, SecretLookup};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::FileWatch;
 use crate::runtime::publish;
+use crate::runtime::regular_file;
 use crate::runtime::tasks::Tasks;
 
 /// How long the resources have to be complete before what they do not list counts as gone.
@@ -293,7 +294,7 @@ impl Worker {
 
     fn file(&self, path: &std::path::Path) -> Answer {
         self.files.add(path);
-        match read_regular(path) {
+        match regular_file::read(path) {
             Ok(pem) => self.parse(&pem, &format!("file {}", path.display())),
             Err(error) => Answer::Bad(format!("file {}: {error}", path.display())),
         }
@@ -333,14 +334,6 @@ impl Worker {
         }
         self.domains.publish(&bundles.domains);
     }
-}
-
-/// Reads a file, but not a pipe: that would wait for a writer.
-fn read_regular(path: &std::path::Path) -> std::io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("is not a regular file"));
-    }
-    std::fs::read(path)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! One test certificate: asked for, verified, thrown away.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use crate::model::certificate::Certificate;
 use crate::model::policy::{Backend, BackendKind, CaSource};
 use crate::model::secrets::{KnownSecrets, SecretLookup};
 use crate::runtime::clock::Clock;
+use crate::runtime::regular_file;
 
 /// Its lifetime where the Mesh says none: it is of no use to anybody, so let it be short.
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -110,7 +110,7 @@ impl Tester {
             BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Ok(Anchor::Known((**bundle).clone())),
             BackendKind::CertManager { trust: CaSource::File(path), .. } => {
                 let at = |what: String| format!("file {}: {what}", path.display());
-                let pem = read_regular(path).map_err(|error| at(error.to_string()))?;
+                let pem = regular_file::read(path).map_err(|error| at(error.to_string()))?;
                 self.parse(&pem).map_err(at)
             }
             BackendKind::CertManager { trust: CaSource::Secret(name), .. } => self.secret(mesh, name).await,
@@ -161,12 +161,4 @@ async fn in_time<E>(
             () = tokio::time::sleep(timeout) => overdue(),
         }
     }
-}
-
-/// Reads a file, but not a pipe: that would wait for a writer.
-fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(std::io::Error::other("is not a regular file"));
-    }
-    std::fs::read(path)
 }
