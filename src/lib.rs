@@ -29,6 +29,8 @@ pub mod app;
 
 pub mod demo;
 
+pub mod load;
+
 pub mod cli;
 
 #[doc(hidden)]

@@ -19,7 +19,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("admin", &["issue", "model", "observe", "serve", "trust"]),
     ("app", &["admin", "config", "identify", "issue", "mesh", "model", "observe", "runtime", "serve", "trust"]),
     ("demo", &["app", "config", "identify", "runtime"]),
-    ("cli", &["admin", "app", "config", "demo", "identify", "mesh", "model", "observe", "runtime"]),
+    ("load", &["identify", "model", "runtime"]),
+    ("cli", &["admin", "app", "config", "demo", "identify", "load", "mesh", "model", "observe", "runtime"]),
     ("fuzzing", &["identify", "model", "serve"]),
     ("testing", &["model", "runtime", "identify", "serve"]),
 ];
