@@ -19,9 +19,9 @@ use super::proto::envoy::service::status::v3::{ClientConfig, ClientStatusRequest
 use super::proto::envoy::r#type::matcher::v3::NodeMatcher;
 use super::proto::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use super::proto::v1::SubscriptionState;
-use super::text::escaped;
 use super::view::{self, names, state, timestamp};
 use crate::model::identity::ProxyKey;
+use crate::model::text::escaped;
 use crate::serve::roster::{NameRecord, Roster, StreamRecord};
 
 /// The only type of resource that this server has.

@@ -12,7 +12,6 @@ mod service;
 mod status;
 #[cfg(test)]
 mod testing;
-pub mod text;
 mod view;
 mod warnings;
 

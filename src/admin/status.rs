@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::Admin;
-use super::text::escaped;
 use super::view::{self, Listed, names, state};
 use super::warnings::Warnings;
+use crate::model::text::escaped;
 use crate::serve::refusals::Refused;
 
 /// The most proxies that are listed.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::Admin;
-use super::text::escaped;
 use crate::issue::ca::cert_manager::PendingBoard;
 use crate::issue::overview::Failing;
 use crate::model::preflight::Outcome;
+use crate::model::text::escaped;
 
 /// How many of one kind are told: when a CA is away, every proxy has the same trouble.
 const SHOWN: usize = 20;

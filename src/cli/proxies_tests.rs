@@ -101,7 +101,7 @@ fn item_105_no_proxy_can_write_to_the_terminal() {
     let proxies = [proxy];
     for text in [table(&proxies, false), table(&proxies, true), proxy_json::document(&proxies).unwrap()] {
         assert!(text.contains("evil"), "{text:?}");
-        assert!(text.chars().all(|c| c == '\n' || !crate::admin::text::is_unsafe(c)), "{text:?}");
+        assert!(text.chars().all(|c| c == '\n' || !crate::model::text::is_unsafe(c)), "{text:?}");
     }
     assert_eq!(table(&proxies, true).lines().count(), 2);
     let read: serde_json::Value = serde_json::from_str(&proxy_json::document(&proxies).unwrap()).unwrap();

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::admin::proto::v1;
-use crate::admin::text::is_unsafe;
+use crate::model::text::is_unsafe;
 
 /// The document. Text of a proxy's choice cannot do anything to a terminal that it is shown on.
 ///

@@ -47,7 +47,7 @@ fn refusal(refusal: &v1::Refusal) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::text::is_unsafe;
+    use crate::model::text::is_unsafe;
 
     fn refused(node_id: &str, reason: &str) -> v1::Refusal {
         let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 5_000_000 });

@@ -1,7 +1,7 @@
 //! Tables for people. A cell is on one line and cannot do anything to the terminal.
 
 use super::proxy_json::rfc_3339;
-use crate::admin::text::escaped;
+use crate::model::text::escaped;
 
 /// How much of a long text a narrow table shows.
 const LIMIT: usize = 60;

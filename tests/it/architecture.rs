@@ -50,6 +50,9 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("rcgen", &["issue/csr.rs", "issue/ca/builtin.rs", "issue/ca/local.rs", "issue/ca/provided.rs", "testing"]),
     ("saphyr", &["document"]),
     ("clap", &["cli", "main.rs"]),
+    ("indicatif", &["load/progress"]),
+    ("maud", &["load/report"]),
+    ("plotters", &["load/report"]),
 ];
 
 #[test]
