@@ -82,12 +82,12 @@ pub mod certificate_source {
             let certificates = Certificate::many_from_pem(text.expose()).unwrap_or_default();
             certificates.iter().map(Certificate::pem).collect()
         };
-        Kept::of(source, |text| Some(understood(text))).serialize(to)
+        Written::of(source, |text| Some(understood(text))).serialize(to)
     }
 
     /// Reads it back.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DataSource, D::Error> {
-        Kept::deserialize(from).map(DataSource::from)
+        Written::deserialize(from).map(DataSource::from)
     }
 }
 
@@ -97,18 +97,18 @@ pub mod key_source {
 
     /// Writes it down, without the key.
     pub fn serialize<S: Serializer>(source: &DataSource, to: S) -> Result<S::Ok, S::Error> {
-        Kept::of(source, |_key| None).serialize(to)
+        Written::of(source, |_key| None).serialize(to)
     }
 
     /// Reads it back.
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<DataSource, D::Error> {
-        Kept::deserialize(from).map(DataSource::from)
+        Written::deserialize(from).map(DataSource::from)
     }
 }
 
 /// What there is to keep of a [`DataSource`].
 #[derive(Serialize, Deserialize)]
-enum Kept {
+enum Written {
     Inline(String),
     File(PathBuf),
     Secret(Arc<str>),
@@ -116,7 +116,7 @@ enum Kept {
     NotKept,
 }
 
-impl Kept {
+impl Written {
     fn of(source: &DataSource, inline: impl Fn(&SecretBytes) -> Option<String>) -> Self {
         match source {
             DataSource::Inline(text) => inline(text).map_or(Self::NotKept, Self::Inline),
@@ -128,14 +128,14 @@ impl Kept {
     }
 }
 
-impl From<Kept> for DataSource {
-    fn from(kept: Kept) -> Self {
+impl From<Written> for DataSource {
+    fn from(kept: Written) -> Self {
         match kept {
-            Kept::Inline(text) => Self::Inline(SecretBytes::new(text.into_bytes())),
-            Kept::File(path) => Self::File(path),
-            Kept::Secret(name) => Self::Secret(name),
-            Kept::EnvVar(name) => Self::EnvVar(name),
-            Kept::NotKept => Self::NotKept,
+            Written::Inline(text) => Self::Inline(SecretBytes::new(text.into_bytes())),
+            Written::File(path) => Self::File(path),
+            Written::Secret(name) => Self::Secret(name),
+            Written::EnvVar(name) => Self::EnvVar(name),
+            Written::NotKept => Self::NotKept,
         }
     }
 }

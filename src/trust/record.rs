@@ -128,3 +128,30 @@ fn read(path: &Path, now: Timestamp) -> Result<(Arc<str>, Memory), String> {
     });
     Ok((mesh.into(), Memory { said: said.collect::<Result<_, _>>()?, listed: listed.collect() }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::certs::{TestCa, timestamp};
+
+    #[test]
+    fn what_could_not_be_written_is_written_when_it_is_published_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let in_the_way = folder.path().join("served");
+        std::fs::write(&in_the_way, "").unwrap();
+        let state_dir = StateDir::new(folder.path());
+        let now = timestamp(1_800_000_000);
+        let part = ("default".into(), Arc::new(TestCa::root("CA").bundle()));
+        let said = vec![Said { backend: "ca".into(), part, until: None }];
+        let memories = BTreeMap::from([("default".into(), Memory { said, listed: BTreeMap::new() })]);
+        let mut record = Record::read(&state_dir, now);
+        record.keep(memories.clone());
+        assert_eq!(state_dir.troubles().borrow().len(), 1);
+        std::fs::remove_file(&in_the_way).unwrap();
+        record.keep(memories.clone());
+        assert_eq!(state_dir.troubles().borrow().len(), 0);
+        assert_eq!(Record::read(&state_dir, now).kept(), memories);
+        record.keep(BTreeMap::new());
+        assert_eq!(Record::read(&state_dir, now).kept(), BTreeMap::new());
+    }
+}

@@ -316,3 +316,23 @@ async fn a_source_that_is_bad_keeps_a_mesh_that_starts_waiting_for_some_seconds_
     assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
     assert_eq!(cas(&trusted), ["CN=Root"]);
 }
+
+/// As it does when a Mesh is read that lists it, or when the day comes.
+#[tokio::test(start_paused = true)]
+async fn a_ca_in_a_resource_that_has_ended_is_a_bad_source_and_no_more() {
+    let over = TestCa::root_until("Over", timestamp(1_800_000_000 - 1)).bundle();
+    let mut policy = MeshPolicy::clone(&policies(&[("default", from_secret("root"))]).meshes["default"]);
+    let mut listed = Backend::clone(&policy.backends[0]);
+    listed.name = "over".into();
+    let BackendKind::CertManager { trust, .. } = &mut listed.kind else { unreachable!() };
+    *trust = CaSource::Inline(Arc::new(over));
+    policy.backends.push(Arc::new(listed));
+    let all = PolicySet { meshes: [("default".into(), Arc::new(policy))].into() };
+    let rig = Rig::start(Arc::new(all), MeshSecrets::from_iter([secret("default", "root", &TestCa::root("Root"))]));
+    rig.settle().await;
+    let troubles = rig.store.troubles().borrow().clone();
+    let trouble = &troubles[&("default".into(), "over".into())];
+    assert!(trouble.reason.contains("CN=Over expired at"), "{trouble:?}");
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!(cas(&rig.store.of("default")), ["CN=Root"]);
+}

@@ -3,7 +3,7 @@
 //! It sits between the policies that the resources want and everybody who acts by a policy. A new signer comes into force
 //! when its test certificate (`spiffe://<trust domain>/envoy-sds/preflight`; approvers have to know it; its key is thrown away)
 //! was issued and leads to the CA that the policy says to trust. Until then the mesh's older policy stays, and what is wrong
-//! is told. A mesh's first policy since the server started has nothing to keep: it is in force at once, and its test only
+//! is told, also over a restart. A mesh's first policy has nothing to keep: it is in force at once, and its test only
 //! tells. `mtls.skipValidation` turns all of that off.
 
 mod attempt;

@@ -307,6 +307,12 @@ async fn a_condition_is_of_the_version_that_it_names_and_written_when_it_changes
     assert_eq!((&backend["status"], &backend["observedGeneration"]), (&json!("Unknown"), &json!(2)));
     let ready = scene.reason_becomes("meshes", "one", "Ready", "HeldBack").await;
     assert!(ready["message"].as_str().unwrap().contains("the version before, if there is one, stays"), "{ready}");
+    // One that is broken now has that as its last good version, which is not in force.
+    scene.api.merge("meshes", "one", &json!({"spec": {"mtls": {"enabledBackend": "nonsense"}}}));
+    let ready = scene.reason_becomes("meshes", "one", "Ready", "Invalid").await;
+    let message = ready["message"].as_str().unwrap();
+    assert!(message.contains("its last good version is not in force until backend ca-1 has issued"), "{message}");
+    assert!(!message.contains("the last good version stays in force"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
