@@ -15,7 +15,9 @@ mod testing;
 mod view;
 mod warnings;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use prometheus_client::registry::Registry;
@@ -43,6 +45,8 @@ pub struct Admin {
     pub problems: watch::Receiver<Arc<Vec<Problem>>>,
     /// The same of what proofs of identity are verified with.
     pub proof_problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
+    /// What cannot be kept for the next start, by file.
+    pub state_troubles: watch::Receiver<Arc<BTreeMap<PathBuf, String>>>,
     /// How the test certificates of the signing backends did.
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     /// The trust bundles.

@@ -37,6 +37,9 @@ impl Warnings {
         for problem in admin.proof_problems.iter().flat_map(|problems| problems.borrow().to_vec()) {
             warnings.tell("identify", || problem.to_string());
         }
+        for trouble in admin.state_troubles.borrow().values() {
+            warnings.tell("state", || trouble.clone());
+        }
         for ((mesh, backend), trouble) in admin.trust.troubles().borrow().iter() {
             let consequence = if trouble.has_last_good {
                 "what it said before stays trusted"

@@ -43,6 +43,7 @@ use crate::observe::readiness::Readiness;
 use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
 use crate::runtime::private_file;
+use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::{Deaths, Tasks};
 use crate::serve::listen::{BindError, Lifetimes};
 use crate::serve::source::{CertificateWatch, SecretSource};
@@ -100,6 +101,7 @@ impl App {
         if let Err(error) = private_file::make_folder(&config.state_dir) {
             tracing::warn!(%error, "the state directory cannot be made");
         }
+        let state_dir = StateDir::new(&config.state_dir);
         let mode = convert::kubernetes(config.kubernetes);
         let kubernetes = cluster::connect(mode, config.kubeconfig.as_deref())
             .await
@@ -120,9 +122,9 @@ impl App {
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
-        let watch = |client| watch_objects(client, &config.system_namespace, &config.state_dir, &tasks);
+        let watch = |client| watch_objects(client, &config.system_namespace, &state_dir, &tasks);
         let objects = kubernetes.as_ref().map(watch);
-        let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
+        let resources = Resources::start(&config, objects.clone(), &state_dir, &clock, &tasks)?;
         for (field, mesh) in config.unknown_meshes(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
         }
@@ -139,7 +141,8 @@ impl App {
             CertManager::new(client, settings, clock.clone(), &tasks)
         });
         let cluster_secrets = kubernetes.clone().map(|client| {
-            let needed = config.identify.names_secrets();
+            // What was in force may be in force again, though the resources want something else by now.
+            let needed = config.identify.names_secrets() || preflight::recall(&state_dir).names_secrets();
             cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), needed, &tasks)
         });
         let awaited = gate::Awaited {
@@ -159,7 +162,7 @@ impl App {
             authorities: authorities.clone(),
             pending: cert_manager.as_ref().map(CertManager::pending),
             rules: Rules { first_conflict: mesh::first_conflict, zone: config.zone.clone() },
-            state_dir: config.state_dir.clone(),
+            state_dir: state_dir.clone(),
             clock: clock.clone(),
         };
         // From here on, what counts is what is in force.
@@ -168,7 +171,7 @@ impl App {
             policies: policies.clone(),
             secrets: secrets.clone(),
             complete: trust_readiness::complete(resources.problems.clone(), resources.complete.clone(), &tasks),
-            state_dir: config.state_dir.clone(),
+            state_dir: state_dir.clone(),
         };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
@@ -232,6 +235,7 @@ impl App {
             policies,
             problems: resources.problems,
             proof_problems,
+            state_troubles: state_dir.troubles(),
             verdicts,
             trust,
             manager,

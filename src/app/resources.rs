@@ -14,6 +14,7 @@ use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
 use crate::runtime::clock::Clock;
 use crate::runtime::publish;
+use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::Tasks;
 
 /// The objects of the cluster, as they are watched.
@@ -35,6 +36,7 @@ impl Resources {
     pub(super) fn start(
         config: &Config,
         objects: Option<Objects>,
+        state_dir: &StateDir,
         clock: &Clock,
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
@@ -47,7 +49,7 @@ impl Resources {
             read_file: None,
         };
         let (publish_complete, complete) = watch::channel(!in_cluster);
-        let mut live = LiveResources::new(settings, objects, clock.clone());
+        let mut live = LiveResources::new(settings, objects, clock.clone()).remembering(state_dir);
         let compiled = live.load();
         // One team's mistake must not keep a server from coming back for the others; and the cluster may have meshes, which
         // it has not told of yet.
@@ -55,7 +57,7 @@ impl Resources {
             return Err(StartError::Configuration(compiled.problems));
         }
         for problem in &compiled.problems {
-            tracing::warn!("{problem}; it is not served until this is mended");
+            tracing::warn!("{problem}; what was good of it before stays, if anything was");
         }
         for notice in &compiled.notices {
             tracing::info!("{notice}");
@@ -113,7 +115,7 @@ impl Publisher {
         }
         let before = self.problems.borrow().clone();
         for problem in problems.iter().filter(|problem| !before.contains(problem)) {
-            tracing::warn!("{problem}; the last good version stays in force, if there is one");
+            tracing::warn!("{problem}; what was good of it before stays, if anything was");
         }
         if problems.is_empty() && !before.is_empty() {
             tracing::info!("resources have recovered: nothing is wrong with them any more");
@@ -141,11 +143,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("mesh.yaml");
         std::fs::write(&file, "{type: Mesh, name: default, mtls: {enabledBackend: nonsense}}").unwrap();
-        let overrides = Overrides { resources: vec![file], ..Overrides::default() };
+        let overrides = Overrides { resources: vec![file.clone()], ..Overrides::default() };
         let (config, _) = Config::inspect(None, overrides, &Surroundings::default());
         let (tasks, _deaths) = Tasks::new();
-        let start = |objects| Resources::start(&config, objects, &Clock::system(), &tasks);
+        let state_dir = StateDir::new(folder.path().join("state"));
+        let start = |objects| Resources::start(&config, objects, &state_dir, &Clock::system(), &tasks);
         assert!(matches!(start(None), Err(StartError::Configuration(problems)) if problems.len() == 1));
+        // What was good before the last start is what is served.
+        let broken = std::fs::read(&file).unwrap();
+        std::fs::write(
+            &file,
+            "{type: Mesh, name: default, mtls: {enabledBackend: b, backends: [{name: b, type: builtin}]}}",
+        )
+        .unwrap();
+        assert!(start(None).is_ok());
+        std::fs::write(&file, broken).unwrap();
+        assert_eq!(start(None).unwrap().policies.borrow().meshes.len(), 1);
         let (_cluster, objects) = watch::channel(Arc::default());
         let resources = start(Some(objects)).unwrap();
         assert_eq!(resources.problems.borrow().len(), 1);

@@ -21,6 +21,7 @@ pub struct Report {
     file: Option<Arc<PathBuf>>,
     resource: RefCell<Option<String>>,
     problems: RefCell<Vec<Problem>>,
+    lapsed: RefCell<Vec<Problem>>,
     notices: RefCell<Vec<Problem>>,
 }
 
@@ -40,19 +41,19 @@ impl Report {
         Field { report: self, node, line: node.line, path: String::new() }
     }
 
-    /// Whether nothing was wrong so far.
+    /// Whether nothing was wrong so far, but for what has lapsed.
     pub fn is_clean(&self) -> bool {
         self.problems.borrow().is_empty()
     }
 
-    /// How many problems there are so far; to know whether a part of the document added some.
+    /// How many problems there are so far, but for what has lapsed; to know whether a part of the document added some.
     pub fn count(&self) -> usize {
         self.problems.borrow().len()
     }
 
     /// Problems, and notices: things that are not wrong but that the user should know.
     pub fn finish(self) -> (Vec<Problem>, Vec<Problem>) {
-        (self.problems.into_inner(), self.notices.into_inner())
+        (self.problems.into_inner().into_iter().chain(self.lapsed.into_inner()).collect(), self.notices.into_inner())
     }
 
     fn location(&self, line: Option<usize>, path: &str) -> Location {
@@ -105,6 +106,11 @@ impl<'t> Field<'t> {
     /// Reports a problem here, and what to do about it.
     pub fn problem_with_hint(&self, what: impl Into<String>, hint: impl Into<String>) {
         self.report.add(self.location(), what.into(), Some(hint.into()));
+    }
+
+    /// Reports a problem here that time alone has made: the document is told of, but is what it was, and counts.
+    pub fn lapsed(&self, what: impl Into<String>) {
+        self.report.lapsed.borrow_mut().push(Problem { at: self.location(), what: what.into(), hint: None });
     }
 
     /// Tells the user something about this that is not wrong.

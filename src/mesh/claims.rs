@@ -68,7 +68,13 @@ pub(super) fn first_conflict(now: &Claims, before: &Claims, zone: &str) -> Optio
         let is_old = match claim {
             Claim::Name(mesh) => before.has_mesh(mesh),
             Claim::DefaultPaths(mesh) => before.has_default_paths(mesh),
-            Claim::Identity(key) => before.identities.get(*key) == now.identities.get(*key),
+            Claim::Identity(key) => {
+                let claimed = |claims: &Claims| {
+                    let policy = &claims.identities.get(*key)?.policy;
+                    Some((policy.trust_domain.clone(), policy.path.clone()))
+                };
+                claimed(before) == claimed(now)
+            }
         };
         (!is_old, *claim)
     });

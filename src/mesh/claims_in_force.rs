@@ -56,12 +56,7 @@ fn claims<'p>(policy: &'p MeshPolicy, before: Option<&Arc<MeshPolicy>>) -> Vec<C
         claims.push(claimed(Claim::Defaults { signer }, !was_on));
     }
     claims.extend(policy.identities.iter().map(|identity| {
-        let was_there = before.is_some_and(|before| {
-            before
-                .identities
-                .iter()
-                .any(|other| same_claim(identity, other) && before.backend(&other.backend).is_some())
-        });
+        let was_there = before.is_some_and(|before| before.identities.iter().any(|other| same_claim(identity, other)));
         claimed(Claim::Identity(identity), !was_there)
     }));
     claims

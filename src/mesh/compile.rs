@@ -5,20 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::backend::{Reference, Use};
-use super::claims::{self, Claimant, Claims, IdentityKey};
+use super::claims::{self, Claimant};
 use super::cluster::{ObjectRef, Standing};
-use super::identity::IdentityDefinition;
-use super::last_good::{LastGood, Seen};
-use super::policy::MeshDefinition;
+use super::known_good::{KnownGood, TrustKey};
+use super::last_good::Seen;
 use super::precedence;
 use super::resource::{self, Decoded, Definition, Key, Outcome};
 use super::{Context, Resources};
 use crate::document::{Node, Value, quoted};
-use crate::model::bundle::Bundle;
+use crate::model::bundle::{Bundle, BundleError};
 use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::diagnostic::{Location, Problem};
-use crate::model::policy::{DataSource, MeshPolicy, PolicySet, TrustAnchors};
-use crate::model::secrets::{MeshSecrets, SecretBytes};
+use crate::model::policy::{DataSource, MeshPolicy, PolicySet};
+use crate::model::secrets::MeshSecrets;
 
 /// A file of resources, as far as it could be read; or an object of the cluster.
 #[derive(Debug)]
@@ -42,51 +41,18 @@ pub struct Compiled {
     pub standings: BTreeMap<ObjectRef, Standing>,
 }
 
-/// What was good the last time that [`compile`] ran, and in force as far as meshes and identity policies go; empty at first.
-#[derive(Debug, Default)]
-pub struct KnownGood {
-    meshes: LastGood<Arc<str>, MeshDefinition>,
-    secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
-    identities: LastGood<IdentityKey, IdentityDefinition>,
-    trusts: LastGood<TrustKey, Arc<TrustAnchors>>,
-}
-
-/// Mesh and name of a MeshTrust.
-type TrustKey = (Arc<str>, Arc<str>);
-
-impl KnownGood {
-    /// Where a resource was seen last that something good is known of.
-    pub(super) fn place(&self, key: &Key) -> Option<&Arc<PathBuf>> {
-        match key {
-            Key::Mesh(name) => self.meshes.place(name),
-            Key::Secret { mesh, name } => self.secrets.place(&(mesh.clone(), name.clone())),
-            Key::Identity { mesh, name } => self.identities.place(&(mesh.clone(), name.clone())),
-            Key::Trust { mesh, name } => self.trusts.place(&(mesh.clone(), name.clone())),
-        }
-    }
-
-    /// Who uses which SPIFFE IDs.
-    fn claims(&self) -> Claims {
-        let is_enabled =
-            |mesh: &MeshDefinition| mesh.policy.as_ref().is_some_and(|policy| policy.enabled_backend.is_some());
-        Claims {
-            meshes: self.meshes.iter().map(|(name, mesh)| (name.clone(), is_enabled(mesh))).collect(),
-            identities: self.identities.iter().map(|(key, definition)| (key.clone(), definition.clone())).collect(),
-        }
-    }
-
-    /// The same of all resources.
-    pub(super) fn places(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
-        let of_meshes = self.meshes.places().chain(self.secrets.places());
-        of_meshes.chain(self.identities.places()).chain(self.trusts.places())
-    }
-}
-
 /// What a [`Source`] holds; see [`Seen`] for `complete`.
 pub(super) struct File {
     pub(super) path: Arc<PathBuf>,
     pub(super) complete: bool,
     pub(super) found: Vec<Found>,
+}
+
+impl File {
+    /// Whether all of it counts as it is.
+    pub(super) fn is_good(&self) -> bool {
+        self.complete && self.found.iter().all(|found| found.definition.is_some())
+    }
 }
 
 /// One resource of one file.
@@ -134,12 +100,12 @@ pub fn compile<'s>(
             (Key::Identity { mesh, .. }, Some(Definition::Identity(definition))) => (mesh, &definition.references),
             _ => continue,
         };
-        let broken: Vec<Problem> =
+        let wrong: Vec<Wrong> =
             references.iter().filter_map(|reference| check_reference(mesh, reference, &secrets, context)).collect();
-        if !broken.is_empty() {
+        if wrong.iter().any(|wrong| !wrong.has_lapsed) {
             found.definition = None;
-            problems.extend(broken);
         }
+        problems.extend(wrong.into_iter().map(|wrong| wrong.problem));
     }
     known.trusts.update(&pick(&files, |found| match (&found.key, &found.definition) {
         (Key::Trust { mesh, name }, definition) => {
@@ -319,10 +285,20 @@ fn pick<K, V>(files: &[File], pick: impl Fn(&Found) -> Option<(K, Option<V>)>) -
     files.iter().map(of_file).collect()
 }
 
+/// What is wrong with a reference.
+struct Wrong {
+    problem: Problem,
+    /// Time alone has made it wrong: who refers to it is told, and counts all the same.
+    has_lapsed: bool,
+}
+
 /// A Secret must hold what it is named for. One that is in no file may be in the cluster, if there is one.
-fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, context: &Context) -> Option<Problem> {
+fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, context: &Context) -> Option<Wrong> {
     let Reference { name, at, meant } = reference;
-    let problem = |what: String, hint: Option<String>| Some(Problem { at: at.clone(), what, hint });
+    let wrong = |what: String, hint: Option<String>, has_lapsed: bool| {
+        Some(Wrong { problem: Problem { at: at.clone(), what, hint }, has_lapsed })
+    };
+    let problem = |what, hint| wrong(what, hint, false);
     let Some(content) = secrets.get(mesh, name) else {
         if context.kubernetes_available {
             return None;
@@ -332,13 +308,16 @@ fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, con
             Some("add it to the resource files".to_owned()),
         );
     };
-    let bad_pair =
-        |error: CaPairError| problem(format!("the Secret {}: {error}", quoted(name)), error.hint().map(str::to_owned));
+    let bad_pair = |error: CaPairError| {
+        let has_lapsed = matches!(error, CaPairError::Expired { .. });
+        wrong(format!("the Secret {}: {error}", quoted(name)), error.hint().map(str::to_owned), has_lapsed)
+    };
     match meant {
         Use::Other => None,
         Use::Bundle => {
             let error = Bundle::from_pem(content.expose(), context.now).err()?;
-            problem(format!("the Secret {} is no trust bundle: {error}", quoted(name)), None)
+            let has_lapsed = matches!(error, BundleError::Expired { .. });
+            wrong(format!("the Secret {} is no trust bundle: {error}", quoted(name)), None, has_lapsed)
         }
         Use::CaCertificate { allow_self_signed } => {
             bad_pair(CaChain::from_pem(content.expose(), *allow_self_signed, context.now).err()?)
@@ -351,7 +330,7 @@ fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, con
             let pem = match certificate {
                 DataSource::Inline(pem) => pem,
                 DataSource::Secret(name) => secrets.get(mesh, name)?,
-                DataSource::File(_) | DataSource::EnvVar(_) => return None,
+                DataSource::File(_) | DataSource::EnvVar(_) | DataSource::NotKept => return None,
             };
             // What is wrong with the certificate itself is told where that is named.
             let chain = CaChain::from_pem(pem.expose(), true, context.now).ok()?;

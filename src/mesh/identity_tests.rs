@@ -335,3 +335,33 @@ fn trusts() {
         assert!(problems.len() == 1 && problems[0].contains(expected), "{problems:#?}");
     }
 }
+
+/// Time must not take away what is listed beside a CA that is over.
+#[test]
+fn a_ca_that_has_expired_is_told_and_voids_nothing() {
+    let (over, key) = ca("over", 2025);
+    let with = |conf: &str| mesh(&format!("{{name: b, {conf}}}\n  - {{name: own, type: builtin}}"));
+    let secret = |name: &str, text: &str| format!("---\ntype: Secret\nname: {name}\ndata: {}\n", STANDARD.encode(text));
+    let trusting = |ca: &str| format!("type: certmanager, conf: {{issuerRef: {{name: i}}, caCert: {ca}}}");
+    let given = |ca: &str, key: &str| format!("type: provided, conf: {{cert: {ca}, key: {key}}}");
+    let (inline, inline_key) =
+        (format!("{{inlineString: {}}}", quote(&over)), format!("{{inlineString: {}}}", quote(&key)));
+    let secrets = secret("ca", &over) + &secret("key", &key);
+    for text in [
+        with(&trusting(&inline)),
+        with(&trusting("{secret: ca}")) + &secrets,
+        with(&given(&inline, &inline_key)),
+        with(&given("{secret: ca}", "{secret: key}")) + &secrets,
+    ] {
+        let compiled = compile_text(&text, true);
+        let told = texts(&compiled.problems);
+        assert!(told.len() == 1 && told[0].contains("expired at 2025-01-01T00:00:00Z"), "{text}: {told:?}");
+        assert_eq!(compiled.resources.policies.meshes["default"].backends.len(), 2, "{text}");
+    }
+    let bundles = [&over, &ca("valid", 2036).0].map(|pem| format!("{{type: Pem, pem: {{value: {}}}}}", quote(pem)));
+    let trust =
+        format!("type: MeshTrust\nname: t\nspec: {{trustDomain: other, caBundles: [{}]}}\n", bundles.join(", "));
+    let compiled = compile_text(&format!("{}---\n{trust}", mesh("{name: b, type: builtin}")), true);
+    assert_eq!(compiled.problems.len(), 1);
+    assert_eq!(compiled.resources.policies.meshes["default"].trusts[0].bundle.certificates().len(), 1);
+}

@@ -1,7 +1,7 @@
 //! What was good last time stays in force where what is there now is broken. Pure; knows neither files nor resources.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a file holds at present.
@@ -52,6 +52,11 @@ impl<K: Ord + Clone, V: Clone> LastGood<K, V> {
         self.kept = next;
     }
 
+    /// All values in force, and the file in which each was seen last.
+    pub fn entries(&self) -> impl Iterator<Item = (&K, &Path, &V)> {
+        self.kept.iter().map(|(key, (file, value))| (key, file.as_path(), value))
+    }
+
     /// Forgets a value: it is not to be in force any more.
     pub fn forget(&mut self, key: &K) {
         self.kept.remove(key);
@@ -70,6 +75,13 @@ impl<K: Ord + Clone, V: Clone> LastGood<K, V> {
     /// The same of all keys.
     pub fn places(&self) -> impl Iterator<Item = &Arc<PathBuf>> {
         self.kept.values().map(|(file, _)| file)
+    }
+}
+
+/// What [`LastGood::entries`] gave.
+impl<K: Ord, V> FromIterator<(K, PathBuf, V)> for LastGood<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, PathBuf, V)>>(entries: I) -> Self {
+        Self { kept: entries.into_iter().map(|(key, file, value)| (key, (Arc::new(file), value))).collect() }
     }
 }
 

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::cluster::{ClusterObjects, Listing, ObjectKind};
-use super::compile::{Compiled, KnownGood, Source, compile};
+use super::compile::{Compiled, Source, compile};
 use super::files::ResourceFiles;
+use super::known_good::{KnownGood, KnownGoodFile};
 use super::{Context, ReadFile};
 use crate::document;
 use crate::runtime::clock::Clock;
+use crate::runtime::state_dir::StateDir;
 
 /// What is served if no resources are configured at all.
 const EMBEDDED_DEFAULT: &str =
@@ -43,6 +45,8 @@ pub struct LiveResources {
     objects: Arc<ClusterObjects>,
     embedded_default: EmbeddedDefault,
     known: KnownGood,
+    /// Where that is kept for the next start.
+    memory: Option<KnownGoodFile>,
 }
 
 impl LiveResources {
@@ -59,7 +63,15 @@ impl LiveResources {
             (true, Some(_)) => EmbeddedDefault::Undecided,
             (true, None) => EmbeddedDefault::On,
         };
-        Self { settings, clock, files, cluster, objects: Arc::default(), embedded_default, known: KnownGood::default() }
+        let (objects, known) = (Arc::default(), KnownGood::default());
+        Self { settings, clock, files, cluster, objects, embedded_default, known, memory: None }
+    }
+
+    /// What was good when the server ended counts as if it had not, and what is good is kept for the next start.
+    pub fn remembering(mut self, state_dir: &StateDir) -> Self {
+        let memory = self.memory.insert(KnownGoodFile::in_folder(state_dir));
+        self.known = memory.recall();
+        self
     }
 
     /// Reads and compiles everything; what is broken is replaced by what was good the last time. It blocks on files.
@@ -80,8 +92,15 @@ impl LiveResources {
             read_file: self.settings.read_file,
             now: self.clock.now(),
         };
+        if self.cluster.is_some() {
+            files.extend(unseen(&self.objects));
+        }
         let objects = self.objects.iter().map(|object| &object.source);
-        compile(files.iter().chain(objects), &context, &mut self.known)
+        let compiled = compile(files.iter().chain(objects), &context, &mut self.known);
+        if let Some(memory) = &mut self.memory {
+            memory.keep(&self.known);
+        }
+        compiled
     }
 
     /// The objects that [`LiveResources::load`] took in the last time.
@@ -107,6 +126,13 @@ impl LiveResources {
             () = objects => {}
         }
     }
+}
+
+/// The kinds whose objects cannot be seen: like a folder that cannot be read, any of those may be there that were.
+fn unseen(objects: &ClusterObjects) -> impl Iterator<Item = Source> {
+    let is_unseen = |kind: &ObjectKind| matches!(objects.of(*kind), Listing::Unknown | Listing::Forbidden);
+    let kinds = ObjectKind::ALL.into_iter().filter(is_unseen);
+    kinds.map(|kind| Source { path: Arc::new(kind.path()), documents: Err(Vec::new()) })
 }
 
 /// Whether the embedded default is served.

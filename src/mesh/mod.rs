@@ -10,6 +10,7 @@ mod compile;
 mod data_source;
 mod files;
 mod identity;
+mod known_good;
 mod last_good;
 mod live;
 mod names;
@@ -26,7 +27,8 @@ use std::path::Path;
 use jiff::Timestamp;
 
 pub use claims_in_force::first_conflict;
-pub use compile::{Compiled, KnownGood, Source, compile};
+pub use compile::{Compiled, Source, compile};
+pub use known_good::KnownGood;
 pub use last_good::{LastGood, Seen};
 pub use live::{LiveResources, Settings};
 

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::cluster::{Acceptance, ObjectRef, Standing};
-use super::compile::{File, Found, KnownGood};
+use super::compile::{File, Found};
+use super::known_good::KnownGood;
 use super::resource::Key;
 use crate::model::diagnostic::{Location, Problem};
 
@@ -65,8 +66,10 @@ pub(super) fn standings(
                     let message = format!("the resource file {} has it too, and that one counts", winner.display());
                     Standing { acceptance: Acceptance::ShadowedByFile, in_force: false, messages: vec![message] }
                 }
-                None if wrong.is_empty() && file.complete => {
-                    Standing { acceptance: Acceptance::Accepted, in_force, messages: good_to_know }
+                // What is wrong then is no fault of it: time has gone by.
+                None if file.is_good() => {
+                    let messages = wrong.into_iter().chain(good_to_know).collect();
+                    Standing { acceptance: Acceptance::Accepted, in_force, messages }
                 }
                 None => Standing { acceptance: Acceptance::Invalid, in_force, messages: wrong },
             };

@@ -86,7 +86,7 @@ fn content<'g, 't>(given: &'g Given<'t>, context: &Context) -> Option<(SecretByt
     match source {
         DataSource::Inline(content) => Some((content.clone(), field)),
         DataSource::File(path) => Some((data_source::look_into(path, field, context)?, field)),
-        DataSource::Secret(_) | DataSource::EnvVar(_) => None,
+        DataSource::Secret(_) | DataSource::EnvVar(_) | DataSource::NotKept => None,
     }
 }
 
@@ -95,6 +95,10 @@ fn tell<T>(field: &Field<'_>, result: Result<T, CaPairError>) -> Option<T> {
         Ok(value) => return Some(value),
         Err(error) => error,
     };
+    if let CaPairError::Expired { .. } = error {
+        field.lapsed(error.to_string());
+        return None;
+    }
     match error.hint() {
         Some(hint) => field.problem_with_hint(error.to_string(), hint),
         None => field.problem(error.to_string()),

@@ -27,7 +27,8 @@ pub(super) fn decode(name: &str, spec: &Fields<'_>, context: &Context) -> Option
         let decoded: Vec<Option<Bundle>> = items.iter().map(|item| decode_bundle(item, context)).collect();
         let bundles = decoded.into_iter().collect::<Option<Vec<_>>>().filter(|bundles| !bundles.is_empty())?;
         let all = bundles.iter().flat_map(|bundle| bundle.certificates().iter().cloned());
-        field.check(Bundle::from_certificates(all))
+        let (valid, over): (Vec<_>, Vec<_>) = all.partition(|ca| ca.validity().not_after >= context.now);
+        field.check(Bundle::from_certificates(if valid.is_empty() { over } else { valid }))
     });
     Some(TrustAnchors { name: name.into(), trust_domain: trust_domain?.into(), bundle: Arc::new(bundles?) })
 }

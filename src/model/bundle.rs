@@ -66,11 +66,24 @@ impl Bundle {
         }
         let (good, expired): (Vec<_>, Vec<_>) =
             certificates.into_iter().partition(|certificate| certificate.validity().not_after >= now);
-        match (good.is_empty(), expired.first()) {
-            (true, Some(first)) => {
+        if good.is_empty() {
+            Self::from_certificates(expired)?.valid_at(now)?;
+            return Err(BundleError::Empty);
+        }
+        Ok(ParsedBundle { bundle: Self::from_certificates(good)?, expired })
+    }
+
+    /// Whether one of them at least has not expired at `now`.
+    ///
+    /// # Errors
+    /// [`BundleError::Expired`].
+    pub fn valid_at(&self, now: Timestamp) -> Result<(), BundleError> {
+        let is_over = |ca: &&Certificate| ca.validity().not_after < now;
+        match self.certificates.first().filter(|_| self.certificates.iter().all(|ca| is_over(&ca))) {
+            Some(first) => {
                 Err(BundleError::Expired { subject: first.subject().to_owned(), not_after: first.validity().not_after })
             }
-            _ => Ok(ParsedBundle { bundle: Self::from_certificates(good)?, expired }),
+            None => Ok(()),
         }
     }
 

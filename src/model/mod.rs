@@ -8,6 +8,7 @@ pub mod diagnostic;
 pub mod duration;
 pub mod held;
 pub mod identity;
+pub mod kept;
 pub mod key;
 pub mod policy;
 pub mod preflight;

@@ -1,12 +1,16 @@
-//! What the operator wants: meshes, their CA backends, and whom to trust. Compiled from resources, so always valid.
+//! What the operator wants: meshes, their CA backends, and whom to trust. Compiled from resources, so always valid. What was
+//! in force outlives the program: how it is written down, and that no private key is, see [`kept`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::bundle::Bundle;
 use super::identity::Labels;
+use super::kept;
 use super::secrets::SecretBytes;
 use super::template::PathTemplate;
 
@@ -14,7 +18,7 @@ use super::template::PathTemplate;
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// Every mesh that the server serves, by name.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicySet {
     /// By mesh name.
     pub meshes: BTreeMap<Arc<str>, Arc<MeshPolicy>>,
@@ -28,7 +32,7 @@ impl PolicySet {
 }
 
 /// One mesh's policy: who gets which identity, who signs it, whom to trust.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MeshPolicy {
     /// The mesh's name, which is also its default trust domain.
     pub name: Arc<str>,
@@ -95,7 +99,7 @@ impl MeshPolicy {
 }
 
 /// A `MeshIdentity`: which SPIFFE ID proxies have that it selects, and who signs it (S4-6).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct IdentityPolicy {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -104,14 +108,14 @@ pub struct IdentityPolicy {
     /// `spec.spiffeID.trustDomain`, rendered; the mesh's name unless given.
     pub trust_domain: Arc<str>,
     /// `spec.spiffeID.path`; without it, the path of the default SPIFFE ID.
+    #[serde(with = "kept::path_template")]
     pub path: Option<PathTemplate>,
-    /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`). In force it may be missing there, while
-    /// it is not known to be good after a restart: then nobody is issued anything by this policy.
+    /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`).
     pub backend: Arc<str>,
 }
 
 /// Whom a `MeshIdentity` selects.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Selector {
     /// `selector: {}`, or none: nobody. Its CA is trusted, so trust can be distributed before anything is issued.
     Nobody,
@@ -143,7 +147,7 @@ impl Selector {
 }
 
 /// A `MeshTrust`: CAs to be trusted for a trust domain (S4-10).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrustAnchors {
     /// `metadata.name`.
     pub name: Arc<str>,
@@ -151,11 +155,12 @@ pub struct TrustAnchors {
     /// they trust the mesh's own for. Another: only who asks for that domain, or for all of them, is told.
     pub trust_domain: Arc<str>,
     /// `spec.caBundles`, all together.
+    #[serde(with = "kept::bundle")]
     pub bundle: Arc<Bundle>,
 }
 
 /// A CA backend of a mesh.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Backend {
     /// `backends[].name`.
     pub name: Arc<str>,
@@ -183,7 +188,7 @@ impl Backend {
 }
 
 /// The kinds of CA backend.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum BackendKind {
     /// A root that this server makes and keeps in its state directory.
     Builtin(BuiltinSettings),
@@ -198,15 +203,18 @@ pub enum BackendKind {
     Provided(ProvidedCa),
     /// A type that is known and was validated, but cannot be used because it is not in the program: the word that the
     /// resource has for it (`vault`, `acmpca`, …). Neither does it sign nor is its CA known.
-    NotInProgram(&'static str),
+    #[serde(with = "kept::not_in_program")]
+    NotInProgram(kept::Word),
 }
 
 /// Where a provided CA's certificate and key are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProvidedCa {
     /// PEM: the CA certificate; may be followed by those that lead to its root.
+    #[serde(with = "kept::certificate_source")]
     pub certificate: DataSource,
     /// PEM: its private key.
+    #[serde(with = "kept::key_source")]
     pub private_key: DataSource,
     /// Whether the CA certificate may be self-signed; `MeshIdentity` asks for `insecureAllowSelfSigned` (S4-6).
     pub allow_self_signed: bool,
@@ -223,6 +231,8 @@ pub enum DataSource {
     Secret(Arc<str>),
     /// An environment variable of the server, by name.
     EnvVar(Arc<str>),
+    /// In the resource itself, as it was before the server was restarted: a private key, which is kept nowhere.
+    NotKept,
 }
 
 impl BackendKind {
@@ -256,7 +266,7 @@ impl BackendKind {
 }
 
 /// `conf.caCert` of a builtin backend.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BuiltinSettings {
     /// Lifetime of the root: `conf.caCert.expiration`, 10 years by default.
     pub root_lifetime: Duration,
@@ -269,7 +279,7 @@ impl Default for BuiltinSettings {
 }
 
 /// cert-manager's `issuerRef`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IssuerRef {
     /// The issuer's name.
     pub name: String,
@@ -280,9 +290,10 @@ pub struct IssuerRef {
 }
 
 /// Where the CA certificates of a cert-manager backend come from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum CaSource {
     /// `conf.caCert.inlineString` or `.inline`: parsed when the resource was read.
+    #[serde(with = "kept::bundle")]
     Inline(Arc<Bundle>),
     /// `conf.caCert.file`: a PEM file, watched.
     File(PathBuf),

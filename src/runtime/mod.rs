@@ -8,4 +8,5 @@ pub mod file_watch;
 pub mod private_file;
 pub mod publish;
 pub mod regular_file;
+pub mod state_dir;
 pub mod tasks;

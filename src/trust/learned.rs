@@ -10,11 +10,25 @@ use serde::{Deserialize, Serialize};
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
 use crate::runtime::private_file;
+use crate::runtime::state_dir::StateDir;
 
 use super::state::SourceKey;
 
 /// How much longer a root is kept than is known to be needed: so often at most is its file written.
 const SLACK: SignedDuration = SignedDuration::from_hours(1);
+
+/// The most roots that one backend may have in use at a time: an issuer that makes a new one for each leaf is a mistake.
+const MAX_ROOTS: usize = 256;
+
+/// A root that an issuer named is not trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the issuer names ever new CAs: {MAX_ROOTS} of them are in use by leaves that have not ended, and {refused} is not trusted \
+     beside them; give the CA to trust in conf.caCert, or see why the issuer changes it"
+)]
+pub struct TooMany {
+    refused: String,
+}
 
 /// The roots of one backend. The one named last is always trusted, an older one for as long as a leaf that was issued under
 /// it may be in use: an issuer that rotates its CA cuts nobody off. Each is the word of one issuer
@@ -37,13 +51,19 @@ struct Root {
 
 impl LearnedRoots {
     /// `issuer` named `root` with a leaf that ends at `needed_until`. Says whether anything changed worth keeping.
-    pub fn observe(&mut self, root: &Certificate, needed_until: Timestamp, issuer: &Arc<str>) -> bool {
+    ///
+    /// # Errors
+    /// [`TooMany`]: all that there is room for are in use, and none of those is given up for another one.
+    pub fn observe(&mut self, root: &Certificate, needed_until: Timestamp, issuer: &Arc<str>) -> Result<bool, TooMany> {
         let kept_until = needed_until.saturating_add(SLACK).unwrap_or(Timestamp::MAX);
         let Some(index) = self.roots.iter().position(|known| known.certificate == *root) else {
+            if self.roots.len() >= MAX_ROOTS {
+                return Err(TooMany { refused: root.subject().to_owned() });
+            }
             let issuer = Some(issuer.clone());
             self.roots.push(Root { certificate: root.clone(), needed_until: kept_until, issuer });
             self.current = self.roots.len() - 1;
-            return true;
+            return Ok(true);
         };
         let known = &mut self.roots[index];
         let mut changed = known.issuer.replace(issuer.clone()).as_ref() != Some(issuer);
@@ -51,7 +71,7 @@ impl LearnedRoots {
             known.needed_until = kept_until;
             changed = true;
         }
-        std::mem::replace(&mut self.current, index) != index || changed
+        Ok(std::mem::replace(&mut self.current, index) != index || changed)
     }
 
     /// `by` is about to be named instead of the root that was named last, maybe: other servers have had leaves issued under
@@ -88,9 +108,10 @@ impl LearnedRoots {
         self.roots.iter().any(|root| root.issuer.as_ref() == Some(issuer))
     }
 
-    /// All that are trusted; `None` if none was named yet.
+    /// All that are trusted, however many they are; `None` if none was named yet.
     pub fn bundle(&self) -> Option<Bundle> {
-        Bundle::from_certificates(self.roots.iter().map(|root| root.certificate.clone())).ok()
+        let each = self.roots.iter().filter_map(|root| Bundle::from_certificates([root.certificate.clone()]).ok());
+        Bundle::union(&each.collect::<Vec<_>>())
     }
 }
 
@@ -98,7 +119,7 @@ impl LearnedRoots {
 /// leaves still need nor has to ask the issuer before it can serve.
 #[derive(Debug)]
 pub struct LearnedStore {
-    folder: PathBuf,
+    state_dir: StateDir,
     backends: BTreeMap<SourceKey, LearnedRoots>,
 }
 
@@ -113,18 +134,18 @@ struct Kept {
 
 impl LearnedStore {
     /// Keeps its files under `state_dir`.
-    pub fn new(state_dir: &Path) -> Self {
-        Self { folder: state_dir.join("trust"), backends: BTreeMap::new() }
+    pub fn new(state_dir: &StateDir) -> Self {
+        Self { state_dir: state_dir.clone(), backends: BTreeMap::new() }
     }
 
     /// Whether a root of the backend that `issuer` named is kept under `state_dir`.
-    pub fn has_kept(state_dir: &Path, key: &SourceKey, issuer: &Arc<str>) -> bool {
-        read(&file(&state_dir.join("trust"), key)).is_ok_and(|roots| roots.has_one_of(issuer))
+    pub fn has_kept(state_dir: &StateDir, key: &SourceKey, issuer: &Arc<str>) -> bool {
+        read(&file(state_dir, key)).is_ok_and(|roots| roots.has_one_of(issuer))
     }
 
     /// What is known of a backend; read from its file the first time.
     pub fn roots(&mut self, key: &SourceKey) -> &mut LearnedRoots {
-        let path = file(&self.folder, key);
+        let path = file(&self.state_dir, key);
         self.backends.entry(key.clone()).or_insert_with(|| {
             read(&path).unwrap_or_else(|error| {
                 tracing::warn!(file = %path.display(), error, "the roots learned before cannot be read; asking the issuer");
@@ -136,35 +157,29 @@ impl LearnedStore {
     /// Forgets what a backend's issuer named, for good: the backend is gone, and one that takes its name may have another.
     pub fn forget(&mut self, key: &SourceKey) {
         self.backends.remove(key);
-        let path = file(&self.folder, key);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(file = %path.display(), %error, "the roots learned for a backend that is gone cannot be removed");
-            }
-            _ => {}
-        }
+        let (mesh, backend) = key;
+        let what = format!("which CA the issuer of backend {backend} of mesh {mesh}, which is gone, has named");
+        self.state_dir.remove(&file(&self.state_dir, key), &what);
     }
 
     /// Removes the files of all backends but those that `is_listed`: what was deleted while no server ran must not lend its
     /// CA to one that takes its name later.
     pub fn forget_others<'k>(&self, listed: impl Iterator<Item = &'k SourceKey>) {
-        let listed: BTreeSet<PathBuf> = listed.map(|key| file(&self.folder, key)).collect();
-        for path in files_below(&self.folder) {
+        let listed: BTreeSet<PathBuf> = listed.map(|key| file(&self.state_dir, key)).collect();
+        for path in files_below(&self.state_dir.path().join("trust")) {
             if listed.contains(&path) || path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
-            match std::fs::remove_file(&path) {
-                Ok(()) => tracing::info!(file = %path.display(), "the roots of a backend that is gone are forgotten"),
-                Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "the roots of a backend that is gone cannot be removed")
-                }
+            if self.state_dir.remove(&path, "which CA the issuer of a backend that is gone has named") {
+                tracing::info!(file = %path.display(), "the roots of a backend that is gone are forgotten");
             }
         }
     }
 
-    /// Writes a backend's file. A disk that is full costs a restart some time, and no proxy anything: it is only logged.
-    pub fn keep(&mut self, key: &SourceKey) {
-        let path = file(&self.folder, key);
+    /// Writes a backend's file. Says whether that was done; a disk that is full costs a restart some time, and no proxy
+    /// anything.
+    pub fn keep(&mut self, key: &SourceKey) -> bool {
+        let path = file(&self.state_dir, key);
         let LearnedRoots { roots, current } = self.roots(key);
         let kept = |(index, root): (usize, &Root)| Kept {
             certificate: root.certificate.pem(),
@@ -173,16 +188,19 @@ impl LearnedStore {
             issuer: root.issuer.as_deref().map(str::to_owned),
         };
         let kept: Vec<Kept> = roots.iter().enumerate().map(kept).collect();
-        let written = serde_json::to_vec_pretty(&kept)
-            .map_err(std::io::Error::other)
-            .and_then(|json| private_file::write(&path, &json));
-        if let Err(error) = written {
-            tracing::warn!(%error, "the issuer's roots cannot be kept for the next start");
-        }
+        // Nothing in it can fail to be written as JSON.
+        let json = serde_json::to_vec_pretty(&kept).unwrap_or_default();
+        let (mesh, backend) = key;
+        self.state_dir.write(
+            &path,
+            &format!("which CA the issuer of backend {backend} of mesh {mesh} has named"),
+            &json,
+        )
     }
 }
 
-fn file(folder: &Path, (mesh, backend): &(Arc<str>, Arc<str>)) -> PathBuf {
+fn file(state_dir: &StateDir, (mesh, backend): &(Arc<str>, Arc<str>)) -> PathBuf {
+    let folder = state_dir.path().join("trust");
     folder.join(private_file::name_of(mesh)).join(private_file::name_of(backend) + ".json")
 }
 

@@ -62,13 +62,14 @@ fn listed(policy: &MeshPolicy) -> BTreeMap<Arc<str>, Listed> {
 
 impl Memory {
     /// What the mesh is served with now: what its backends say (`good`), and for those that say nothing what is remembered.
-    /// `None` if nothing is remembered of the mesh and one of them says nothing, unless it `is_given_up`: half a bundle would
-    /// cut peers off.
+    /// `None` if it is not served yet (`is_served`) and a backend says nothing of which nobody knows what it has signed: nothing
+    /// is remembered at all, or it was another CA then; unless it `is_given_up`. Half a bundle would cut peers off.
     ///
     /// A backend that is no longer listed counts no more; only where nothing else is left of its trust domain, while the one
     /// to come in its place has said nothing. One that has become another CA in its place counts until its last leaf has ended.
     pub(super) fn next(
-        before: Option<&Self>,
+        before: &Self,
+        is_served: bool,
         policy: &MeshPolicy,
         good: impl Fn(&Backend) -> Option<Arc<Bundle>>,
         is_given_up: impl Fn(&Backend) -> bool,
@@ -77,18 +78,25 @@ impl Memory {
         let is_silent = |backend: &&Arc<Backend>| can_speak(backend) && good(backend).is_none();
         let silent: Vec<&Arc<Backend>> = policy.backends.iter().filter(is_silent).collect();
         let is_nobody_heard = silent.len() == policy.backends.iter().filter(|backend| can_speak(backend)).count();
-        if before.is_none() && (is_nobody_heard || !silent.iter().all(|backend| is_given_up(backend))) {
+        let is_nothing_known = before.said.is_empty();
+        let is_another = |backend: &Backend| {
+            before.listed.get(&backend.name).is_some_and(|before| before.origin != origin(&backend.kind))
+        };
+        let is_awaited = |backend: &Backend| (is_nothing_known || is_another(backend)) && !is_given_up(backend);
+        let is_early = is_nothing_known && is_nobody_heard || silent.iter().any(|backend| is_awaited(backend));
+        if !is_served && is_early {
             return None;
         }
-        let nothing = Self::default();
-        let before = before.unwrap_or(&nothing);
-        let last_word = |name: &str| before.said.iter().find(|said| *said.backend == *name && said.until.is_none());
+        let last_word = |backend: &Backend| {
+            let is_its = |said: &&Said| said.backend == backend.name && said.until.is_none() && !is_another(backend);
+            before.said.iter().find(is_its)
+        };
         let of_listed = policy.backends.iter().filter_map(|backend| match good(backend) {
             Some(bundle) => {
                 let part = (backend.trust_domain.clone(), bundle);
                 Some(Said { backend: backend.name.clone(), part, until: None })
             }
-            None => last_word(&backend.name).filter(|_| can_speak(backend)).cloned(),
+            None => last_word(backend).filter(|_| can_speak(backend)).cloned(),
         });
         let of_listed: Vec<Said> = of_listed.collect();
         let is_left = |said: &&Said| {
@@ -101,7 +109,11 @@ impl Memory {
         let left: Vec<Said> = before.said.iter().filter(is_left).cloned().collect();
         let listed = listed(policy);
         let retired = before.retired(&listed, now);
-        let said = left.into_iter().chain(of_listed).chain(retired).collect();
+        let mut said: Vec<Said> = left.into_iter().chain(of_listed).chain(retired).collect();
+        if said.is_empty() {
+            // Its last leaf has ended, and there is nobody else yet.
+            said = before.said.iter().filter(|said| listed.contains_key(&said.backend)).cloned().collect();
+        }
         Some(Self { said, listed })
     }
 
@@ -130,34 +142,23 @@ impl Memory {
         retired
     }
 
-    /// Takes over what a program that ran before this one remembered, as far as it is of the backends that `policy` lists. One
-    /// that is another CA now must not be lent what was said under its name, and without that a bundle would cut peers off: so
-    /// nothing is taken over then while nothing else is remembered.
-    pub(super) fn take_up(current: &mut Option<Self>, kept: &mut Self, policy: &MeshPolicy) {
+    /// This, with what a program that ran before this one kept of the backends that `policy` lists; and the rest of that.
+    pub(super) fn with_kept(mut self, kept: &Self, policy: &MeshPolicy) -> (Self, Self) {
         let listed = listed(policy);
-        let is_same = |name: &Arc<str>| {
-            kept.listed.get(name).zip(listed.get(name)).is_some_and(|(before, now)| before.origin == now.origin)
-        };
-        let is_changed = listed.keys().any(|name| kept.listed.contains_key(name) && !is_same(name));
-        if current.is_none() && is_changed {
-            return;
-        }
-        let are_all_the_same = kept.listed.len() == listed.len() && listed.keys().all(is_same);
-        let is_ours = |said: &Said| is_same(&said.backend) || are_all_the_same;
-        let (ours, others): (Vec<Said>, Vec<Said>) =
-            std::mem::take(&mut kept.said).into_iter().partition(|said| is_ours(said));
-        kept.said = others;
-        if ours.is_empty() {
-            return;
-        }
-        let memory = current.get_or_insert_default();
+        let is_same =
+            |(name, now): (&Arc<str>, &Listed)| kept.listed.get(name).is_some_and(|before| before.origin == now.origin);
+        // Then also what was left of others.
+        let are_all_the_same = kept.listed.len() == listed.len() && listed.iter().all(is_same);
+        let is_ours = |said: &Said| listed.contains_key(&said.backend) || are_all_the_same;
+        let (ours, others): (Vec<Said>, Vec<Said>) = kept.said.iter().cloned().partition(is_ours);
         for said in ours {
-            let is_known = memory.said.iter().any(|known| known.backend == said.backend && known.until.is_none());
+            let is_known = self.said.iter().any(|known| known.backend == said.backend && known.until.is_none());
             if said.until.is_some() || !is_known {
-                memory.listed.extend(kept.listed.get_key_value(&said.backend).map(|(k, v)| (k.clone(), v.clone())));
-                memory.said.push(said);
+                self.listed.extend(kept.listed.get_key_value(&said.backend).map(|(k, v)| (k.clone(), v.clone())));
+                self.said.push(said);
             }
         }
+        (self, Self { said: others, listed: kept.listed.clone() })
     }
 
     /// With what `kept` has of backends that are not in this one.

@@ -123,6 +123,8 @@ fn what_was_said_before_a_restart_is_not_lent_to_another() {
     assert_eq!(trusted(&mut restart(&before, &[("new", "builtin")], &[])), [""; 0]);
     let mut changed = restart(&before, &[("one", "builtin"), ("other", "another")], &[("one", &one)]);
     assert_eq!(trusted(&mut changed), [""; 0], "without it the bundle would cut peers off");
+    changed.hear(&("default".into(), "other".into()), Answer::Bad("away".into()));
+    assert_eq!(trusted_at(&mut changed, NOW + 10), ["One", "Other"], "until its last leaf has ended");
     let mut gone = restart(&before, &[("one", "builtin")], &[]);
     assert_eq!(trusted(&mut gone), ["One"]);
 }
@@ -142,6 +144,19 @@ fn a_ca_that_was_replaced_in_place_is_trusted_until_its_last_leaf_has_ended() {
         assert_eq!(trusted_at(state, NOW + HOUR - 1), ["New", "Old"]);
         assert_eq!(trusted_at(state, NOW + HOUR + 1), ["New"]);
     }
+    // It is the same when it was replaced while no server ran, and once more after that.
+    let before = start(&[("ca", "builtin")], &[("ca", &old)]);
+    let mut silent = restart(&before, &issuer, &[]);
+    assert_eq!(trusted(&mut silent), [""; 0], "maybe another replica knows what it has signed");
+    let mut state = with(silent, &issuer, &[("ca", &new)]);
+    let mut again = restart(&state, &issuer, &[]);
+    for state in [&mut state, &mut again] {
+        assert_eq!(trusted_at(state, NOW + HOUR - 1), ["New", "Old"]);
+        assert_eq!(trusted_at(state, NOW + HOUR + 1), ["New"]);
+    }
+    // Nobody comes in its place.
+    let mut state = with(start(&[("ca", "builtin")], &[("ca", &old)]), &issuer, &[]);
+    assert_eq!(trusted_at(&mut state, NOW + HOUR + 1), ["Old"], "nothing else is left");
     // To take it off the list is to trust it no more.
     let first = start(&[("ca", "builtin")], &[("ca", &old)]);
     let state = with(first, &issuer, &[("ca", &new)]);

@@ -163,11 +163,13 @@ impl TrustState {
                 let is_enabled = policy.enabled_backend.as_ref() == Some(&backend.name);
                 !is_enabled && source(backend).is_some_and(|source| now.duration_since(since) >= source.patience())
             };
-            let mut before = self.memory.remove(mesh).filter(|memory| !memory.said.is_empty());
-            if let Some(kept) = self.kept.get_mut(mesh) {
-                Memory::take_up(&mut before, kept, policy);
-            }
-            let Some(memory) = Memory::next(before.as_ref(), policy, good, is_given_up, now) else {
+            let before = self.memory.remove(mesh).unwrap_or_default();
+            let is_served = !before.said.is_empty();
+            let (before, rest) = match self.kept.get(mesh) {
+                Some(kept) => before.with_kept(kept, policy),
+                None => (before, Memory::default()),
+            };
+            let Some(memory) = Memory::next(&before, is_served, policy, good, is_given_up, now) else {
                 let ends = [PATIENCE_WITH_BAD, PATIENCE_WITH_AWAITED].map(|patience| since.saturating_add(patience));
                 let ends = ends.into_iter().flatten().filter(|end| *end > now);
                 self.look_again_at = self.look_again_at.into_iter().chain(ends).min();
@@ -177,6 +179,7 @@ impl TrustState {
             let known = policy.backends.iter().filter(|backend| good(backend).is_some()).map(|one| one.name.clone());
             let known: Vec<Arc<str>> = known.collect();
             self.memory.insert(mesh.clone(), memory);
+            self.kept.entry(mesh.clone()).and_modify(|kept| *kept = rest);
             let Some(own) = own else { continue };
             let earlier = self.added.get(mesh).map_or(&[][..], Vec::as_slice);
             set.known.extend(known.into_iter().map(|backend| (mesh.clone(), backend)));

@@ -1,7 +1,6 @@
 //! The trust store: hears the sources, publishes each mesh's bundle.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -21,6 +20,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::FileWatch;
 use crate::runtime::publish;
 use crate::runtime::regular_file;
+use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::Tasks;
 
 /// How long the resources have to be complete before what they do not list counts as gone.
@@ -37,7 +37,7 @@ pub struct Sources {
     /// that is not among them may exist all the same.
     pub complete: watch::Receiver<bool>,
     /// Where roots that issuers named are kept.
-    pub state_dir: PathBuf,
+    pub state_dir: StateDir,
 }
 
 /// Publishes each mesh's trust bundle. Cheap to clone.
@@ -49,7 +49,7 @@ pub struct TrustStore {
     domains: TrustDomains,
     /// No more is in it than there are signings in flight, which wait for what they told to be served, and backends.
     news: mpsc::UnboundedSender<News>,
-    state_dir: Arc<std::path::Path>,
+    state_dir: StateDir,
 }
 
 /// A mesh, its backend as the policy had it when it was asked, and what it has to say.
@@ -69,7 +69,7 @@ impl TrustStore {
             published: published.clone(),
             policies: sources.policies.clone(),
         };
-        let state_dir = sources.state_dir.as_path().into();
+        let state_dir = sources.state_dir.clone();
         let store = Self { published, troubles, meshes: PerMesh::default(), domains, news, state_dir };
         let record = Record::read(&sources.state_dir, clock.now());
         let worker = Worker {
@@ -172,9 +172,8 @@ impl Worker {
                 self.hear(mesh, &backend, told);
             }
             // Once for all that was heard: a file is written, and flushed.
-            for key in std::mem::take(&mut self.to_keep) {
-                self.learned.keep(&key);
-            }
+            let Self { to_keep, learned, .. } = &mut self;
+            to_keep.retain(|key| !learned.keep(key));
         }
     }
 
@@ -197,12 +196,19 @@ impl Worker {
                 // Another replica may have issued under the root before until a moment ago.
                 let others_until = self.clock.now().saturating_add(backend.longest_leaf()).unwrap_or(Timestamp::MAX);
                 let roots = self.learned.roots(&key);
-                if roots.keep_replaced(&root, others_until) | roots.observe(&root, needed_until, &issuer) {
+                let has_replaced = roots.keep_replaced(&root, others_until);
+                let observed = roots.observe(&root, needed_until, &issuer);
+                if has_replaced || observed == Ok(true) {
                     self.to_keep.insert(key.clone());
                 }
-                // What is learned is asked of `learned` each time, since it ends with time.
-                self.told.remove(&key);
-                return;
+                match observed {
+                    Err(too_many) => Answer::Bad(too_many.to_string()),
+                    Ok(_) => {
+                        // What is learned is asked of `learned` each time, since it ends with time.
+                        self.told.remove(&key);
+                        return;
+                    }
+                }
             }
             RootNews::Missing(reason) => Answer::Bad(reason),
         };
@@ -231,7 +237,7 @@ impl Worker {
                     BackendKind::CertManager { trust: CaSource::Issuer, .. } | BackendKind::Provided(_) => {
                         self.named_by_issuer(&key, &backend.kind)
                     }
-                    BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Answer::Good(bundle.clone()),
+                    BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => self.inline(bundle),
                     BackendKind::CertManager { trust: CaSource::File(path), .. } => self.file(path),
                     BackendKind::CertManager { trust: CaSource::Secret(name), .. } => self.secret(mesh, name),
                     BackendKind::NotInProgram(name) => {
@@ -281,7 +287,7 @@ impl Worker {
         if let Some(issuer) = root_issuer(kind)
             && self.learned.roots(key).prune(now, &issuer)
         {
-            self.learned.keep(key);
+            self.to_keep.insert(key.clone());
         }
         match (self.learned.roots(key).bundle(), self.told(key).cloned()) {
             // The issuer does not answer at the moment, but what it said before holds.
@@ -289,6 +295,14 @@ impl Worker {
             (Some(bundle), _) => Answer::Good(Arc::new(bundle)),
             (None, Some(trouble)) => trouble,
             (None, None) => Answer::Awaited("the issuer has not named its CA yet (status.ca of a first request)"),
+        }
+    }
+
+    /// It was checked with its resource, but time goes by.
+    fn inline(&self, bundle: &Arc<Bundle>) -> Answer {
+        match bundle.valid_at(self.clock.now()) {
+            Ok(()) => Answer::Good(bundle.clone()),
+            Err(error) => Answer::Bad(format!("the caCert in the resource: {error}")),
         }
     }
 

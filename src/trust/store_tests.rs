@@ -57,7 +57,7 @@ impl Rig {
             policies: policies_rx,
             secrets: secrets_rx,
             complete: complete_rx,
-            state_dir: state_dir.path().to_owned(),
+            state_dir: StateDir::new(state_dir.path()),
         };
         let store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
         Self { store, policies, secrets, state_dir, _complete: complete, _tasks: tasks }
@@ -132,7 +132,7 @@ async fn nor_what_its_issuers_said_of_themselves() {
     rig.policies.send_replace(policies(&[("default", CaSource::Issuer)]));
     rig.settle().await;
     assert_eq!(cas(&rig.store.of("default")), [""; 0]);
-    let mut after_a_restart = LearnedStore::new(rig.state_dir.path());
+    let mut after_a_restart = LearnedStore::new(&StateDir::new(rig.state_dir.path()));
     assert!(after_a_restart.roots(&("default".into(), "ca".into())).bundle().is_none());
     named(&TestCa::root("New"));
     rig.settle().await;
@@ -193,20 +193,25 @@ async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_a
     let state_dir = tempfile::tempdir().unwrap();
     let key = |mesh: &str| (Arc::from(mesh), Arc::from("ca"));
     let issuer: Arc<str> = "cert-manager.io/Issuer/ca".into();
-    let mut before = LearnedStore::new(state_dir.path());
+    let mut before = LearnedStore::new(&StateDir::new(state_dir.path()));
     for mesh in ["default", "gone"] {
-        before.roots(&key(mesh)).observe(TestCa::root("Root").certificate(), timestamp(1_900_000_000), &issuer);
+        before
+            .roots(&key(mesh))
+            .observe(TestCa::root("Root").certificate(), timestamp(1_900_000_000), &issuer)
+            .unwrap();
         before.keep(&key(mesh));
     }
     let (complete, is_complete) = watch::channel(false);
     let (_secrets, secrets) = watch::channel(in_files(MeshSecrets::default()));
     let (_policies, policies) = watch::channel(policies(&[("default", CaSource::Issuer)]));
-    let sources = Sources { policies, secrets, complete: is_complete, state_dir: state_dir.path().to_owned() };
+    let sources = Sources { policies, secrets, complete: is_complete, state_dir: StateDir::new(state_dir.path()) };
     let (tasks, _deaths) = Tasks::new();
     let store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
     let some_looks = || tokio::time::sleep(Duration::from_secs(150));
     some_looks().await;
-    let kept = || ["default", "gone"].map(|mesh| LearnedStore::has_kept(state_dir.path(), &key(mesh), &issuer));
+    let kept = || {
+        ["default", "gone"].map(|mesh| LearnedStore::has_kept(&StateDir::new(state_dir.path()), &key(mesh), &issuer))
+    };
     assert_eq!(
         (cas(&store.of("default")), kept()),
         (vec!["CN=Root".to_owned()], [true, true]),
@@ -275,7 +280,7 @@ async fn a_mesh_is_served_after_a_restart_with_what_it_was_served_with_before() 
         let (policies, policies_rx) = watch::channel(meshes);
         let (secrets, secrets_rx) = watch::channel(in_files(MeshSecrets::default()));
         let (complete, complete_rx) = watch::channel(true);
-        let state_dir = rig.state_dir.path().to_owned();
+        let state_dir = StateDir::new(rig.state_dir.path());
         let sources = Sources { policies: policies_rx, secrets: secrets_rx, complete: complete_rx, state_dir };
         let (tasks, deaths) = Tasks::new();
         let store = TrustStore::start(sources, Clock::simulated(timestamp(now)), &tasks);
@@ -310,4 +315,24 @@ async fn a_source_that_is_bad_keeps_a_mesh_that_starts_waiting_for_some_seconds_
     trusted.wait_for(Option::is_some).await.unwrap();
     assert!(began.elapsed() <= Duration::from_secs(11), "{:?}", began.elapsed());
     assert_eq!(cas(&trusted), ["CN=Root"]);
+}
+
+/// As it does when a Mesh is read that lists it, or when the day comes.
+#[tokio::test(start_paused = true)]
+async fn a_ca_in_a_resource_that_has_ended_is_a_bad_source_and_no_more() {
+    let over = TestCa::root_until("Over", timestamp(1_800_000_000 - 1)).bundle();
+    let mut policy = MeshPolicy::clone(&policies(&[("default", from_secret("root"))]).meshes["default"]);
+    let mut listed = Backend::clone(&policy.backends[0]);
+    listed.name = "over".into();
+    let BackendKind::CertManager { trust, .. } = &mut listed.kind else { unreachable!() };
+    *trust = CaSource::Inline(Arc::new(over));
+    policy.backends.push(Arc::new(listed));
+    let all = PolicySet { meshes: [("default".into(), Arc::new(policy))].into() };
+    let rig = Rig::start(Arc::new(all), MeshSecrets::from_iter([secret("default", "root", &TestCa::root("Root"))]));
+    rig.settle().await;
+    let troubles = rig.store.troubles().borrow().clone();
+    let trouble = &troubles[&("default".into(), "over".into())];
+    assert!(trouble.reason.contains("CN=Over expired at"), "{trouble:?}");
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert_eq!(cas(&rig.store.of("default")), ["CN=Root"]);
 }

@@ -13,6 +13,7 @@ mod embedded;
 mod federation;
 mod hostile;
 mod kubernetes_identity;
+mod last_good;
 mod late_trust;
 mod membership;
 mod outages;

@@ -142,6 +142,7 @@ impl Provided {
         let bad = |reason: String| Missing::Bad(format!("the CA's {what} {}: {reason}", place(source)));
         match source {
             DataSource::Inline(bytes) => Ok(bytes.clone()),
+            DataSource::NotKept => Err(bad("has not been kept over the restart: it is needed again".to_owned())),
             DataSource::File(path) => {
                 self.surroundings.files.add(path);
                 read_file(path).map_err(|error| bad(error.to_string()))
@@ -208,7 +209,7 @@ impl CertificateAuthority for Provided {
 fn place(source: &DataSource) -> Cow<'static, str> {
     let is_name = |text: &str| !text.contains("-----") && !text.chars().any(char::is_control);
     match source {
-        DataSource::Inline(_) => "in the resource".into(),
+        DataSource::Inline(_) | DataSource::NotKept => "in the resource".into(),
         DataSource::File(path) if is_name(&path.to_string_lossy()) => format!("in file {}", path.display()).into(),
         DataSource::Secret(name) if is_name(name) => format!("in mesh Secret {name:?}").into(),
         DataSource::EnvVar(name) if is_name(name) => format!("in environment variable {name}").into(),

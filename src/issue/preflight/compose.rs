@@ -78,7 +78,7 @@ pub(super) fn compose(
 }
 
 /// The backends of `Mesh.mtls`.
-pub(super) fn classic(policy: &MeshPolicy) -> impl Iterator<Item = &Arc<Backend>> {
+fn classic(policy: &MeshPolicy) -> impl Iterator<Item = &Arc<Backend>> {
     policy.backends.iter().filter(|backend| {
         let is_enabled = policy.enabled_backend.as_ref() == Some(&backend.name);
         is_enabled || !policy.identities.iter().any(|identity| identity.backend == backend.name)

@@ -3,7 +3,7 @@
 //! It sits between the policies that the resources want and everybody who acts by a policy. A new signer comes into force
 //! when its test certificate (`spiffe://<trust domain>/envoy-sds/preflight`; approvers have to know it; its key is thrown away)
 //! was issued and leads to the CA that the policy says to trust. Until then the mesh's older policy stays, and what is wrong
-//! is told. A mesh's first policy since the server started has nothing to keep: it is in force at once, and its test only
+//! is told, also over a restart. A mesh's first policy has nothing to keep: it is in force at once, and its test only
 //! tells. `mtls.skipValidation` turns all of that off.
 
 mod attempt;
@@ -13,7 +13,6 @@ mod record;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +22,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use self::attempt::{TestError, Tester};
 use self::passed::Passed;
-use self::record::RecordFile;
+pub use self::record::recall;
 use self::state::{State, Test};
 use super::ca::AuthoritySource;
 use super::ca::cert_manager::PendingBoard;
@@ -37,7 +37,11 @@ use crate::model::preflight::{Outcome, Rules, Verdicts};
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::clock::Clock;
 use crate::runtime::publish;
+use crate::runtime::state_dir::{StateDir, StateFile};
 use crate::runtime::tasks::Tasks;
+
+/// How long a mesh that was in force when the server ended may take to come again; the resources have been waited for before.
+const LATE: Duration = Duration::from_secs(60);
 
 /// The longest pause between two attempts: somebody waits for it.
 const AT_MOST: Duration = Duration::from_secs(60);
@@ -58,7 +62,7 @@ pub struct Settings {
     /// Which policies may be in force beside each other: what is composed of old and new is held to it.
     pub rules: Rules,
     /// Where is kept what has passed, and what was in force.
-    pub state_dir: PathBuf,
+    pub state_dir: StateDir,
     /// The time.
     pub clock: Clock,
 }
@@ -78,8 +82,8 @@ impl Preflight {
     /// Starts it; the first policies are in force when it returns, if they are known by then.
     pub fn start(settings: Settings, registry: &mut Registry, tasks: &Tasks) -> Self {
         let Settings { mut wanted, known, secrets, authorities, pending, rules, state_dir, clock } = settings;
-        let (passed, record) = (Passed::new(&state_dir), RecordFile::open(&state_dir));
-        let mut state = State::new(record.record().clone(), rules);
+        let (passed, mut record) = (Passed::new(&state_dir), record::file(&state_dir));
+        let mut state = State::new(record.recall().unwrap_or_default(), rules);
         state.want(wanted.borrow_and_update().clone(), |test| passed.has(test), clock.now());
         if *known.borrow() {
             state.begin();
@@ -109,7 +113,7 @@ impl Preflight {
 struct Worker {
     state: State,
     passed: Passed,
-    record: RecordFile,
+    record: StateFile,
     /// Those that were wanted or in force when it looked last.
     signers: BTreeSet<(Arc<str>, Arc<str>)>,
     running: BTreeMap<Test, AbortHandle>,
@@ -128,6 +132,7 @@ impl Worker {
     async fn run(mut self, mut wanted: watch::Receiver<Arc<PolicySet>>, mut known: watch::Receiver<bool>) {
         // No more is in it than there are signers, each of which says a word now and then.
         let (tell, mut told) = mpsc::unbounded_channel();
+        let (mut late, mut known_since) = (true, self.state.has_begun().then(Instant::now));
         loop {
             self.keep();
             self.publish();
@@ -143,6 +148,11 @@ impl Worker {
                     // What is known has been published before that.
                     self.want(wanted.borrow_and_update().clone());
                     self.state.begin();
+                    known_since = Some(Instant::now());
+                }
+                () = until_late(known_since), if late => {
+                    self.state.forget_kept();
+                    late = false;
                 }
                 Some((test, outcome)) = told.recv() => self.hear(&test, outcome),
                 Some(_ended) = self.tests.join_next() => {}
@@ -161,7 +171,7 @@ impl Worker {
             self.passed.forget(mesh, backend);
         }
         if self.state.has_begun() {
-            self.record.keep(self.state.in_force(), self.state.kept());
+            self.record.keep(&record::to_keep(self.state.in_force(), self.state.kept()));
         }
     }
 
@@ -218,6 +228,14 @@ impl Worker {
         self.decide
             .send_if_modified(|decided| std::mem::replace(decided, self.state.has_begun()) != self.state.has_begun());
         publish::if_changed(&self.tell, verdicts);
+    }
+}
+
+/// Waits until nothing comes any more of what was in force before the start; forever, if not even the rest has come.
+async fn until_late(known_since: Option<Instant>) {
+    match known_since {
+        Some(since) => tokio::time::sleep_until(since + LATE).await,
+        None => std::future::pending().await,
     }
 }
 

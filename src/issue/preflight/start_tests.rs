@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::tests::{Rig, failed, mesh, with_identity};
-use crate::model::policy::{Backend, IdentityPolicy, MeshPolicy, PolicySet};
+use crate::model::policy::{Backend, BackendKind, DataSource, IdentityPolicy, MeshPolicy, PolicySet, ProvidedCa};
 use crate::model::preflight::{Conflict, Outcome, Rules};
+use crate::model::secrets::SecretBytes;
+use crate::testing::certs::TestCa;
 
 /// Every order of the numbers below `count`.
 fn orders(count: usize) -> Vec<Vec<usize>> {
@@ -108,38 +110,89 @@ fn a_restart_with_the_same_resources_ends_in_the_same_state() {
 }
 
 #[test]
-fn a_mesh_of_which_nothing_was_in_force_has_nothing_to_keep() {
+fn a_mesh_that_comes_late_finds_what_was_in_force_of_it_and_one_that_was_deleted_leaves_nothing() {
     let mut rig = Rig::new();
     rig.want(mesh("a=one"));
-    rig.restart(vec![mesh("a=other")], &[]);
-    assert_eq!((rig.in_force(), rig.to_test()), ("a: a=other".into(), vec!["a".into()]));
-    // A mesh that comes late, and what was in force of it before.
     rig.restart(vec![], &[]);
-    rig.want(with_identity(mesh("a=other"), "web", "two"));
-    assert_eq!(rig.in_force(), "a: a=other");
-    // One that goes while the server runs leaves nothing.
+    rig.restart(vec![], &[]);
+    rig.want(mesh("a=other"));
+    assert_eq!(rig.in_force(), "a: a=one");
+    // While the server runs.
     rig.want_all(vec![], &[]);
     rig.want(mesh("a=two"));
     assert_eq!(rig.in_force(), "a: a=two");
+    // While none ran.
+    rig.restart(vec![], &[]);
+    rig.state.forget_kept();
+    rig.want(mesh("a=three"));
+    assert_eq!(rig.in_force(), "a: a=three");
 }
 
 #[test]
-fn an_identity_policy_that_was_changed_while_no_server_ran_gives_nobody_a_weaker_identity() {
-    let mut rig = Rig::new();
-    rig.want(with_identity(mesh("a=one"), "web", "two"));
-    rig.told("a", Outcome::Passed);
-    rig.told("of-web", Outcome::Passed);
-    let changed = with_identity(mesh("a=one"), "web", "three");
-    for _ in 0..2 {
-        rig.restart(vec![changed.clone()], &["a"]);
-        rig.told("of-web", failed());
-        assert_eq!((rig.in_force(), held(&rig)), ("a: a=one".into(), vec!["of-web".into()]));
-        let policy = &rig.state.in_force().meshes["default"];
-        assert_eq!(policy.identities, changed.identities, "it still selects");
-        assert_eq!(policy.signer(Some("web")), None);
+fn what_was_changed_in_its_place_is_held_back_over_restarts_and_can_be_taken_back() {
+    let of_web = |issuer: &str| with_identity(mesh("a=one"), "web", issuer);
+    for (name, before, changed, signer, expected) in [
+        ("the only signer", mesh("a=one"), mesh("a=other"), "a", "a: a=one"),
+        ("with others listed", mesh("a=one b=two"), mesh("a=other b=two"), "a", "a: a=one b=two"),
+        ("of an identity policy", of_web("two"), of_web("three"), "of-web", "a: a=one of-web=two"),
+    ] {
+        // Whether it was changed while the server ran.
+        for live in [true, false] {
+            let mut rig = Rig::new();
+            rig.want(before.clone());
+            let passed: Vec<String> = rig.to_test();
+            for backend in &passed {
+                rig.told(backend, Outcome::Passed);
+            }
+            if live {
+                rig.want(changed.clone());
+                rig.told(signer, failed());
+            }
+            let others: Vec<&str> = passed.iter().map(String::as_str).filter(|other| *other != signer).collect();
+            for _ in 0..2 {
+                rig.restart(vec![changed.clone()], &others);
+                rig.told(signer, failed());
+                assert_eq!((rig.in_force().as_str(), held(&rig)), (expected, vec![signer.into()]), "{name}, {live}");
+            }
+            rig.restart(vec![before.clone()], &others);
+            assert_eq!((*rig.state.in_force().meshes["default"]).clone(), before, "{name}, {live}");
+            assert_eq!(held(&rig).len(), 0, "{name}, {live}");
+            rig.restart(vec![changed.clone()], &others);
+            rig.told(signer, Outcome::Passed);
+            assert_eq!((*rig.state.in_force().meshes["default"]).clone(), changed, "{name}, {live}");
+        }
     }
-    rig.told("of-web", Outcome::Passed);
-    assert_eq!((rig.in_force(), held(&rig).len()), ("a: a=one of-web=three".into(), 0));
+}
+
+#[test]
+fn a_private_key_that_was_not_kept_is_found_in_what_is_wanted() {
+    let inline = |text: &str| DataSource::Inline(SecretBytes::new(text.as_bytes().to_vec()));
+    let certificate = TestCa::root("given").certificate().pem();
+    let ca = ProvidedCa {
+        certificate: inline(&(certificate + "\n")),
+        private_key: inline("the key"),
+        allow_self_signed: true,
+    };
+    let given = |policy: MeshPolicy| {
+        let is_it = |backend: &Arc<Backend>| &*backend.name == "given";
+        let kind = BackendKind::Provided(ca.clone());
+        let swap = |backend: &Arc<Backend>| match is_it(backend) {
+            true => Arc::new(Backend { kind: kind.clone(), ..Backend::clone(backend) }),
+            false => backend.clone(),
+        };
+        MeshPolicy { backends: policy.backends.iter().map(swap).collect(), ..policy }
+    };
+    let key = |rig: &Rig| match &rig.state.in_force().meshes["default"].enabled().unwrap().kind {
+        BackendKind::Provided(ca) => ca.private_key.clone(),
+        _ => unreachable!(),
+    };
+    let mut rig = Rig::new();
+    rig.want(given(mesh("given=x")));
+    let other = MeshPolicy { enabled_backend: Some("b".into()), ..given(mesh("given=x b=two")) };
+    rig.restart(vec![other], &["given"]);
+    assert_eq!((held(&rig), key(&rig)), (vec!["b".into()], ca.private_key.clone()));
+    rig.restart(vec![mesh("b=two")], &["given"]);
+    assert_eq!((held(&rig), key(&rig)), (vec!["b".into()], DataSource::NotKept));
 }
 
 /// What holds the mesh back.

@@ -7,7 +7,8 @@ use aws_lc_rs::digest;
 use jiff::Timestamp;
 
 use super::compose::{Take, compose, signers};
-use super::record::Record;
+use super::record;
+use crate::model::certificate::{self, Certificate};
 use crate::model::policy::{Backend, BackendKind, CaSource, DataSource, MeshPolicy, PolicySet};
 use crate::model::preflight::{Conflict, Outcome, Rules, Verdict, Verdicts};
 
@@ -41,7 +42,7 @@ pub(super) struct State {
     /// Those whose parts are held back, and why, if not for their own sake.
     held: BTreeMap<Key, Option<Arc<str>>>,
     /// What was in force when the server ended of meshes that have not been in force since.
-    kept: Record,
+    kept: PolicySet,
     /// Which policies may be in force beside each other.
     rules: Rules,
 }
@@ -51,13 +52,18 @@ type Key = (Arc<str>, Arc<str>);
 
 impl State {
     /// Nothing is wanted yet; `kept` was in force when the server ended.
-    pub(super) fn new(kept: Record, rules: Rules) -> Self {
+    pub(super) fn new(kept: PolicySet, rules: Rules) -> Self {
         Self { kept, rules, ..Self::default() }
     }
 
     /// What was in force when the server ended of meshes that have not been in force since.
-    pub(super) fn kept(&self) -> &Record {
+    pub(super) fn kept(&self) -> &PolicySet {
         &self.kept
+    }
+
+    /// Whoever is wanted by now has come: a mesh of this name that comes later is another one.
+    pub(super) fn forget_kept(&mut self) {
+        self.kept = PolicySet::default();
     }
 
     /// These are wanted now. `has_passed` says whether a test is remembered to have been good before the server started.
@@ -109,7 +115,7 @@ impl State {
     /// What the meshes that are wanted have to keep: what is in force of them, or was when the server ended.
     fn before(&self) -> PolicySet {
         let meshes = self.wanted.meshes.iter().filter_map(|(mesh, wanted)| {
-            let kept = || self.kept.get(&**mesh)?.part_of(wanted).map(Arc::new);
+            let kept = || Some(record::completed(self.kept.meshes.get(mesh)?, wanted));
             Some((mesh.clone(), self.in_force.meshes.get(mesh).cloned().or_else(kept)?))
         });
         PolicySet { meshes: meshes.collect() }
@@ -175,7 +181,7 @@ impl State {
                 }
             }
         };
-        self.kept.retain(|mesh, _| !next.meshes.contains_key(mesh.as_str()));
+        self.kept.meshes.retain(|mesh, _| !next.meshes.contains_key(mesh));
         if next != *self.in_force {
             self.in_force = Arc::new(next);
         }
@@ -260,9 +266,14 @@ pub(super) fn digest_of(backend: &Backend) -> Arc<str> {
 fn data_source(source: &DataSource, is_public: bool) -> [String; 2] {
     match source {
         DataSource::Inline(bytes) if is_public => {
-            ["inline".to_owned(), hex::encode(digest::digest(&digest::SHA256, bytes.expose()))]
+            // Not of the text: what is kept of it for the next start is the certificates.
+            let digest = match Certificate::many_from_pem(bytes.expose()) {
+                Ok(certificates) => certificate::full_digest(&certificates),
+                Err(_) => hex::encode(digest::digest(&digest::SHA256, bytes.expose())),
+            };
+            ["inline".to_owned(), digest]
         }
-        DataSource::Inline(_) => ["inline".to_owned(), String::new()],
+        DataSource::Inline(_) | DataSource::NotKept => ["inline".to_owned(), String::new()],
         DataSource::File(path) => ["file".to_owned(), path.display().to_string()],
         DataSource::Secret(name) => ["secret".to_owned(), name.to_string()],
         DataSource::EnvVar(name) => ["envVar".to_owned(), name.to_string()],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::issue::preflight::record::record_of;
+use crate::issue::preflight::record::to_keep;
 use crate::model::policy::{BuiltinSettings, IdentityPolicy, IssuerRef, Selector, TrustAnchors};
 use crate::testing::certs::{TestCa, timestamp};
 
@@ -57,7 +57,9 @@ impl Rig {
 
     /// The server ends, and starts with these resources.
     pub(super) fn restart(&mut self, policies: Vec<MeshPolicy>, passed: &[&str]) {
-        let kept = record_of(self.state.in_force(), self.state.kept());
+        // As it is written, and read again.
+        let kept = serde_json::to_vec(&to_keep(self.state.in_force(), self.state.kept())).unwrap();
+        let kept = serde_json::from_slice(&kept).unwrap();
         let rules = self.state.rules.clone();
         self.state = State::new(kept, rules);
         self.want_all(policies, passed);

@@ -93,7 +93,7 @@ impl Rig {
             authorities: Arc::new(ca.clone()),
             pending: None,
             rules: Rules::default(),
-            state_dir: state_dir.to_owned(),
+            state_dir: StateDir::new(state_dir),
             clock: Clock::simulated(timestamp(1_800_000_000)),
         };
         let mut registry = Registry::default();
@@ -163,9 +163,9 @@ async fn a_restart_asks_nobody_and_a_change_while_no_server_ran_is_tested() {
     assert_eq!(rig.asked(), 0);
     drop(rig);
     let mut rig = Rig::start(folder.path(), mesh("two", CaSource::Issuer), Some(ca));
-    assert_eq!(rig.signs(), "two", "there is nothing to keep");
+    assert_eq!(rig.signs(), "one", "as if it had been changed while the server ran");
     rig.passes("two").await;
-    assert_eq!(rig.asked(), 1);
+    assert_eq!((rig.asked(), rig.signs().as_str()), (1, "two"));
 }
 
 #[tokio::test(start_paused = true)]

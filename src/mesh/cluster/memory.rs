@@ -12,21 +12,23 @@ use zeroize::Zeroizing;
 
 use super::object::{Object, ObjectKind};
 use super::objects::{ByName, Listing, same_objects};
-use crate::runtime::private_file;
+use crate::runtime::state_dir::StateDir;
 
 /// The file of one kind. An object may have a key in it, so others may not read it.
 #[derive(Debug)]
 pub(super) struct Memory {
-    kind: ObjectKind,
+    state_dir: StateDir,
+    /// The same in words.
+    what: String,
     path: PathBuf,
-    /// What is in the file.
+    /// What is in the file, for certain.
     written: Option<ByName>,
 }
 
 impl Memory {
     /// Reads what is there; what cannot be read is as if there were nothing, and is logged.
-    pub(super) fn open(kind: ObjectKind, state_dir: &Path) -> Self {
-        let path = state_dir.join("objects").join(format!("{}.json", kind.plural()));
+    pub(super) fn open(kind: ObjectKind, state_dir: &StateDir) -> Self {
+        let path = state_dir.path().join("objects").join(format!("{}.json", kind.plural()));
         let written = match read(kind, &path) {
             Ok(objects) => Some(objects),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -35,7 +37,8 @@ impl Memory {
                 None
             }
         };
-        Self { kind, path, written }
+        let what = format!("what the cluster has listed of {}", kind.plural());
+        Self { state_dir: state_dir.clone(), what, path, written }
     }
 
     /// What was listed last; `None` if nothing ever was.
@@ -43,22 +46,23 @@ impl Memory {
         self.written.as_ref()
     }
 
-    /// Keeps what the cluster has said, if it has. A disk that is full costs the memory, so it is only logged.
+    /// Keeps what the cluster has said, if it has. What cannot be written is tried again the next time.
     pub(super) fn keep(&mut self, listing: &Listing) {
-        let done = match listing {
+        match listing {
             Listing::Listed(objects) => {
                 if self.written.as_ref().is_some_and(|written| same_objects(written, objects)) {
                     return;
                 }
-                self.written = Some(objects.clone());
-                write(&self.path, objects)
+                if self.state_dir.write(&self.path, &self.what, &text_of(objects)) {
+                    self.written = Some(objects.clone());
+                }
             }
-            Listing::NotInstalled if self.written.take().is_some() => std::fs::remove_file(&self.path),
-            Listing::NotInstalled | Listing::Unknown | Listing::Forbidden | Listing::Remembered(_) => return,
-        };
-        if let Err(error) = done {
-            let kind = self.kind.plural();
-            tracing::warn!(kind, %error, "what the cluster has listed cannot be kept for the next start");
+            Listing::NotInstalled if self.written.is_some() => {
+                if self.state_dir.remove(&self.path, &self.what) {
+                    self.written = None;
+                }
+            }
+            Listing::NotInstalled | Listing::Unknown | Listing::Forbidden | Listing::Remembered(_) => {}
         }
     }
 }
@@ -71,7 +75,7 @@ fn read(kind: ObjectKind, path: &Path) -> io::Result<ByName> {
 }
 
 /// What is compiled of each object, and which it is. One that could not be understood at all is left out.
-fn write(path: &Path, objects: &ByName) -> io::Result<()> {
+fn text_of(objects: &ByName) -> Zeroizing<Vec<u8>> {
     let shown = objects.values().filter_map(|object| {
         let mut document = Value::from(object.source.documents.as_ref().ok()?.first()?);
         let metadata = document.get_mut("metadata")?.as_object_mut()?;
@@ -79,6 +83,6 @@ fn write(path: &Path, objects: &ByName) -> io::Result<()> {
         metadata.insert("generation".to_owned(), json!(object.generation));
         Some(document)
     });
-    let text = Zeroizing::new(serde_json::to_vec(&shown.collect::<Vec<_>>())?);
-    private_file::write(path, &text)
+    // What was read as JSON can be written as such.
+    Zeroizing::new(serde_json::to_vec(&shown.collect::<Vec<_>>()).unwrap_or_default())
 }

@@ -12,7 +12,6 @@ mod report;
 mod status;
 mod writer;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use kube::runtime::watcher;
@@ -26,6 +25,7 @@ pub use status::BackendTroubles;
 pub use writer::{Sources, StatusWriter};
 
 use crate::runtime::cluster::Watch;
+use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::Tasks;
 use memory::Memory;
 use objects::Store;
@@ -38,7 +38,7 @@ pub const DEFINITIONS: &str = include_str!("../../../deploy/crds.yaml");
 pub fn watch_objects(
     client: &Client,
     namespace: &str,
-    state_dir: &Path,
+    state_dir: &StateDir,
     tasks: &Tasks,
 ) -> watch::Receiver<Arc<ClusterObjects>> {
     let (publish, published) = watch::channel(Arc::new(ClusterObjects::default()));

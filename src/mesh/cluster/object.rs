@@ -58,6 +58,11 @@ impl ObjectKind {
         }
     }
 
+    /// What the paths of its objects begin with; see [`ObjectRef::path`].
+    pub fn path(self) -> PathBuf {
+        PathBuf::from(OsStr::from_bytes(&[MARK, self.plural().as_bytes()].concat()))
+    }
+
     /// What the client needs to know of the kind.
     pub(super) fn resource(self) -> ApiResource {
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, self.name()), self.plural())
@@ -77,8 +82,7 @@ impl ObjectRef {
     /// The path that stands for this object where resources are told apart by their files. No file has it: it begins
     /// with a NUL. It never leaves [`compile`](crate::mesh::compile).
     pub fn path(&self) -> PathBuf {
-        let rest = format!("{}/{}", self.kind.plural(), self.name);
-        PathBuf::from(OsStr::from_bytes(&[MARK, rest.as_bytes()].concat()))
+        self.kind.path().join(&*self.name)
     }
 
     /// The object that `path` stands for; `None` if it is a file's.

@@ -23,7 +23,7 @@ pub enum Acceptance {
 pub struct Standing {
     /// Whether it counts.
     pub acceptance: Acceptance,
-    /// Whether it, or what was good of it before, is in force.
+    /// Whether it, or what was good of it before, counts: it is in force, unless its backends are still tested.
     pub in_force: bool,
     /// What is wrong, or good to know: sentences without the object's name.
     pub messages: Vec<String>,

@@ -72,26 +72,17 @@ fn ready(standing: &Standing, verdicts: &[(&str, &Verdict)]) -> Condition {
     match standing.acceptance {
         Acceptance::ShadowedByFile => Condition::new(false, "ShadowedByFile", &standing.messages),
         Acceptance::Invalid => {
-            let kept = match standing.in_force {
-                true => "the last good version stays in force",
-                false => "nothing of it is in force",
+            let held = held_back("its last good version", verdicts);
+            let kept = match (standing.in_force, held.is_empty()) {
+                (true, true) => vec!["the last good version stays in force".to_owned()],
+                (true, false) => held,
+                (false, _) => vec!["nothing of it is in force".to_owned()],
             };
-            let sentences: Vec<_> = standing.messages.iter().cloned().chain([kept.to_owned()]).collect();
+            let sentences: Vec<_> = standing.messages.iter().cloned().chain(kept).collect();
             Condition::new(false, "Invalid", &sentences)
         }
         Acceptance::Accepted => {
-            let held = verdicts.iter().filter(|(_, verdict)| verdict.holds_back);
-            let mut sentences: Vec<_> = held
-                .map(|(backend, verdict)| match &verdict.conflict {
-                    Some(why) => format!("it cannot be in force yet: {why}"),
-                    None => {
-                        format!(
-                            "it is not in force until backend {backend} has issued a test certificate; the version before, if \
-                             there is one, stays in force"
-                        )
-                    }
-                })
-                .collect();
+            let mut sentences = held_back("it", verdicts);
             if !sentences.is_empty() {
                 return Condition::new(false, "HeldBack", &sentences);
             }
@@ -102,6 +93,19 @@ fn ready(standing: &Standing, verdicts: &[(&str, &Verdict)]) -> Condition {
             Condition::new(true, "Accepted", &sentences)
         }
     }
+}
+
+/// Why a version is not in force, though it is good as far as it can be told of a resource.
+fn held_back(version: &str, verdicts: &[(&str, &Verdict)]) -> Vec<String> {
+    let held = verdicts.iter().filter(|(_, verdict)| verdict.holds_back);
+    held.map(|(backend, verdict)| match &verdict.conflict {
+        Some(why) => format!("{version} cannot be in force yet: {why}"),
+        None => format!(
+            "{version} is not in force until backend {backend} has issued a test certificate; the version before, if there is \
+             one, stays in force"
+        ),
+    })
+    .collect()
 }
 
 fn backend_ready(verdicts: &[(&str, &Verdict)], troubles: &[(&str, &String)]) -> Wanted {

@@ -38,7 +38,7 @@ impl Scene {
     }
 
     fn watch(&self) -> watch::Receiver<Arc<ClusterObjects>> {
-        watch_objects(&self.api.client(), "system", &self.folder.path().join("state"), &self.tasks)
+        watch_objects(&self.api.client(), "system", &StateDir::new(self.folder.path().join("state")), &self.tasks)
     }
 
     fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
@@ -113,6 +113,32 @@ async fn becomes(live: &mut LiveResources, meshes: &str, problems: usize) -> Com
         }
     };
     timeout(LONG, becomes).await.unwrap_or_else(|_| panic!("it never is {meshes:?}: {:?}", live.load()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn objects_that_cannot_be_seen_after_a_restart_are_what_was_good_of_them() {
+    let scene = Scene::new();
+    let state = StateDir::new(scene.folder.path().join("state"));
+    scene.api.put("meshes", mesh("one", "ca-1"));
+    scene.api.put("meshes", mesh("two", "ca-1"));
+    let mut live = scene.live(vec![]).remembering(&state);
+    becomes(&mut live, "one two", 0).await;
+    scene.api.merge("meshes", "two", &json!({"spec": {"mtls": {"enabledBackend": "nonsense"}}}));
+    becomes(&mut live, "one two", 1).await;
+    // Whether the objects are remembered as they were, or only what was good of them.
+    for is_remembered in [true, false] {
+        if !is_remembered {
+            std::fs::remove_dir_all(state.path().join("objects")).unwrap();
+        }
+        scene.api.set_down(true);
+        let mut live = scene.live(vec![]).remembering(&state);
+        becomes(&mut live, "one two", usize::from(is_remembered)).await;
+        scene.api.set_down(false);
+        becomes(&mut live, "one two", 1).await;
+    }
+    scene.api.remove("meshes", "two");
+    let mut live = scene.live(vec![]).remembering(&state);
+    becomes(&mut live, "one", 0).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -281,6 +307,12 @@ async fn a_condition_is_of_the_version_that_it_names_and_written_when_it_changes
     assert_eq!((&backend["status"], &backend["observedGeneration"]), (&json!("Unknown"), &json!(2)));
     let ready = scene.reason_becomes("meshes", "one", "Ready", "HeldBack").await;
     assert!(ready["message"].as_str().unwrap().contains("the version before, if there is one, stays"), "{ready}");
+    // One that is broken now has that as its last good version, which is not in force.
+    scene.api.merge("meshes", "one", &json!({"spec": {"mtls": {"enabledBackend": "nonsense"}}}));
+    let ready = scene.reason_becomes("meshes", "one", "Ready", "Invalid").await;
+    let message = ready["message"].as_str().unwrap();
+    assert!(message.contains("its last good version is not in force until backend ca-1 has issued"), "{message}");
+    assert!(!message.contains("the last good version stays in force"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
