@@ -87,7 +87,7 @@ mod tests {
             kind: BackendKind::CertManager { issuer, trust: CaSource::Secret("mesh-ca".into()) },
         };
         let mesh = MeshPolicy::classic("default".into(), "ca-1".into(), vec![Arc::new(backend)]);
-        PolicySet { meshes: [("default".into(), Arc::new(mesh))].into() }
+        PolicySet { meshes: [("default".into(), Arc::new(mesh))].into(), ..PolicySet::default() }
     }
 
     async fn opens_after(mut gate: watch::Receiver<bool>) -> Duration {

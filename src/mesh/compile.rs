@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::backend::{Reference, Use};
 use super::claims::{self, Claimant, Claims, IdentityKey};
 use super::cluster::{ObjectRef, Standing};
+use super::gaps::{self, Gaps};
 use super::identity::IdentityDefinition;
 use super::last_good::{LastGood, Seen};
 use super::policy::MeshDefinition;
@@ -17,7 +18,7 @@ use crate::document::{Node, Value, quoted};
 use crate::model::bundle::Bundle;
 use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::diagnostic::{Location, Problem};
-use crate::model::policy::{DataSource, MeshPolicy, PolicySet, TrustAnchors};
+use crate::model::policy::{DataSource, MeshPolicy, PolicySet, Selector, TrustAnchors};
 use crate::model::secrets::{MeshSecrets, SecretBytes};
 
 /// A file of resources, as far as it could be read; or an object of the cluster.
@@ -49,12 +50,19 @@ pub struct KnownGood {
     secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
     identities: LastGood<IdentityKey, IdentityDefinition>,
     trusts: LastGood<TrustKey, Arc<TrustAnchors>>,
+    /// Of what is broken and has never been good.
+    gaps: Gaps,
 }
 
 /// Mesh and name of a MeshTrust.
 type TrustKey = (Arc<str>, Arc<str>);
 
 impl KnownGood {
+    /// Everything that there is has been compiled: what is broken when it appears after this takes nothing away from anybody.
+    pub fn begin(&mut self) {
+        self.gaps.begin();
+    }
+
     /// Where a resource was seen last that something good is known of.
     pub(super) fn place(&self, key: &Key) -> Option<&Arc<PathBuf>> {
         match key {
@@ -86,6 +94,8 @@ impl KnownGood {
 pub(super) struct File {
     pub(super) path: Arc<PathBuf>,
     pub(super) complete: bool,
+    /// Whether it is known of each of its documents which resource it is.
+    identified: bool,
     pub(super) found: Vec<Found>,
 }
 
@@ -94,6 +104,8 @@ pub(super) struct Found {
     pub(super) key: Key,
     at: Location,
     definition: Option<Definition>,
+    /// Whom a MeshIdentity selects, good or not.
+    selects: Option<Selector>,
 }
 
 /// What the user is to be told.
@@ -152,12 +164,15 @@ pub fn compile<'s>(
         _ => None,
     }));
     problems.extend(update_claims(&mut files, known, context));
+    known.gaps.update(find_gaps(&files, known));
     let (policies, unused) = assemble(known);
     for found in files.iter().flat_map(|file| &file.found) {
         let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
         let gives_identities = policies.meshes.get(mesh).is_some_and(|policy| !policy.identities.is_empty());
         notices.extend(definition.off.as_deref().filter(|_| !gives_identities).cloned());
     }
+    let found = files.iter().flat_map(|file| &file.found);
+    notices.extend(found.filter_map(|found| known.gaps.notice(&found.key, &found.at)));
     for (mesh, name) in unused {
         let at = Location { resource: Some(format!("MeshTrust {mesh}/{name}")), ..Location::default() };
         let what = "has no effect: its mesh has neither mTLS nor a MeshIdentity".to_owned();
@@ -223,6 +238,25 @@ fn update_claims(files: &mut [File], known: &mut KnownGood, context: &Context) -
     }
 }
 
+/// What is broken, and nothing good is known of it.
+fn find_gaps(files: &[File], known: &KnownGood) -> Gaps {
+    let mut gaps = Gaps::default();
+    gaps.unread.extend(files.iter().filter(|file| !file.identified).map(|file| file.path.clone()));
+    for found in files.iter().flat_map(|file| &file.found) {
+        match &found.key {
+            Key::Mesh(name) if known.meshes.get(name).is_none() => drop(gaps.meshes.insert(name.clone())),
+            Key::Identity { mesh, name } => {
+                let key = (mesh.clone(), name.clone());
+                if known.identities.get(&key).is_none() {
+                    gaps.identities.insert(key, found.selects.clone());
+                }
+            }
+            Key::Mesh(_) | Key::Secret { .. } | Key::Trust { .. } => {}
+        }
+    }
+    gaps
+}
+
 /// What is in force of all kinds, mesh by mesh; and the trusts of meshes that there are none of.
 fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
     let classic = known.meshes.iter().filter_map(|(name, mesh)| Some((name.clone(), mesh.policy.as_deref()?.clone())));
@@ -241,6 +275,8 @@ fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
     }
     // Without a backend, there is nothing to trust or to sign.
     meshes.retain(|_, policy| !policy.backends.is_empty());
+    let unserved = known.gaps.unserved(known.meshes.iter().map(|(mesh, _)| mesh), &meshes);
+    known.gaps.fill(&mut meshes);
     let mut unused = Vec::new();
     for ((mesh, name), anchors) in known.trusts.iter() {
         match meshes.get_mut(mesh) {
@@ -249,16 +285,16 @@ fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
         }
     }
     let meshes = meshes.into_iter().map(|(name, policy)| (name, Arc::new(policy))).collect();
-    (PolicySet { meshes }, unused)
+    (PolicySet { meshes, unserved }, unused)
 }
 
 fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
-    let mut file = File { path: source.path.clone(), complete: true, found: Vec::new() };
+    let mut file = File { path: source.path.clone(), complete: true, identified: true, found: Vec::new() };
     let documents = match &source.documents {
         Ok(documents) => documents,
         Err(problems) => {
             told.problems.extend(problems.iter().cloned());
-            return File { complete: false, ..file };
+            return File { complete: false, identified: false, ..file };
         }
     };
     for document in documents.iter().flat_map(expand) {
@@ -266,11 +302,12 @@ fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
         told.problems.extend(problems);
         told.notices.extend(notices);
         match outcome {
-            Outcome::Unidentified => file.complete = false,
+            Outcome::Unidentified => (file.complete, file.identified) = (false, false),
             Outcome::Known { key, at, definition } => {
                 // A file that is cut off in the middle of a resource has lost what came after it as well.
                 file.complete &= definition.is_some();
-                file.found.push(Found { key, at, definition });
+                let selects = matches!(key, Key::Identity { .. }).then(|| gaps::selector(document)).flatten();
+                file.found.push(Found { key, at, definition, selects });
             }
         }
     }

@@ -81,7 +81,11 @@ impl LiveResources {
             now: self.clock.now(),
         };
         let objects = self.objects.iter().map(|object| &object.source);
-        compile(files.iter().chain(objects), &context, &mut self.known)
+        let compiled = compile(files.iter().chain(objects), &context, &mut self.known);
+        if self.cluster.is_none() || self.objects.is_known() {
+            self.known.begin();
+        }
+        compiled
     }
 
     /// The objects that [`LiveResources::load`] took in the last time.

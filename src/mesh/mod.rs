@@ -9,6 +9,7 @@ pub mod cluster;
 mod compile;
 mod data_source;
 mod files;
+mod gaps;
 mod identity;
 mod last_good;
 mod live;

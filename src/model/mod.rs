@@ -16,3 +16,4 @@ pub mod secrets;
 pub mod svid;
 pub mod template;
 pub mod text;
+pub mod unserved;

@@ -9,6 +9,7 @@ use super::bundle::Bundle;
 use super::identity::Labels;
 use super::secrets::SecretBytes;
 use super::template::PathTemplate;
+use super::unserved::Unserved;
 
 /// Lifetime of a leaf that this server signs itself and whose policy does not say one.
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -18,6 +19,8 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub struct PolicySet {
     /// By mesh name.
     pub meshes: BTreeMap<Arc<str>, Arc<MeshPolicy>>,
+    /// The meshes that there are, or may be, beside these.
+    pub unserved: Unserved,
 }
 
 impl PolicySet {
@@ -106,7 +109,8 @@ pub struct IdentityPolicy {
     /// `spec.spiffeID.path`; without it, the path of the default SPIFFE ID.
     pub path: Option<PathTemplate>,
     /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`). In force it may be missing there, while
-    /// it is not known to be good after a restart: then nobody is issued anything by this policy.
+    /// it is not known to be good after a restart, or while nothing good of it is known at all: then nobody is issued
+    /// anything by this policy.
     pub backend: Arc<str>,
 }
 

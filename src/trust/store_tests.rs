@@ -31,7 +31,7 @@ fn policies(meshes: &[(&str, CaSource)]) -> Arc<PolicySet> {
         let backends = vec![Arc::new(backend)];
         (name.clone(), Arc::new(MeshPolicy::classic(name, "ca".into(), backends)))
     };
-    Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect() })
+    Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect(), ..PolicySet::default() })
 }
 
 fn secret(mesh: &str, name: &str, ca: &TestCa) -> ((Arc<str>, Arc<str>), SecretBytes) {

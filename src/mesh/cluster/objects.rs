@@ -65,9 +65,23 @@ impl ClusterObjects {
         self.of(at.kind).objects()?.get(&at.name)
     }
 
-    /// Whether the cluster has answered for every kind, if only that there is none, or that this server may not look.
+    /// Whether the cluster has answered for every kind, if only that there is none.
     pub fn is_complete(&self) -> bool {
-        ObjectKind::ALL.into_iter().all(|kind| !matches!(self.of(kind), Listing::Unknown | Listing::Remembered(_)))
+        ObjectKind::ALL.into_iter().all(|kind| matches!(self.of(kind), Listing::Listed(_) | Listing::NotInstalled))
+    }
+
+    /// Whether it is known of every kind which objects there are, or were when the server ran before.
+    pub fn is_known(&self) -> bool {
+        self.unknown().is_none()
+    }
+
+    /// A kind whose objects nobody has told of, and whether that is because this server may not list them.
+    pub fn unknown(&self) -> Option<(ObjectKind, bool)> {
+        ObjectKind::ALL.into_iter().find_map(|kind| match self.of(kind) {
+            Listing::Unknown => Some((kind, false)),
+            Listing::Forbidden => Some((kind, true)),
+            Listing::NotInstalled | Listing::Remembered(_) | Listing::Listed(_) => None,
+        })
     }
 
     /// Whether the same follows from both: the same objects that say the same, and the same is known of each kind.
