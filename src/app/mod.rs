@@ -121,8 +121,8 @@ impl App {
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
         let watch = |client| watch_objects(client, &config.system_namespace, &config.state_dir, &tasks);
-        let objects = kubernetes.as_ref().map(watch);
-        let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
+        let objects = kubernetes.as_ref().filter(|_| config.cluster_resources).map(watch);
+        let resources = Resources::start(&config, kubernetes.is_some(), objects.clone(), &clock, &tasks)?;
         for (field, mesh) in config.unknown_meshes(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
         }
@@ -143,7 +143,7 @@ impl App {
             cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), needed, &tasks)
         });
         let awaited = gate::Awaited {
-            resources: resources.complete.clone(),
+            objects: resources.objects.clone(),
             policies: resources.policies.clone(),
             cluster_secrets: cluster_secrets.clone(),
         };

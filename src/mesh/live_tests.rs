@@ -14,6 +14,7 @@ fn settings(paths: &[&Path]) -> Settings {
         system_namespace: "kong-mesh-system".to_owned(),
         zone: String::new(),
         read_file: None,
+        state_dir: None,
     }
 }
 

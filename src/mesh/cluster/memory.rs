@@ -45,16 +45,18 @@ impl Memory {
 
     /// Keeps what the cluster has said, if it has. A disk that is full costs the memory, so it is only logged.
     pub(super) fn keep(&mut self, listing: &Listing) {
+        let none = ByName::new();
         let done = match listing {
-            Listing::Listed(objects) => {
+            Listing::Listed(_) | Listing::NotInstalled => {
+                // That there are none is to be known at the next start as well.
+                let objects = if let Listing::Listed(objects) = listing { objects } else { &none };
                 if self.written.as_ref().is_some_and(|written| same_objects(written, objects)) {
                     return;
                 }
                 self.written = Some(objects.clone());
                 write(&self.path, objects)
             }
-            Listing::NotInstalled if self.written.take().is_some() => std::fs::remove_file(&self.path),
-            Listing::NotInstalled | Listing::Unknown | Listing::Forbidden | Listing::Remembered(_) => return,
+            Listing::Unknown | Listing::Forbidden | Listing::Remembered(_) => return,
         };
         if let Err(error) = done {
             let kind = self.kind.plural();
