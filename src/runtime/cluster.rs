@@ -219,7 +219,7 @@ impl<K, E> Watch<K, E> {
                         if self.refused != Some(Refused::NotInstalled) {
                             tracing::info!(
                                 what = self.what,
-                                "the API server does not know this kind; it is looked for"
+                                "this kind is not installed in the cluster; it is looked for"
                             );
                         }
                         (self.refused, self.failing) = (Some(Refused::NotInstalled), false);
@@ -305,7 +305,12 @@ fn refusal(error: &watcher::Error) -> Option<Refused> {
 pub async fn is_installed(client: &Client, group_version: &str, plural: &str) -> Option<bool> {
     match tokio::time::timeout(DISCOVERY_TIMEOUT, client.list_api_group_resources(group_version)).await.ok()? {
         Ok(list) => Some(list.resources.iter().any(|resource| resource.name == plural)),
-        Err(error) => is_not_found(&error).then_some(false),
+        // The answer about a group that is not there is plain text, without a reason.
+        Err(kube::Error::Api(status)) if status.code == 404 => Some(false),
+        Err(error) => {
+            tracing::debug!(error = explain(&error), "discovery does not answer");
+            None
+        }
     }
 }
 
