@@ -173,7 +173,8 @@ impl App {
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
         if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
-            object_status::start(client, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
+            let namespace = &config.system_namespace;
+            object_status::start(client, namespace, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
         }
 
         let issue_metrics = issue::metrics::Metrics::new(&mut registry);

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::backend::{Reference, Use};
 use super::claims::{self, Claimant, Claims, IdentityKey};
 use super::cluster::{ObjectRef, Standing};
 use super::gaps::{self, Gaps};
@@ -12,13 +11,12 @@ use super::identity::IdentityDefinition;
 use super::last_good::{LastGood, Seen};
 use super::policy::MeshDefinition;
 use super::precedence;
+use super::references;
 use super::resource::{self, Decoded, Definition, Key, Outcome};
 use super::{Context, Resources};
 use crate::document::{Node, Value, quoted};
-use crate::model::bundle::Bundle;
-use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::diagnostic::{Location, Problem};
-use crate::model::policy::{DataSource, MeshPolicy, PolicySet, Selector, TrustAnchors};
+use crate::model::policy::{MeshPolicy, PolicySet, Selector, TrustAnchors};
 use crate::model::secrets::{MeshSecrets, SecretBytes};
 
 /// A file of resources, as far as it could be read; or an object of the cluster.
@@ -147,7 +145,7 @@ pub fn compile<'s>(
             _ => continue,
         };
         let broken: Vec<Problem> =
-            references.iter().filter_map(|reference| check_reference(mesh, reference, &secrets, context)).collect();
+            references.iter().filter_map(|reference| references::check(mesh, reference, &secrets, context)).collect();
         if !broken.is_empty() {
             found.definition = None;
             problems.extend(broken);
@@ -173,11 +171,7 @@ pub fn compile<'s>(
     }
     let found = files.iter().flat_map(|file| &file.found);
     notices.extend(found.filter_map(|found| known.gaps.notice(&found.key, &found.at)));
-    for (mesh, name) in unused {
-        let at = Location { resource: Some(format!("MeshTrust {mesh}/{name}")), ..Location::default() };
-        let what = "has no effect: its mesh has neither mTLS nor a MeshIdentity".to_owned();
-        notices.push(Problem { at, what, hint: None });
-    }
+    notices.extend(files.iter().flat_map(|file| &file.found).filter_map(|found| without_mesh(found, known, &unused)));
 
     let standings = precedence::standings(&files, known, &shadowed, &mut problems, &mut notices);
     problems.sort();
@@ -236,6 +230,25 @@ fn update_claims(files: &mut [File], known: &mut KnownGood, context: &Context) -
         }
         problems.push(problem);
     }
+}
+
+/// What to say of a resource for a mesh that has no Mesh: where others have one, it may be a slip of the pen.
+fn without_mesh(found: &Found, known: &KnownGood, unused: &[TrustKey]) -> Option<Problem> {
+    let has_any = known.meshes.iter().next().is_some();
+    let is_defined = |mesh| !has_any || known.meshes.get(mesh).is_some() || known.gaps.meshes.contains(mesh);
+    let what = match (&found.key, &found.definition) {
+        (Key::Trust { mesh, name }, Some(_)) if unused.contains(&(mesh.clone(), name.clone())) => {
+            format!("has no effect: mesh {} has neither mTLS nor a MeshIdentity", quoted(mesh))
+        }
+        (Key::Identity { mesh, .. } | Key::Trust { mesh, .. }, Some(_)) if !is_defined(mesh) => {
+            format!("no Mesh defines mesh {}, so it has only what its MeshIdentities say", quoted(mesh))
+        }
+        _ => return None,
+    };
+    let hint = Some(
+        "if another mesh is meant, name it: by the label kuma.io/mesh, or by mesh in the Universal form".to_owned(),
+    );
+    Some(Problem { at: Location { field: None, ..found.at.clone() }, what, hint })
 }
 
 /// What is broken, and nothing good is known of it.
@@ -354,45 +367,4 @@ fn pick<K, V>(files: &[File], pick: impl Fn(&Found) -> Option<(K, Option<V>)>) -
         resources: file.found.iter().filter_map(&pick).collect(),
     };
     files.iter().map(of_file).collect()
-}
-
-/// A Secret must hold what it is named for. One that is in no file may be in the cluster, if there is one.
-fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, context: &Context) -> Option<Problem> {
-    let Reference { name, at, meant } = reference;
-    let problem = |what: String, hint: Option<String>| Some(Problem { at: at.clone(), what, hint });
-    let Some(content) = secrets.get(mesh, name) else {
-        if context.kubernetes_available {
-            return None;
-        }
-        return problem(
-            format!("there is no mesh Secret {}", quoted(name)),
-            Some("add it to the resource files".to_owned()),
-        );
-    };
-    let bad_pair =
-        |error: CaPairError| problem(format!("the Secret {}: {error}", quoted(name)), error.hint().map(str::to_owned));
-    match meant {
-        Use::Other => None,
-        Use::Bundle => {
-            let error = Bundle::from_pem(content.expose(), context.now).err()?;
-            problem(format!("the Secret {} is no trust bundle: {error}", quoted(name)), None)
-        }
-        Use::CaCertificate { allow_self_signed } => {
-            bad_pair(CaChain::from_pem(content.expose(), *allow_self_signed, context.now).err()?)
-        }
-        Use::CaKey { certificate } => {
-            let key = match CaKey::from_pem(content.expose()) {
-                Ok(key) => key,
-                Err(error) => return bad_pair(error),
-            };
-            let pem = match certificate {
-                DataSource::Inline(pem) => pem,
-                DataSource::Secret(name) => secrets.get(mesh, name)?,
-                DataSource::File(_) | DataSource::EnvVar(_) => return None,
-            };
-            // What is wrong with the certificate itself is told where that is named.
-            let chain = CaChain::from_pem(pem.expose(), true, context.now).ok()?;
-            bad_pair(key.check_belongs_to(&chain).err()?)
-        }
-    }
 }

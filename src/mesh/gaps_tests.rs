@@ -145,3 +145,18 @@ fn who_might_be_selected_has_no_weaker_identity_and_the_rest_is_left_alone() {
         assert!(policy.identity_for(&BTreeMap::new()).is_none(), "{text}");
     }
 }
+
+#[test]
+fn a_mesh_without_a_mesh_resource_is_told_and_served() {
+    let bundled = "{type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}";
+    let identity = format!("{{type: MeshIdentity, name: i, mesh: typo, spec: {{provider: {bundled}}}}}");
+    let good = mesh("payments", GOOD);
+    let result = compiled(&[("one", &good), ("other", &identity)], &mut KnownGood::default());
+    assert_eq!(shown(&result.resources.policies), "payments typo|||");
+    assert_eq!(result.problems, []);
+    let told: Vec<_> = result.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].starts_with("other:1: MeshIdentity typo/i: ") && told[0].contains("no Mesh defines mesh \"typo\""));
+    let both = compiled(&[("one", &mesh("typo", GOOD)), ("other", &identity)], &mut KnownGood::default());
+    assert_eq!(both.notices, []);
+}

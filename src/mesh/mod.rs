@@ -18,6 +18,7 @@ mod not_in_program;
 mod policy;
 mod precedence;
 mod provided;
+mod references;
 mod resource;
 mod secret;
 mod trust;

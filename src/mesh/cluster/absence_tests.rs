@@ -149,3 +149,25 @@ async fn the_first_word_that_there_is_no_such_kind_is_asked_for_again() {
     timeout(Duration::from_secs(5), objects.wait_for(missing)).await.unwrap().unwrap();
     assert_eq!(scene.api.count("GET meshes"), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn objects_in_another_namespace_are_told_of_once_and_do_not_count() {
+    let scene = Scene::new();
+    let object = |name: &str, namespace: &str| serde_json::json!({"metadata": {"name": name, "namespace": namespace}});
+    scene.api.put("meshidentities", object("here", "system"));
+    scene.api.put("meshidentities", object("there", "shop"));
+    let (tasks, _deaths) = Tasks::new();
+    tell_of_objects_elsewhere(&scene.api.client(), "system", "one", &tasks);
+    let told = async {
+        while scene.api.objects("events").is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(LONG, told).await.unwrap();
+    scene.api.merge("meshidentities", "there", &serde_json::json!({"spec": {}}));
+    sleep(LONG).await;
+    let events = scene.api.objects("events");
+    assert_eq!(events.len(), 1, "{events:?}");
+    let of = |field: &str| events[0].pointer(field).cloned().unwrap_or_default();
+    assert_eq!((of("/reason"), of("/regarding/name")), ("NotInSystemNamespace".into(), "there".into()));
+}

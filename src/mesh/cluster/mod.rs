@@ -5,6 +5,7 @@
 //! the system namespace only: whoever may write there is who may say which identities are given out.
 
 mod condition;
+mod elsewhere;
 mod memory;
 mod object;
 mod objects;
@@ -20,6 +21,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub use elsewhere::tell_of_objects_elsewhere;
 pub use object::{Object, ObjectKind, ObjectRef};
 pub use objects::{ClusterObjects, Listing};
 pub use report::{Acceptance, Report, Standing};
