@@ -32,7 +32,7 @@ use crate::issue::manager::{Manager, Subscription};
 use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
 use crate::mesh;
-use crate::mesh::cluster::watch_objects;
+use crate::mesh::cluster::{tell_of_objects_elsewhere, watch_objects};
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
@@ -173,8 +173,8 @@ impl App {
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
         if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
-            let namespace = &config.system_namespace;
-            object_status::start(client, namespace, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
+            tell_of_objects_elsewhere(&client, &config.system_namespace, &replica(), &tasks);
+            object_status::start(client, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
         }
 
         let issue_metrics = issue::metrics::Metrics::new(&mut registry);

@@ -6,7 +6,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use super::resources::{Objects, Resources};
-use crate::mesh::cluster::{BackendTroubles, Sources, StatusWriter, tell_of_objects_elsewhere};
+use crate::mesh::cluster::{BackendTroubles, Sources, StatusWriter};
 use crate::model::preflight::Verdicts;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
@@ -14,7 +14,6 @@ use crate::trust::store::TrustStore;
 
 pub(super) fn start(
     client: Client,
-    system_namespace: &str,
     objects: Objects,
     resources: &Resources,
     verdicts: watch::Receiver<Arc<Verdicts>>,
@@ -23,7 +22,6 @@ pub(super) fn start(
     tasks: &Tasks,
 ) {
     let sources = Sources { reports: resources.reports.clone(), objects, verdicts, troubles: troubles(trust, tasks) };
-    tell_of_objects_elsewhere(&client, system_namespace, &super::replica(), tasks);
     tasks.spawn(StatusWriter::new(client, super::replica(), sources, clock.clone()).run());
 }
 
