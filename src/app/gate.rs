@@ -4,27 +4,32 @@
 //! the other, and with half of them a proxy may be somebody else.
 //!
 //! Resource files are read before anything listens, so what there is to wait for are the cluster's mesh objects, and its
-//! mesh Secrets, if a mesh names any. Not for long: an API server that does not answer must not lock out the meshes that
-//! need nothing of it, nor the proxies that already have what they need. What is not there yet is waited for in silence, so
-//! who waits for a Secret is told nothing wrong.
+//! mesh Secrets, if a mesh names any. For those that were listed when the server ran before, and for Secrets, not for long: an
+//! API server that does not answer must not lock out the meshes that need nothing of it, nor the proxies that already have
+//! what they need. What is not there yet is waited for in silence, so who waits for a Secret is told nothing wrong.
+//!
+//! Objects of which nothing is known, not even from before, are waited for as long as it takes: taken for none, they would
+//! leave proxies to the mesh and the identity that they have without them. That holds also where this server may not list
+//! them. Whoever has none of them and gives no permission says `clusterResources: false`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::resources::Known;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
-use crate::observe::readiness::Readiness;
+use crate::observe::readiness::{Blocker, Readiness};
 use crate::runtime::tasks::Tasks;
 
-/// The longest that streams are refused.
+/// The longest that streams are refused where something is known.
 const AT_MOST: Duration = Duration::from_secs(10);
 
 /// What has to be known.
 pub(super) struct Awaited {
-    /// Whether the resources are all that there are.
-    pub(super) resources: watch::Receiver<bool>,
+    /// What is known of the cluster's objects.
+    pub(super) objects: watch::Receiver<Known>,
     pub(super) policies: watch::Receiver<Arc<PolicySet>>,
     /// `None` without a cluster.
     pub(super) cluster_secrets: Option<watch::Receiver<Option<Arc<MeshSecrets>>>>,
@@ -32,22 +37,46 @@ pub(super) struct Awaited {
 
 impl Awaited {
     /// What is not known yet.
-    fn missing(&self) -> Option<&'static str> {
+    fn missing(&self) -> Option<String> {
         let unknown = |secrets: &watch::Receiver<Option<Arc<MeshSecrets>>>| secrets.borrow().is_none();
-        if !*self.resources.borrow() {
-            Some("the cluster's mesh objects are not listed yet")
-        } else if self.cluster_secrets.as_ref().is_some_and(unknown) && self.policies.borrow().names_secrets() {
-            Some("the cluster's mesh Secrets are not listed yet")
-        } else {
-            None
+        match &*self.objects.borrow() {
+            Known::Unknown(why) => Some(why.clone()),
+            Known::Remembered => Some("the cluster's mesh objects are not listed yet".to_owned()),
+            Known::Listed if self.cluster_secrets.as_ref().is_some_and(unknown) => {
+                let needed = self.policies.borrow().names_secrets();
+                needed.then(|| "the cluster's mesh Secrets are not listed yet".to_owned())
+            }
+            Known::Listed => None,
         }
     }
 
     async fn wait(&mut self) {
         // Errors are those of a server that ends.
-        let _ = self.resources.wait_for(|complete| *complete).await;
+        let _ = self.objects.wait_for(|known| *known == Known::Listed).await;
         if let Some(secrets) = self.cluster_secrets.as_mut().filter(|_| self.policies.borrow().names_secrets()) {
             let _ = secrets.wait_for(Option::is_some).await;
+        }
+    }
+
+    /// The same, at most for [`AT_MOST`]; says whether all is known.
+    async fn wait_at_most(&mut self) -> bool {
+        tokio::time::timeout(AT_MOST, self.wait()).await.is_ok()
+    }
+
+    /// Waits until nothing is unknown of which it must not be assumed that there is none, and says in `closed` what is. Says
+    /// whether there was something.
+    async fn wait_for_objects(&mut self, closed: &Blocker) -> bool {
+        let mut has_waited = false;
+        loop {
+            let Known::Unknown(why) = self.objects.borrow_and_update().clone() else { return has_waited };
+            has_waited = true;
+            let why =
+                format!("{why}; until then nobody can tell which identities proxies are to have, and none is let in");
+            tracing::warn!("{why}. If resource files are all that there is, say `clusterResources: false`");
+            closed.restate(why);
+            if self.objects.changed().await.is_err() {
+                return has_waited;
+            }
         }
     }
 }
@@ -59,7 +88,9 @@ pub(super) fn start(readiness: &Readiness, mut awaited: Awaited, tasks: &Tasks) 
     if let Some(missing) = missing {
         let closed = readiness.block("kubernetes", missing);
         tasks.spawn(async move {
-            if tokio::time::timeout(AT_MOST, awaited.wait()).await.is_err() {
+            let is_known =
+                awaited.wait_at_most().await || awaited.wait_for_objects(&closed).await && awaited.wait_at_most().await;
+            if !is_known {
                 let missing = awaited.missing().unwrap_or_default();
                 tracing::warn!("{missing}; what is known without them comes into force");
             }
@@ -87,7 +118,7 @@ mod tests {
             kind: BackendKind::CertManager { issuer, trust: CaSource::Secret("mesh-ca".into()) },
         };
         let mesh = MeshPolicy::classic("default".into(), "ca-1".into(), vec![Arc::new(backend)]);
-        PolicySet { meshes: [("default".into(), Arc::new(mesh))].into() }
+        PolicySet { meshes: [("default".into(), Arc::new(mesh))].into(), ..PolicySet::default() }
     }
 
     async fn opens_after(mut gate: watch::Receiver<bool>) -> Duration {
@@ -104,11 +135,11 @@ mod tests {
         let (publish, secrets) = watch::channel(None);
         let readiness = Readiness::new();
         let mut ready = readiness.watch();
-        let start = |resources: &watch::Receiver<bool>, policies: &watch::Receiver<_>, cluster_secrets| {
-            let awaited = Awaited { resources: resources.clone(), policies: policies.clone(), cluster_secrets };
+        let start = |objects: &watch::Receiver<Known>, policies: &watch::Receiver<_>, cluster_secrets| {
+            let awaited = Awaited { objects: objects.clone(), policies: policies.clone(), cluster_secrets };
             start(&readiness, awaited, &tasks)
         };
-        let (_publish, known) = watch::channel(true);
+        let (_publish, known) = watch::channel(Known::Listed);
         assert!(*start(&known, &with, None).borrow(), "there is no cluster");
         assert!(*start(&known, &without, Some(secrets.clone())).borrow(), "no mesh names one");
         assert!(*ready.borrow());
@@ -123,12 +154,31 @@ mod tests {
         assert_eq!(opens_after(gate).await, Duration::ZERO);
         ready.wait_for(|ready| *ready).await.unwrap();
 
-        let (list, listed) = watch::channel(false);
+        let (list, listed) = watch::channel(Known::Remembered);
         let gate = start(&listed, &without, Some(secrets.clone()));
-        assert!(!*gate.borrow(), "the cluster may have meshes");
+        assert!(!*gate.borrow(), "the cluster may have other meshes by now");
         assert_eq!(opens_after(gate).await, AT_MOST);
         let gate = start(&listed, &without, Some(secrets));
-        list.send_replace(true);
+        list.send_replace(Known::Listed);
         assert_eq!(opens_after(gate).await, Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn objects_that_nobody_has_ever_seen_are_not_taken_for_none() {
+        let (tasks, _deaths) = Tasks::new();
+        let (_policies, policies) = watch::channel(Arc::new(with_a_secret()));
+        let (_secrets, secrets) = watch::channel(None);
+        let readiness = Readiness::new();
+        let (list, objects) = watch::channel(Known::Unknown("not listed".to_owned()));
+        let gate = start(&readiness, Awaited { objects, policies, cluster_secrets: Some(secrets) }, &tasks);
+        tokio::time::sleep(100 * AT_MOST).await;
+        assert!(!*gate.borrow());
+        assert!(readiness.reasons()["kubernetes"].starts_with("not listed; "));
+        list.send_replace(Known::Unknown("may not".to_owned()));
+        tokio::time::sleep(AT_MOST).await;
+        assert!(!*gate.borrow());
+        assert!(readiness.reasons()["kubernetes"].starts_with("may not; "));
+        list.send_replace(Known::Listed);
+        assert_eq!(opens_after(gate).await, AT_MOST, "the Secrets get their time");
     }
 }

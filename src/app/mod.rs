@@ -32,7 +32,7 @@ use crate::issue::manager::{Manager, Subscription};
 use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
 use crate::mesh;
-use crate::mesh::cluster::watch_objects;
+use crate::mesh::cluster::{tell_of_objects_elsewhere, watch_objects};
 use crate::model::bundle::Bundle;
 use crate::model::bundle_set::BundleSet;
 use crate::model::diagnostic::{Location, Problem};
@@ -123,8 +123,8 @@ impl App {
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
         let watch = |client| watch_objects(client, &config.system_namespace, &state_dir, &tasks);
-        let objects = kubernetes.as_ref().map(watch);
-        let resources = Resources::start(&config, objects.clone(), &state_dir, &clock, &tasks)?;
+        let objects = kubernetes.as_ref().filter(|_| config.cluster_resources).map(watch);
+        let resources = Resources::start(&config, kubernetes.is_some(), objects.clone(), &state_dir, &clock, &tasks)?;
         for (field, mesh) in config.unknown_meshes(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
         }
@@ -146,7 +146,7 @@ impl App {
             cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), needed, &tasks)
         });
         let awaited = gate::Awaited {
-            resources: resources.complete.clone(),
+            objects: resources.objects.clone(),
             policies: resources.policies.clone(),
             cluster_secrets: cluster_secrets.clone(),
         };
@@ -176,6 +176,7 @@ impl App {
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
         if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
+            tell_of_objects_elsewhere(&client, &config.system_namespace, &replica(), &tasks);
             object_status::start(client, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
         }
 

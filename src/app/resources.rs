@@ -20,6 +20,36 @@ use crate::runtime::tasks::Tasks;
 /// The objects of the cluster, as they are watched.
 pub(super) type Objects = watch::Receiver<Arc<ClusterObjects>>;
 
+/// What is known of the objects that the cluster has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Not which there are of some kind, and why.
+    Unknown(String),
+    /// Which there were when the server ran before.
+    Remembered,
+    /// All of them.
+    Listed,
+}
+
+impl Known {
+    fn of(objects: &ClusterObjects) -> Self {
+        match objects.unknown() {
+            _ if objects.is_complete() => Self::Listed,
+            None => Self::Remembered,
+            Some((kind, is_forbidden)) => {
+                let plural = kind.plural();
+                Self::Unknown(match is_forbidden {
+                    true => format!(
+                        "this server may not list the cluster's {plural}: it needs list and watch for {plural}.kuma.io \
+                         (deploy/rbac.yaml)"
+                    ),
+                    false => format!("the cluster has not listed its {plural} yet"),
+                })
+            }
+        }
+    }
+}
+
 /// The mesh resources, loaded and watched.
 pub(super) struct Resources {
     pub(super) policies: watch::Receiver<Arc<PolicySet>>,
@@ -27,14 +57,17 @@ pub(super) struct Resources {
     pub(super) problems: watch::Receiver<Arc<Vec<Problem>>>,
     /// How the cluster's objects fare.
     pub(super) reports: watch::Receiver<Arc<Report>>,
-    /// Whether what the cluster has is among them; at once, if there is no cluster.
+    /// Whether what the cluster has is among them; at once, if nothing of it counts.
     pub(super) complete: watch::Receiver<bool>,
+    /// What is known of the cluster's objects.
+    pub(super) objects: watch::Receiver<Known>,
 }
 
 impl Resources {
     /// Loads what is in files, and publishes from then on what is there and in the cluster.
     pub(super) fn start(
         config: &Config,
+        kubernetes_available: bool,
         objects: Option<Objects>,
         state_dir: &StateDir,
         clock: &Clock,
@@ -43,12 +76,15 @@ impl Resources {
         let in_cluster = objects.is_some();
         let settings = ResourceSettings {
             paths: config.resources.clone(),
-            kubernetes_available: in_cluster,
+            kubernetes_available,
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
             read_file: None,
+            state_dir: Some(config.state_dir.clone()),
         };
         let (publish_complete, complete) = watch::channel(!in_cluster);
+        let unknown = || Known::of(&ClusterObjects::default());
+        let (publish_objects, known_objects) = watch::channel(if in_cluster { unknown() } else { Known::Listed });
         let mut live = LiveResources::new(settings, objects, clock.clone()).remembering(state_dir);
         let compiled = live.load();
         // One team's mistake must not keep a server from coming back for the others; and the cluster may have meshes, which
@@ -72,10 +108,11 @@ impl Resources {
             problems: publish_problems,
             reports: publish_reports,
             complete: publish_complete,
+            objects: publish_objects,
         };
         publisher.report(live.objects(), compiled.standings, compiled.resources.policies);
         tasks.spawn_essential("resources", publisher.run(live));
-        Ok(Self { policies, secrets, problems, reports, complete })
+        Ok(Self { policies, secrets, problems, reports, complete, objects: known_objects })
     }
 }
 
@@ -86,6 +123,8 @@ struct Publisher {
     problems: watch::Sender<Arc<Vec<Problem>>>,
     reports: watch::Sender<Arc<Report>>,
     complete: watch::Sender<bool>,
+    /// `Listed` from the start, and never anything else, if no cluster is watched.
+    objects: watch::Sender<Known>,
 }
 
 impl Publisher {
@@ -130,6 +169,10 @@ impl Publisher {
         if objects.is_complete() {
             self.complete.send_if_modified(|complete| !std::mem::replace(complete, true));
         }
+        if *self.objects.borrow() != Known::Listed {
+            let now = Known::of(objects);
+            self.objects.send_if_modified(|known| *known != now && std::mem::replace(known, now) != Known::Listed);
+        }
     }
 }
 
@@ -147,7 +190,7 @@ mod tests {
         let (config, _) = Config::inspect(None, overrides, &Surroundings::default());
         let (tasks, _deaths) = Tasks::new();
         let state_dir = StateDir::new(folder.path().join("state"));
-        let start = |objects| Resources::start(&config, objects, &state_dir, &Clock::system(), &tasks);
+        let start = |objects| Resources::start(&config, false, objects, &state_dir, &Clock::system(), &tasks);
         assert!(matches!(start(None), Err(StartError::Configuration(problems)) if problems.len() == 1));
         // What was good before the last start is what is served.
         let broken = std::fs::read(&file).unwrap();

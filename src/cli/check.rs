@@ -41,6 +41,7 @@ impl Check {
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
             read_file: Some(|path| std::fs::read(path)),
+            state_dir: None,
         };
         let compiled = LiveResources::of_files(settings, clock.clone()).load();
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));

@@ -70,6 +70,7 @@ pub(super) fn merge(
         system_namespace: system_namespace.map_or_else(|| DEFAULT_SYSTEM_NAMESPACE.to_owned(), |(name, _)| name),
         zone: zone.map(|(zone, _)| zone).unwrap_or_default(),
         kubernetes: file.kubernetes,
+        cluster_resources: file.cluster_resources.unwrap_or(true),
         kubeconfig: overrides.kubeconfig,
         identify,
         membership: file.membership,

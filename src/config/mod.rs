@@ -47,6 +47,8 @@ pub struct Config {
     pub zone: String,
     /// Whether to use a cluster.
     pub kubernetes: Kubernetes,
+    /// Whether the cluster's Mesh, MeshIdentity and MeshTrust objects count. If so, nobody is let in before they are known.
+    pub cluster_resources: bool,
     /// A kubeconfig given by flag; otherwise `KUBECONFIG`, or the pod's own service account.
     pub kubeconfig: Option<PathBuf>,
     /// What proves an identity.

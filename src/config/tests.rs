@@ -33,6 +33,7 @@ stateDir: /var/lib/envoy-sds
 systemNamespace: kong-mesh-system
 zone: ""
 kubernetes: off
+clusterResources: false
 identify:
   serviceAccountToken: {audiences: [envoy-sds]}
   proxyToken: {}
@@ -55,7 +56,7 @@ fn the_documented_example_is_read() {
     let config = load(FULL).unwrap();
     assert_eq!(config.listeners.len(), 2);
     assert_eq!(config.listeners[1].mode, 0o600);
-    assert_eq!(config.kubernetes, Kubernetes::Off);
+    assert_eq!((config.kubernetes, config.cluster_resources), (Kubernetes::Off, false));
     assert_eq!(config.limits, Limits::default());
     let UnixPeerIs::Proxy { labels, .. } = &config.identify.unix_peers[0].is else { panic!("{:?}", config.identify) };
     assert_eq!(labels.len(), 1);

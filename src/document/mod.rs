@@ -7,7 +7,7 @@ mod yaml;
 
 pub use decode::{Field, Fields, Report, quoted};
 pub use node::{Entry, Map, Node, Scalar, ScalarKind, Value};
-pub use yaml::{MAX_BYTES, MAX_DEPTH, SyntaxError, parse};
+pub use yaml::{MAX_BYTES, MAX_DEPTH, SyntaxError, parse, parse_each};
 
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ pub const MAX_DEPTH: usize = 64;
 /// What all anchors and aliases of a text may add up to, in bytes: enough for any honest use, too little for a "billion laughs".
 const MAX_ALIASED_BYTES: usize = 4 << 20;
 
-/// Duplicate keys that are told; a file with more is not a hand-written one.
+/// Errors that are told of a file; one with more is not a hand-written one.
 const MAX_ERRORS: usize = 100;
 
 /// Why a text is no YAML that this program reads.
@@ -39,30 +39,56 @@ impl fmt::Display for SyntaxError {
 /// Reads all documents of a YAML (or JSON) text; empty ones are left out.
 ///
 /// # Errors
-/// Every duplicate key, and the first thing that is not YAML: after that, there is no telling what the rest means.
+/// What [`parse_each`] finds, if it is anything.
 pub fn parse(text: &str) -> Result<Vec<Node>, Vec<SyntaxError>> {
+    let (documents, errors) = parse_each(text);
+    if errors.is_empty() { Ok(documents) } else { Err(errors) }
+}
+
+/// Reads the documents of a YAML (or JSON) text, each on its own: those that can be read, without the empty ones, and what is
+/// wrong with the others. Of each that is every duplicate key, and the first thing that is not YAML: after that, there is no
+/// telling what the rest of the document means. The next one begins at a line with `---`, which nothing inside of a document
+/// can have (YAML 1.2.2, 9.1.2).
+pub fn parse_each(text: &str) -> (Vec<Node>, Vec<SyntaxError>) {
     if text.len() > MAX_BYTES {
         let what = format!("{} bytes are too many; at most {MAX_BYTES} are read", text.len());
-        return Err(vec![SyntaxError { line: None, what }]);
+        return (Vec::new(), vec![SyntaxError { line: None, what }]);
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut parser = Parser::new_from_str(text);
-    let mut builder = Builder::default();
-    while let Some(event) = parser.next_event() {
-        let built = match event {
-            Ok((Event::StreamEnd, _)) => break,
-            Ok((event, span)) => builder.on_event(event, span.start.line()),
-            Err(error) => {
-                let what = format!("not valid YAML: {} (column {})", error.info(), error.marker().col() + 1);
-                Err(SyntaxError { line: Some(error.marker().line()), what })
-            }
-        };
-        if let Err(error) = built {
-            builder.errors.push(error);
-            break;
-        }
+    let mut whole = Builder::default();
+    whole.read(text);
+    if whole.errors.is_empty() {
+        return (whole.documents, Vec::new());
     }
-    if builder.errors.is_empty() { Ok(builder.documents) } else { Err(builder.errors) }
+    let (mut documents, mut errors, mut aliased) = (Vec::new(), Vec::new(), 0);
+    for (lines_before, document) in split(text) {
+        let mut builder = Builder { lines_before, aliased, ..Builder::default() };
+        builder.read(document);
+        aliased = builder.aliased;
+        if builder.errors.is_empty() {
+            documents.append(&mut builder.documents);
+        }
+        errors.append(&mut builder.errors);
+        errors.truncate(MAX_ERRORS);
+    }
+    // What is wrong may be between the documents.
+    if errors.is_empty() { (Vec::new(), whole.errors) } else { (documents, errors) }
+}
+
+/// The parts of a text that begin with `---`, and what is before the first; with the number of lines before each.
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let is_marker =
+        |line: &str| line.strip_prefix("---").is_some_and(|rest| rest.trim_start() != rest || rest.is_empty());
+    let (mut parts, mut begin, mut begin_line, mut at) = (Vec::new(), 0, 0, 0);
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        if is_marker(line) && at > begin {
+            parts.push((begin_line, &text[begin..at]));
+            (begin, begin_line) = (at, number);
+        }
+        at += line.len();
+    }
+    parts.push((begin_line, &text[begin..]));
+    parts
 }
 
 #[derive(Default)]
@@ -73,6 +99,8 @@ struct Builder {
     anchors: HashMap<usize, Node>,
     aliased: usize,
     errors: Vec<SyntaxError>,
+    /// Of the file, before what is read.
+    lines_before: usize,
 }
 
 /// A collection whose end has not been seen.
@@ -88,6 +116,25 @@ enum Content {
 }
 
 impl Builder {
+    /// Reads until the end or the first thing that is not YAML.
+    fn read(&mut self, text: &str) {
+        let mut parser = Parser::new_from_str(text);
+        while let Some(event) = parser.next_event() {
+            let built = match event {
+                Ok((Event::StreamEnd, _)) => break,
+                Ok((event, span)) => self.on_event(event, self.lines_before + span.start.line()),
+                Err(error) => {
+                    let what = format!("not valid YAML: {} (column {})", error.info(), error.marker().col() + 1);
+                    Err(SyntaxError { line: Some(self.lines_before + error.marker().line()), what })
+                }
+            };
+            if let Err(error) = built {
+                self.errors.push(error);
+                break;
+            }
+        }
+    }
+
     fn on_event(&mut self, event: Event<'_>, line: usize) -> Result<(), SyntaxError> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -219,6 +266,33 @@ mod tests {
         assert_eq!(b.line, Some(3));
         let Some(Value::List(items)) = documents[1].get("c").map(|c| &c.value) else { panic!("no list") };
         assert_eq!(items.iter().map(|item| item.line).collect::<Vec<_>>(), [Some(6), Some(7)]);
+    }
+
+    #[test]
+    fn a_broken_document_hides_none_of_the_others() {
+        let text =
+            "\u{feff}a: 1\n---\nb: [1,\n---\nc: 1\nc: 2\n--- # three\nd: |\n  ---\n  x\n---\n---\n----: 1\n---\n{e\n";
+        let (documents, errors) = parse_each(text);
+        let keys = ["a", "d", "----"];
+        assert_eq!(documents.len(), keys.len());
+        for (document, key) in documents.iter().zip(keys) {
+            assert!(document.get(key).is_some(), "{key}: {document:?}");
+        }
+        assert_eq!(documents[1].get("d").and_then(Node::text), Some("---\nx\n"));
+        assert_eq!(documents.iter().map(|document| document.line).collect::<Vec<_>>(), [Some(1), Some(8), Some(13)]);
+        let lines: Vec<_> = errors.iter().map(|error| error.line.unwrap()).collect();
+        assert_eq!((lines.len(), lines[1], lines[2] >= 15), (3, 6, true), "{errors:?}");
+        assert_eq!(parse(text).unwrap_err(), errors);
+        let broken_between = "a: 1\n...\n%YAML 9.9.9 x\n---\nb: 1\n";
+        assert!(!parse_each(broken_between).1.is_empty());
+    }
+
+    #[test]
+    fn aliases_are_bounded_over_all_documents() {
+        let large = format!("a: &a {}\nb: [{}]\n---\n", "x".repeat(1 << 12), vec!["*a"; 100].join(", "));
+        let (documents, errors) = parse_each(&(large.repeat(30) + "{"));
+        assert!(documents.len() < 15 && errors.len() > 15, "{} {}", documents.len(), errors.len());
+        assert!(parse_each(&"{\n---\n".repeat(1000)).1.len() <= MAX_ERRORS);
     }
 
     #[test]

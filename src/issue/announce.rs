@@ -232,7 +232,7 @@ mod tests {
             kind: BackendKind::CertManager { issuer, trust: CaSource::Issuer },
         });
         let policy = MeshPolicy::classic("default".into(), "cm".into(), vec![backend]);
-        Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]) })
+        Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]), ..PolicySet::default() })
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,7 +38,7 @@ fn policies() -> Arc<PolicySet> {
         kind: BackendKind::Provided(ca),
     });
     let policy = MeshPolicy::classic("default".into(), "ours".into(), vec![backend]);
-    Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]) })
+    Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]), ..PolicySet::default() })
 }
 
 fn pair(name: &str) -> (String, String) {

@@ -116,7 +116,7 @@ fn policy(lifetime: u64) -> Arc<PolicySet> {
         kind: BackendKind::Builtin(BuiltinSettings::default()),
     });
     let policy = MeshPolicy::classic("default".into(), "ca".into(), vec![backend]);
-    Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]) })
+    Arc::new(PolicySet { meshes: BTreeMap::from([("default".into(), Arc::new(policy))]), ..PolicySet::default() })
 }
 
 fn trusting(cas: &[&TestCa]) -> Arc<TrustSet> {

@@ -55,8 +55,13 @@ fn claims<'p>(policy: &'p MeshPolicy, before: Option<&Arc<MeshPolicy>>) -> Vec<C
         let was_on = before.is_some_and(|before| before.enabled_backend.is_some());
         claims.push(claimed(Claim::Defaults { signer }, !was_on));
     }
-    claims.extend(policy.identities.iter().map(|identity| {
-        let was_there = before.is_some_and(|before| before.identities.iter().any(|other| same_claim(identity, other)));
+    // Who has no signer is given nothing, and so takes nothing from others.
+    let signed = policy.identities.iter().filter(|identity| policy.backend(&identity.backend).is_some());
+    claims.extend(signed.map(|identity| {
+        let was_there = before.is_some_and(|before| {
+            let signs = |other: &IdentityPolicy| before.backend(&other.backend).is_some();
+            before.identities.iter().any(|other| same_claim(identity, other) && signs(other))
+        });
         claimed(Claim::Identity(identity), !was_there)
     }));
     claims

@@ -46,7 +46,10 @@ fn policies(text: &str) -> PolicySet {
         policy.backends = policy.identities.iter().map(|identity| backend(&identity.backend)).collect();
         (policy.name.clone(), Arc::new(policy))
     };
-    PolicySet { meshes: text.split(',').filter(|text| !text.trim().is_empty()).map(mesh).collect() }
+    PolicySet {
+        meshes: text.split(',').filter(|text| !text.trim().is_empty()).map(mesh).collect(),
+        ..PolicySet::default()
+    }
 }
 
 #[test]

@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::backend::{Reference, Use};
 use super::claims::{self, Claimant};
 use super::cluster::{ObjectRef, Standing};
+use super::gaps::{self, Gaps};
 use super::known_good::{KnownGood, TrustKey};
 use super::last_good::Seen;
 use super::precedence;
+use super::references::{self, Wrong};
 use super::resource::{self, Decoded, Definition, Key, Outcome};
 use super::{Context, Resources};
 use crate::document::{Node, Value, quoted};
-use crate::model::bundle::{Bundle, BundleError};
-use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::diagnostic::{Location, Problem};
-use crate::model::policy::{DataSource, MeshPolicy, PolicySet};
+use crate::model::policy::{MeshPolicy, PolicySet, Selector};
 use crate::model::secrets::MeshSecrets;
 
 /// A file of resources, as far as it could be read; or an object of the cluster.
@@ -45,6 +44,8 @@ pub struct Compiled {
 pub(super) struct File {
     pub(super) path: Arc<PathBuf>,
     pub(super) complete: bool,
+    /// Whether it is known of each of its documents which resource it is.
+    identified: bool,
     pub(super) found: Vec<Found>,
 }
 
@@ -60,6 +61,8 @@ pub(super) struct Found {
     pub(super) key: Key,
     at: Location,
     definition: Option<Definition>,
+    /// Whom a MeshIdentity selects, good or not.
+    selects: Option<Selector>,
 }
 
 /// What the user is to be told.
@@ -101,7 +104,7 @@ pub fn compile<'s>(
             _ => continue,
         };
         let wrong: Vec<Wrong> =
-            references.iter().filter_map(|reference| check_reference(mesh, reference, &secrets, context)).collect();
+            references.iter().filter_map(|reference| references::check(mesh, reference, &secrets, context)).collect();
         if wrong.iter().any(|wrong| !wrong.has_lapsed) {
             found.definition = None;
         }
@@ -118,17 +121,16 @@ pub fn compile<'s>(
         _ => None,
     }));
     problems.extend(update_claims(&mut files, known, context));
+    known.gaps.update(find_gaps(&files, known));
     let (policies, unused) = assemble(known);
     for found in files.iter().flat_map(|file| &file.found) {
         let (Key::Mesh(mesh), Some(Definition::Mesh(definition))) = (&found.key, &found.definition) else { continue };
         let gives_identities = policies.meshes.get(mesh).is_some_and(|policy| !policy.identities.is_empty());
         notices.extend(definition.off.as_deref().filter(|_| !gives_identities).cloned());
     }
-    for (mesh, name) in unused {
-        let at = Location { resource: Some(format!("MeshTrust {mesh}/{name}")), ..Location::default() };
-        let what = "has no effect: its mesh has neither mTLS nor a MeshIdentity".to_owned();
-        notices.push(Problem { at, what, hint: None });
-    }
+    let found = files.iter().flat_map(|file| &file.found);
+    notices.extend(found.filter_map(|found| known.gaps.notice(&found.key, &found.at)));
+    notices.extend(files.iter().flat_map(|file| &file.found).filter_map(|found| without_mesh(found, known, &unused)));
 
     let standings = precedence::standings(&files, known, &shadowed, &mut problems, &mut notices);
     problems.sort();
@@ -189,6 +191,44 @@ fn update_claims(files: &mut [File], known: &mut KnownGood, context: &Context) -
     }
 }
 
+/// What to say of a resource for a mesh that has no Mesh: where others have one, it may be a slip of the pen.
+fn without_mesh(found: &Found, known: &KnownGood, unused: &[TrustKey]) -> Option<Problem> {
+    let has_any = known.meshes.iter().next().is_some();
+    let is_defined = |mesh| !has_any || known.meshes.get(mesh).is_some() || known.gaps.meshes.contains(mesh);
+    let what = match (&found.key, &found.definition) {
+        (Key::Trust { mesh, name }, Some(_)) if unused.contains(&(mesh.clone(), name.clone())) => {
+            format!("has no effect: mesh {} has neither mTLS nor a MeshIdentity", quoted(mesh))
+        }
+        (Key::Identity { mesh, .. } | Key::Trust { mesh, .. }, Some(_)) if !is_defined(mesh) => {
+            format!("no Mesh defines mesh {}, so it has only what its MeshIdentities say", quoted(mesh))
+        }
+        _ => return None,
+    };
+    let hint = Some(
+        "if another mesh is meant, name it: by the label kuma.io/mesh, or by mesh in the Universal form".to_owned(),
+    );
+    Some(Problem { at: Location { field: None, ..found.at.clone() }, what, hint })
+}
+
+/// What is broken, and nothing good is known of it.
+fn find_gaps(files: &[File], known: &KnownGood) -> Gaps {
+    let mut gaps = Gaps::default();
+    gaps.unread.extend(files.iter().filter(|file| !file.identified).map(|file| file.path.clone()));
+    for found in files.iter().flat_map(|file| &file.found) {
+        match &found.key {
+            Key::Mesh(name) if known.meshes.get(name).is_none() => drop(gaps.meshes.insert(name.clone())),
+            Key::Identity { mesh, name } => {
+                let key = (mesh.clone(), name.clone());
+                if known.identities.get(&key).is_none() {
+                    gaps.identities.insert(key, found.selects.clone());
+                }
+            }
+            Key::Mesh(_) | Key::Secret { .. } | Key::Trust { .. } => {}
+        }
+    }
+    gaps
+}
+
 /// What is in force of all kinds, mesh by mesh; and the trusts of meshes that there are none of.
 fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
     let classic = known.meshes.iter().filter_map(|(name, mesh)| Some((name.clone(), mesh.policy.as_deref()?.clone())));
@@ -207,6 +247,8 @@ fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
     }
     // Without a backend, there is nothing to trust or to sign.
     meshes.retain(|_, policy| !policy.backends.is_empty());
+    let unserved = known.gaps.unserved(known.meshes.iter().map(|(mesh, _)| mesh), &meshes);
+    known.gaps.fill(&mut meshes);
     let mut unused = Vec::new();
     for ((mesh, name), anchors) in known.trusts.iter() {
         match meshes.get_mut(mesh) {
@@ -215,16 +257,16 @@ fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
         }
     }
     let meshes = meshes.into_iter().map(|(name, policy)| (name, Arc::new(policy))).collect();
-    (PolicySet { meshes }, unused)
+    (PolicySet { meshes, unserved }, unused)
 }
 
 fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
-    let mut file = File { path: source.path.clone(), complete: true, found: Vec::new() };
+    let mut file = File { path: source.path.clone(), complete: true, identified: true, found: Vec::new() };
     let documents = match &source.documents {
         Ok(documents) => documents,
         Err(problems) => {
             told.problems.extend(problems.iter().cloned());
-            return File { complete: false, ..file };
+            return File { complete: false, identified: false, ..file };
         }
     };
     for document in documents.iter().flat_map(expand) {
@@ -232,11 +274,12 @@ fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
         told.problems.extend(problems);
         told.notices.extend(notices);
         match outcome {
-            Outcome::Unidentified => file.complete = false,
+            Outcome::Unidentified => (file.complete, file.identified) = (false, false),
             Outcome::Known { key, at, definition } => {
                 // A file that is cut off in the middle of a resource has lost what came after it as well.
                 file.complete &= definition.is_some();
-                file.found.push(Found { key, at, definition });
+                let selects = matches!(key, Key::Identity { .. }).then(|| gaps::selector(document)).flatten();
+                file.found.push(Found { key, at, definition, selects });
             }
         }
     }
@@ -283,58 +326,4 @@ fn pick<K, V>(files: &[File], pick: impl Fn(&Found) -> Option<(K, Option<V>)>) -
         resources: file.found.iter().filter_map(&pick).collect(),
     };
     files.iter().map(of_file).collect()
-}
-
-/// What is wrong with a reference.
-struct Wrong {
-    problem: Problem,
-    /// Time alone has made it wrong: who refers to it is told, and counts all the same.
-    has_lapsed: bool,
-}
-
-/// A Secret must hold what it is named for. One that is in no file may be in the cluster, if there is one.
-fn check_reference(mesh: &str, reference: &Reference, secrets: &MeshSecrets, context: &Context) -> Option<Wrong> {
-    let Reference { name, at, meant } = reference;
-    let wrong = |what: String, hint: Option<String>, has_lapsed: bool| {
-        Some(Wrong { problem: Problem { at: at.clone(), what, hint }, has_lapsed })
-    };
-    let problem = |what, hint| wrong(what, hint, false);
-    let Some(content) = secrets.get(mesh, name) else {
-        if context.kubernetes_available {
-            return None;
-        }
-        return problem(
-            format!("there is no mesh Secret {}", quoted(name)),
-            Some("add it to the resource files".to_owned()),
-        );
-    };
-    let bad_pair = |error: CaPairError| {
-        let has_lapsed = matches!(error, CaPairError::Expired { .. });
-        wrong(format!("the Secret {}: {error}", quoted(name)), error.hint().map(str::to_owned), has_lapsed)
-    };
-    match meant {
-        Use::Other => None,
-        Use::Bundle => {
-            let error = Bundle::from_pem(content.expose(), context.now).err()?;
-            let has_lapsed = matches!(error, BundleError::Expired { .. });
-            wrong(format!("the Secret {} is no trust bundle: {error}", quoted(name)), None, has_lapsed)
-        }
-        Use::CaCertificate { allow_self_signed } => {
-            bad_pair(CaChain::from_pem(content.expose(), *allow_self_signed, context.now).err()?)
-        }
-        Use::CaKey { certificate } => {
-            let key = match CaKey::from_pem(content.expose()) {
-                Ok(key) => key,
-                Err(error) => return bad_pair(error),
-            };
-            let pem = match certificate {
-                DataSource::Inline(pem) => pem,
-                DataSource::Secret(name) => secrets.get(mesh, name)?,
-                DataSource::File(_) | DataSource::EnvVar(_) | DataSource::NotKept => return None,
-            };
-            // What is wrong with the certificate itself is told where that is named.
-            let chain = CaChain::from_pem(pem.expose(), true, context.now).ok()?;
-            bad_pair(key.check_belongs_to(&chain).err()?)
-        }
-    }
 }

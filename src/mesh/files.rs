@@ -70,7 +70,7 @@ fn read(paths: &[PathBuf]) -> Vec<Source> {
                 continue;
             }
             match read_text(&file) {
-                Ok(text) => sources.push(parse(&file, &text)),
+                Ok(text) => sources.extend(parse(&file, &text)),
                 // It was in its folder a moment ago, so it has just been removed; one that is listed must be there.
                 Err(error) if error.kind() == io::ErrorKind::NotFound && file != *path && !is_there(&file) => {}
                 Err(error) => sources.push(unreadable(&file, &error)),
@@ -117,13 +117,15 @@ fn read_text(file: &Path) -> io::Result<Zeroizing<String>> {
     Ok(text)
 }
 
-fn parse(file: &Path, text: &str) -> Source {
+/// A file of which only some documents can be read is two sources: these, and the rest.
+fn parse(file: &Path, text: &str) -> Vec<Source> {
     let path = Arc::new(file.to_owned());
-    let documents = document::parse(text).map_err(|errors| {
-        let at = |line| Location { file: Some(path.clone()), line, ..Location::default() };
-        errors.into_iter().map(|error| Problem { at: at(error.line), what: error.what, hint: None }).collect()
-    });
-    Source { path, documents }
+    let (documents, errors) = document::parse_each(text);
+    let at = |line| Location { file: Some(path.clone()), line, ..Location::default() };
+    let problem = |error: document::SyntaxError| Problem { at: at(error.line), what: error.what, hint: None };
+    let problems: Vec<Problem> = errors.into_iter().map(problem).collect();
+    let unread = (!problems.is_empty()).then(|| Source { path: path.clone(), documents: Err(problems) });
+    [Source { path, documents: Ok(documents) }].into_iter().chain(unread).collect()
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Source {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::claims::{Claims, IdentityKey};
+use super::gaps::Gaps;
 use super::identity::IdentityDefinition;
 use super::last_good::LastGood;
 use super::policy::MeshDefinition;
@@ -27,12 +28,19 @@ pub struct KnownGood {
     pub(super) secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
     pub(super) identities: LastGood<IdentityKey, IdentityDefinition>,
     pub(super) trusts: LastGood<TrustKey, Arc<TrustAnchors>>,
+    /// Of what is broken and has never been good.
+    pub(super) gaps: Gaps,
 }
 
 /// Mesh and name of a MeshTrust.
 pub(super) type TrustKey = (Arc<str>, Arc<str>);
 
 impl KnownGood {
+    /// Everything that there is has been compiled: what is broken when it appears after this takes nothing away from anybody.
+    pub fn begin(&mut self) {
+        self.gaps.begin();
+    }
+
     /// Where a resource was seen last that something good is known of.
     pub(super) fn place(&self, key: &Key) -> Option<&Arc<PathBuf>> {
         match key {
@@ -104,6 +112,7 @@ impl KnownGoodFile {
             secrets: LastGood::default(),
             identities: identities.into_iter().map(identity).collect(),
             trusts: trusts.into_iter().map(trust).collect(),
+            gaps: Gaps::default(),
         }
     }
 

@@ -38,6 +38,7 @@ impl Scene {
             system_namespace: "system".to_owned(),
             zone: String::new(),
             read_file: None,
+            state_dir: None,
         }
     }
 

@@ -67,6 +67,11 @@ impl<K: Ord + Clone, V: Clone> LastGood<K, V> {
         self.kept.iter().map(|(key, (_, value))| (key, value))
     }
 
+    /// The value in force, if there is one.
+    pub fn get(&self, key: &K) -> Option<&V> {
+        self.kept.get(key).map(|(_, value)| value)
+    }
+
     /// The file in which `key` was seen last, if there is a good value of it.
     pub fn place(&self, key: &K) -> Option<&Arc<PathBuf>> {
         self.kept.get(key).map(|(file, _)| file)

@@ -1,5 +1,6 @@
 //! All resources, of files and of the cluster: compiled together, and anew whenever one of them changes.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,7 +13,11 @@ use super::known_good::{KnownGood, KnownGoodFile};
 use super::{Context, ReadFile};
 use crate::document;
 use crate::runtime::clock::Clock;
+use crate::runtime::private_file;
 use crate::runtime::state_dir::StateDir;
+
+/// The file in the state directory that says that the embedded default is served.
+const SERVED_FILE: &str = "embedded-default";
 
 /// What is served if no resources are configured at all.
 const EMBEDDED_DEFAULT: &str =
@@ -32,6 +37,9 @@ pub struct Settings {
     pub zone: String,
     /// See [`Context::read_file`].
     pub read_file: Option<ReadFile>,
+    /// Where it is kept, in a cluster, that the embedded default is served: a restart does not take it away. `None` keeps
+    /// nothing.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// The resources of files and of the cluster.
@@ -60,6 +68,7 @@ impl LiveResources {
         let files = ResourceFiles::new(settings.paths.clone());
         let embedded_default = match (settings.paths.is_empty(), &cluster) {
             (false, _) => EmbeddedDefault::Off,
+            (true, Some(_)) if served_file(&settings).is_some_and(|file| file.exists()) => EmbeddedDefault::On,
             (true, Some(_)) => EmbeddedDefault::Undecided,
             (true, None) => EmbeddedDefault::On,
         };
@@ -78,7 +87,11 @@ impl LiveResources {
     pub fn load(&mut self) -> Compiled {
         if let Some(cluster) = &mut self.cluster {
             self.objects = cluster.borrow_and_update().clone();
-            self.embedded_default = self.embedded_default.after(self.objects.of(ObjectKind::Mesh));
+            let before = self.embedded_default;
+            self.embedded_default = before.after(self.objects.of(ObjectKind::Mesh));
+            if self.embedded_default != before {
+                self.embedded_default.keep(&self.settings);
+            }
         }
         let mut files = self.files.read();
         if self.embedded_default == EmbeddedDefault::On {
@@ -99,6 +112,9 @@ impl LiveResources {
         let compiled = compile(files.iter().chain(objects), &context, &mut self.known);
         if let Some(memory) = &mut self.memory {
             memory.keep(&self.known);
+        }
+        if self.cluster.is_none() || self.objects.is_known() {
+            self.known.begin();
         }
         compiled
     }
@@ -151,10 +167,28 @@ impl EmbeddedDefault {
         match (self, meshes) {
             (Self::Undecided, Listing::NotInstalled) => Self::On,
             (Self::Undecided, Listing::Listed(_)) => Self::Off,
-            (Self::On, Listing::Listed(meshes)) if !meshes.is_empty() => Self::Off,
+            (Self::On, Listing::Listed(meshes) | Listing::Remembered(meshes)) if !meshes.is_empty() => Self::Off,
             (before, _) => before,
         }
     }
+
+    /// Keeps it for the next start. A disk that is full costs that, so it is only logged.
+    fn keep(self, settings: &Settings) {
+        let Some(file) = served_file(settings) else { return };
+        let done = match self {
+            Self::On => private_file::write(&file, b""),
+            Self::Undecided | Self::Off => std::fs::remove_file(&file),
+        };
+        if let Err(error) = done
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %file.display(), %error, "whether the embedded default is served cannot be kept");
+        }
+    }
+}
+
+fn served_file(settings: &Settings) -> Option<PathBuf> {
+    Some(settings.state_dir.as_ref()?.join(SERVED_FILE))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ fn settings(paths: &[&Path]) -> Settings {
         system_namespace: "kong-mesh-system".to_owned(),
         zone: String::new(),
         read_file: None,
+        state_dir: None,
     }
 }
 
@@ -77,6 +78,26 @@ fn the_last_good_stays_in_force() {
     step("listed other", "cannot be read");
     write(listed.path(), "listed.yaml", GOOD, "listed");
     step("listed other", "");
+}
+
+#[test]
+fn a_document_that_is_not_yaml_leaves_the_others_of_its_file_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = |mesh: &str| GOOD.replace("NAME", mesh);
+    let mut files = LiveResources::of_files(settings(&[folder.path()]), Clock::system());
+    write(folder.path(), "a.yaml", &format!("{}---\ntype: [\n---\n{}", good("a"), good("b")), "");
+    let compiled = files.load();
+    assert_eq!(meshes(&compiled.resources), "a b");
+    assert_eq!(compiled.problems.len(), 1);
+    assert!(compiled.resources.policies.unserved.unread.is_some(), "it may be a mesh");
+    // What was in the document that is broken now stays; what is good changes.
+    write(folder.path(), "a.yaml", &format!("{}---\n{}---\n{}", good("a"), good("c"), good("b")), "");
+    assert_eq!(meshes(&files.load().resources), "a b c");
+    write(folder.path(), "a.yaml", &format!("{}---\ntype: Mesh\nname: [c\n---\n{}", good("a"), good("d")), "");
+    let compiled = files.load();
+    assert_eq!(meshes(&compiled.resources), "a b c d");
+    let told = compiled.problems[0].to_string();
+    assert!(told.contains("a.yaml:") && told.contains("not valid YAML"), "{told}");
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ fn policy(provided: ProvidedCa) -> PolicySet {
         trusts: vec![Arc::new(TrustAnchors { name: "other".into(), trust_domain: "other".into(), bundle })],
         skip_validation: true,
     };
-    PolicySet { meshes: [("default".into(), Arc::new(mesh))].into() }
+    PolicySet { meshes: [("default".into(), Arc::new(mesh))].into(), ..PolicySet::default() }
 }
 
 fn again(policies: &PolicySet) -> (PolicySet, String) {

@@ -17,3 +17,4 @@ pub mod secrets;
 pub mod svid;
 pub mod template;
 pub mod text;
+pub mod unserved;

@@ -13,6 +13,7 @@ use super::identity::Labels;
 use super::kept;
 use super::secrets::SecretBytes;
 use super::template::PathTemplate;
+use super::unserved::Unserved;
 
 /// Lifetime of a leaf that this server signs itself and whose policy does not say one.
 pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -22,6 +23,9 @@ pub const DEFAULT_LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 pub struct PolicySet {
     /// By mesh name.
     pub meshes: BTreeMap<Arc<str>, Arc<MeshPolicy>>,
+    /// The meshes that there are, or may be, beside these. What was so when a server ended is nothing to keep.
+    #[serde(skip)]
+    pub unserved: Unserved,
 }
 
 impl PolicySet {
@@ -110,7 +114,8 @@ pub struct IdentityPolicy {
     /// `spec.spiffeID.path`; without it, the path of the default SPIFFE ID.
     #[serde(with = "kept::path_template")]
     pub path: Option<PathTemplate>,
-    /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`).
+    /// Name of the backend in [`MeshPolicy::backends`] that signs (`spec.provider`). In force it may be missing there, while
+    /// nothing good of it is known at all: then nobody is issued anything by this policy.
     pub backend: Arc<str>,
 }
 

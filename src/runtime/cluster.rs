@@ -16,6 +16,9 @@ use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+/// Bound on a question of [`is_installed`].
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Bound on opening a connection to the API server; kube's 30 s would be three times a usual request timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -135,7 +138,8 @@ pub struct Watch<K, E = DeserializeGuard<K>> {
 /// Why the API server lists nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// It does not know the kind: its CustomResourceDefinition is not installed (404).
+    /// It does not know the kind (404): its CustomResourceDefinition is not installed, or not taken in at the moment; see
+    /// [`is_installed`].
     NotInstalled,
     /// This server may not (403).
     Forbidden,
@@ -291,6 +295,22 @@ fn refusal(error: &watcher::Error) -> Option<Refused> {
         }
         watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403 => Some(Refused::Forbidden),
         _ => None,
+    }
+}
+
+/// Whether the API server's discovery has the kind `plural` of `group_version`; `None` if it does not say. The answer to a
+/// list alone is no proof: while a definition is replaced, or an aggregated API server begins, it may be 404 for a moment.
+/// (An API server that has just started itself answers 503 until it has taken in what is installed.) Every service account
+/// may ask: `system:discovery`.
+pub async fn is_installed(client: &Client, group_version: &str, plural: &str) -> Option<bool> {
+    match tokio::time::timeout(DISCOVERY_TIMEOUT, client.list_api_group_resources(group_version)).await.ok()? {
+        Ok(list) => Some(list.resources.iter().any(|resource| resource.name == plural)),
+        // The answer about a group that is not there is plain text, without a reason.
+        Err(kube::Error::Api(status)) if status.code == 404 => Some(false),
+        Err(error) => {
+            tracing::debug!(error = explain(&error), "discovery does not answer");
+            None
+        }
     }
 }
 

@@ -51,7 +51,7 @@ fn decide(server: &TestServer) {
     };
     let meshes = [MeshPolicy { identities: vec![Arc::new(front)], ..classic("default") }, classic("prod")];
     let meshes = meshes.map(|mesh| (mesh.name.clone(), Arc::new(mesh)));
-    let policies = watch::channel(Arc::new(PolicySet { meshes: meshes.into() })).1;
+    let policies = watch::channel(Arc::new(PolicySet { meshes: meshes.into(), ..PolicySet::default() })).1;
     let rule = AllowRule { mesh: "prod".into(), labels: labels(&[("env", "prod")]), ..AllowRule::default() };
     let rules = Rules { default: None, allow: vec![rule] };
     server.authenticate.completes.set(Identifiers::new(Vec::new(), false, policies, rules, "".into())).unwrap();

@@ -46,6 +46,8 @@ struct State {
 pub(crate) enum Definition {
     /// There is none.
     Missing,
+    /// Lists say so, and discovery has it all the same.
+    Away,
     /// The status is a field like any other.
     WithoutSubresource,
     /// The same, and it is dropped.
@@ -170,16 +172,21 @@ impl FakeApi {
             if state.down {
                 return Err(std::io::Error::other("connection refused"));
             }
+            if parts.uri.path() == "/apis/kuma.io/v1alpha1" {
+                return Ok(state.discovery());
+            }
             let missing = match state.definitions.get(&plural) {
-                Some(Definition::Missing) => true,
+                Some(Definition::Missing | Definition::Away) => true,
                 Some(Definition::WithoutSubresource | Definition::WithoutStatus) => subresource,
                 None => false,
             };
-            if missing {
+            let fault = state.faults.iter().position(|(method, of, _)| *method == parts.method && *of == plural);
+            let fault = fault.and_then(|at| state.faults.remove(at)).map(|(_, _, fault)| fault);
+            // Whoever may not is not told what there is.
+            if missing && !matches!(fault, Some(Fault::Refuse(..))) {
                 return Ok(answer(404, &status(404, "the server could not find the requested resource")));
             }
-            let fault = state.faults.iter().position(|(method, of, _)| *method == parts.method && *of == plural);
-            fault.and_then(|at| state.faults.remove(at)).map(|(_, _, fault)| fault)
+            fault
         };
         match fault {
             Some(Fault::Refuse(code, message)) => Ok(answer(code, &status(code, message))),
@@ -198,6 +205,18 @@ impl FakeApi {
 }
 
 impl State {
+    fn discovery(&self) -> Response<Body> {
+        let installed: Vec<Value> = [("meshes", "Mesh"), ("meshidentities", "MeshIdentity"), ("meshtrusts", "MeshTrust")]
+            .iter()
+            .filter(|(plural, _)| self.definitions.get(*plural) != Some(&Definition::Missing))
+            .map(|(plural, kind)| json!({"name": plural, "singularName": "", "namespaced": false, "kind": kind, "verbs": []}))
+            .collect();
+        if installed.is_empty() {
+            return answer(404, &status(404, "the server could not find the requested resource"));
+        }
+        answer(200, &json!({"groupVersion": "kuma.io/v1alpha1", "resources": installed}))
+    }
+
     fn carry_out(
         &mut self,
         method: &Method,

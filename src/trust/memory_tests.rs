@@ -27,7 +27,7 @@ fn policies(backends: &[(&str, &str)]) -> Arc<PolicySet> {
         })
     };
     let policy = MeshPolicy::classic("default".into(), backends[0].0.into(), backends.iter().map(backend).collect());
-    Arc::new(PolicySet { meshes: [("default".into(), Arc::new(policy))].into() })
+    Arc::new(PolicySet { meshes: [("default".into(), Arc::new(policy))].into(), ..PolicySet::default() })
 }
 
 /// A server with this policy whose backends of these names say their CAs.

@@ -24,7 +24,7 @@ fn policies(meshes: &[(&str, &[&str])]) -> Arc<PolicySet> {
         let policy = MeshPolicy::classic(name.clone(), backends[0].name.clone(), backends);
         (name, Arc::new(policy))
     };
-    Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect() })
+    Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect(), ..PolicySet::default() })
 }
 
 fn key(mesh: &str, backend: &str) -> SourceKey {
@@ -178,7 +178,10 @@ fn each_trust_domain_has_the_cas_of_its_own_sources_and_the_mesh_those_of_all_it
     let (more, foreign) = (TestCa::root("More"), TestCa::root("Foreign"));
     let east = |trusts: &[(&str, &TestCa)]| {
         let west = policies(&[("west", &["ca"])]).meshes["west"].clone();
-        Arc::new(PolicySet { meshes: [federated("east", "prod.example", trusts), ("west".into(), west)].into() })
+        Arc::new(PolicySet {
+            meshes: [federated("east", "prod.example", trusts), ("west".into(), west)].into(),
+            ..PolicySet::default()
+        })
     };
     state.set_policies(east(&[("east", &more), ("partner.example", &foreign), ("west", &foreign)]));
     state.hear(&key("east", "ca"), good(&TestCa::root("Classic")));
@@ -213,7 +216,8 @@ fn each_trust_domain_has_the_cas_of_its_own_sources_and_the_mesh_those_of_all_it
 fn a_ca_that_comes_into_another_domain_is_new_there() {
     let mut state = TrustState::default();
     let (shared, other) = (TestCa::root("Shared"), TestCa::root("Other"));
-    let policies = || Arc::new(PolicySet { meshes: [federated("east", "prod.example", &[])].into() });
+    let policies =
+        || Arc::new(PolicySet { meshes: [federated("east", "prod.example", &[])].into(), ..PolicySet::default() });
     state.set_policies(policies());
     state.hear(&key("east", "ca"), good(&shared));
     state.hear(&key("east", "of-identity"), good(&other));
@@ -229,7 +233,7 @@ fn the_word_of_a_mesh_trust_is_not_kept_with_the_last_complete_bundle() {
     let mut state = TrustState::default();
     let (more, classic) = (TestCa::root("More"), TestCa::root("Classic"));
     let policies = |identity_domain: &str, trusts: &[(&str, &TestCa)]| {
-        Arc::new(PolicySet { meshes: [federated("east", identity_domain, trusts)].into() })
+        Arc::new(PolicySet { meshes: [federated("east", identity_domain, trusts)].into(), ..PolicySet::default() })
     };
     state.set_policies(policies("prod.example", &[("east", &more)]));
     state.hear(&key("east", "ca"), good(&classic));
@@ -246,7 +250,7 @@ fn another_issuer_behind_the_same_name_has_said_nothing() {
         let mut policy = MeshPolicy::clone(&policies(&[("default", &["cm"])]).meshes["default"]);
         let issuer = IssuerRef { name: name.into(), kind: "Issuer".into(), group: "cert-manager.io".into() };
         Arc::make_mut(&mut policy.backends[0]).kind = BackendKind::CertManager { issuer, trust: CaSource::Issuer };
-        Arc::new(PolicySet { meshes: [("default".into(), Arc::new(policy))].into() })
+        Arc::new(PolicySet { meshes: [("default".into(), Arc::new(policy))].into(), ..PolicySet::default() })
     };
     let mut state = TrustState::default();
     state.set_policies(with_issuer("one"));

@@ -31,7 +31,7 @@ fn policies(meshes: &[(&str, CaSource)]) -> Arc<PolicySet> {
         let backends = vec![Arc::new(backend)];
         (name.clone(), Arc::new(MeshPolicy::classic(name, "ca".into(), backends)))
     };
-    Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect() })
+    Arc::new(PolicySet { meshes: meshes.iter().map(mesh).collect(), ..PolicySet::default() })
 }
 
 fn secret(mesh: &str, name: &str, ca: &TestCa) -> ((Arc<str>, Arc<str>), SecretBytes) {
@@ -327,7 +327,7 @@ async fn a_ca_in_a_resource_that_has_ended_is_a_bad_source_and_no_more() {
     let BackendKind::CertManager { trust, .. } = &mut listed.kind else { unreachable!() };
     *trust = CaSource::Inline(Arc::new(over));
     policy.backends.push(Arc::new(listed));
-    let all = PolicySet { meshes: [("default".into(), Arc::new(policy))].into() };
+    let all = PolicySet { meshes: [("default".into(), Arc::new(policy))].into(), ..PolicySet::default() };
     let rig = Rig::start(Arc::new(all), MeshSecrets::from_iter([secret("default", "root", &TestCa::root("Root"))]));
     rig.settle().await;
     let troubles = rig.store.troubles().borrow().clone();

@@ -6,11 +6,12 @@ use crate::identify::standing::Facts;
 use crate::identify::{IdentifyError, Proof};
 use crate::model::policy::{MeshPolicy, PolicySet};
 
-/// The mesh that is meant where nothing names one and there are several, as in Kuma.
+/// The mesh that is meant where nothing names one, as in Kuma.
 const DEFAULT_MESH: &str = "default";
 
 /// The mesh that the proof, its trust domain and the label `kuma.io/mesh` name, all that there are of them; where none does:
-/// the configured default, else the only mesh, else `default`.
+/// the configured default, else `default`, else the only mesh that is defined. Whoever would be in a mesh that may be defined
+/// in resources that are broken is in none, and not in another one.
 pub(super) fn of<'p>(
     proof: &Proof,
     facts: &Facts,
@@ -18,7 +19,8 @@ pub(super) fn of<'p>(
     default: Option<&str>,
 ) -> Result<&'p Arc<MeshPolicy>, IdentifyError> {
     if policies.meshes.is_empty() {
-        return Err(IdentifyError::Forbidden("no mesh has mTLS enabled yet".to_owned()));
+        let forbidden = || IdentifyError::Forbidden("no mesh has mTLS enabled yet".to_owned());
+        return Err(policies.unserved.may_have_others().map_or_else(forbidden, undecided));
     }
     let by_trust_domain =
         proof.trust_domain.as_deref().map(|domain| with_trust_domain(domain, policies)).transpose()?;
@@ -40,7 +42,10 @@ pub(super) fn of<'p>(
 fn with_trust_domain<'p>(domain: &str, policies: &'p PolicySet) -> Result<&'p str, IdentifyError> {
     let found = policies.meshes.values().find(|mesh| mesh.own_trust_domains().contains(domain));
     let found = found.map(|mesh| &*mesh.name);
-    found.ok_or_else(|| IdentifyError::Forbidden(format!("no mesh has the trust domain {domain:?} of its proof")))
+    found.ok_or_else(|| match policies.unserved.may_have_others() {
+        Some(why) => undecided(why),
+        None => IdentifyError::Forbidden(format!("no mesh has the trust domain {domain:?} of its proof")),
+    })
 }
 
 fn without_a_name<'p>(policies: &'p PolicySet, default: Option<&str>) -> Result<&'p Arc<MeshPolicy>, IdentifyError> {
@@ -49,12 +54,24 @@ fn without_a_name<'p>(policies: &'p PolicySet, default: Option<&str>) -> Result<
             format!("there is no mesh {default:?} with mTLS on, which membership.default names")
         });
     }
-    let mut meshes = policies.meshes.values();
-    if let (Some(only), None) = (meshes.next(), meshes.next()) {
-        return Ok(only);
+    let (meshes, unserved) = (&policies.meshes, &policies.unserved);
+    if let Some(default) = meshes.get(DEFAULT_MESH) {
+        return Ok(default);
     }
-    let what = || format!("its proof names no mesh, there are several, none is called {DEFAULT_MESH}");
-    known(DEFAULT_MESH, policies, || format!("{}, and membership.default is not set", what()))
+    let mut others = meshes.values();
+    if let (Some(only), None) = (others.next(), others.next()) {
+        if let Some(why) = unserved.may_have_others() {
+            return Err(undecided(format!("nothing names its mesh, {:?} need not be the only one: {why}", only.name)));
+        }
+        if unserved.off.is_empty() {
+            return Ok(only);
+        }
+    }
+    let why = match unserved.off.contains(DEFAULT_MESH) {
+        true => format!("mTLS is off in mesh {DEFAULT_MESH}"),
+        false => format!("there are several, none is called {DEFAULT_MESH}"),
+    };
+    known(DEFAULT_MESH, policies, || format!("its proof names no mesh, {why}, and membership.default is not set"))
 }
 
 fn known<'p>(
@@ -63,7 +80,15 @@ fn known<'p>(
     what: impl FnOnce() -> String,
 ) -> Result<&'p Arc<MeshPolicy>, IdentifyError> {
     policies.meshes.get(name).ok_or_else(|| {
+        if let Some(why) = policies.unserved.may_have(name) {
+            return undecided(why);
+        }
         let known = policies.meshes.keys().map(AsRef::as_ref).collect::<Vec<&str>>().join(", ");
         IdentifyError::Forbidden(format!("{}; known: {known}", what()))
     })
+}
+
+/// It is not the proxy's fault, and may be another answer soon.
+fn undecided(reason: String) -> IdentifyError {
+    IdentifyError::Unavailable { method: "membership", reason }
 }

@@ -6,6 +6,7 @@ use crate::identify::standing::{Standing, Stands};
 use crate::model::identity::{Instance, Pod, Workload};
 use crate::model::policy::{IdentityPolicy, MeshPolicy, Selector};
 use crate::model::template::PathTemplate;
+use crate::model::unserved::Unserved;
 
 /// Meshes of classic mTLS.
 pub(crate) fn policies(meshes: &[&str]) -> PolicySet {
@@ -14,7 +15,10 @@ pub(crate) fn policies(meshes: &[&str]) -> PolicySet {
 }
 
 fn set(meshes: impl IntoIterator<Item = MeshPolicy>) -> PolicySet {
-    PolicySet { meshes: meshes.into_iter().map(|mesh| (mesh.name.clone(), Arc::new(mesh))).collect() }
+    PolicySet {
+        meshes: meshes.into_iter().map(|mesh| (mesh.name.clone(), Arc::new(mesh))).collect(),
+        ..PolicySet::default()
+    }
 }
 
 fn labels<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Labels {
@@ -339,4 +343,44 @@ fn the_instance() {
     assert_ne!(long, longer);
     assert!(long.name().chars().count() <= NODE_ID_CHARS);
     assert!(of(None, "a\nb").name().chars().all(|c| !c.is_control()));
+}
+
+#[test]
+fn a_mesh_that_is_missing_leaves_its_proxies_to_no_other() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).into()).collect();
+    let broken = |waiting: &[&str]| Unserved { waiting: names(waiting), ..Unserved::default() };
+    let off = Unserved { off: names(&["default"]), ..Unserved::default() };
+    let unread = || Unserved { unread: Some("mesh.yaml".into()), ..Unserved::default() };
+    for (mesh, default, meshes, unserved, expected) in [
+        (
+            None,
+            None,
+            &["prod"][..],
+            broken(&["default"]),
+            Err("verified at the moment: nothing names its mesh, \"prod\""),
+        ),
+        (None, None, &["prod"], broken(&["test"]), Err("mesh \"test\" is broken or held back")),
+        (None, None, &["prod"], unread(), Err("what is in mesh.yaml has not been understood")),
+        (None, None, &["prod"], off, Err("not allowed: its proof names no mesh, mTLS is off in mesh default")),
+        (None, None, &[], broken(&["prod"]), Err("verified at the moment: ")),
+        (None, None, &[], unread(), Err("verified at the moment: ")),
+        (None, None, &["a", "b"], broken(&["default"]), Err("verified at the moment: ")),
+        (None, None, &["a", "b"], broken(&["c"]), Err("not allowed: ")),
+        // Whatever else there is, `default` is meant.
+        (None, None, &["default"], unread(), Ok("default")),
+        (None, None, &["default", "prod"], broken(&["test"]), Ok("default")),
+        (None, Some("prod"), &["prod"], unread(), Ok("prod")),
+        (None, Some("test"), &["prod"], broken(&["test"]), Err("verified at the moment: ")),
+        (None, Some("gone"), &["prod"], broken(&["test"]), Err("not allowed: ")),
+        (Some("test"), None, &["prod"], broken(&["test"]), Err("verified at the moment: ")),
+        (Some("prod"), None, &["prod"], broken(&["default"]), Ok("prod")),
+    ] {
+        let policies = PolicySet { unserved: unserved.clone(), ..policies(meshes) };
+        let rules = Rules { default: default.map(Into::into), ..Rules::default() };
+        let got = decided(&proof(mesh, named("web")), &policies, &rules);
+        expect(got.map(|identity| identity.mesh.to_string()), expected);
+    }
+    let foreign = Proof { trust_domain: Some("test".into()), ..proof(None, named("web")) };
+    let policies = PolicySet { unserved: broken(&["test"]), ..policies(&["prod"]) };
+    expect(id(&foreign, &policies), Err("verified at the moment: "));
 }

@@ -25,7 +25,7 @@ pub fn recall(state_dir: &StateDir) -> PolicySet {
 /// What there is to keep: what is in force, and `others` of meshes that have not been since the start.
 pub(super) fn to_keep(in_force: &PolicySet, others: &PolicySet) -> PolicySet {
     let all = others.meshes.iter().chain(&in_force.meshes);
-    PolicySet { meshes: all.map(|(mesh, policy)| (mesh.clone(), policy.clone())).collect() }
+    PolicySet { meshes: all.map(|(mesh, policy)| (mesh.clone(), policy.clone())).collect(), ..PolicySet::default() }
 }
 
 /// What was in force of a mesh, where `wanted` is now: with the private keys that were not kept, as far as the wanted

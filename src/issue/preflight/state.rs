@@ -118,7 +118,7 @@ impl State {
             let kept = || Some(record::completed(self.kept.meshes.get(mesh)?, wanted));
             Some((mesh.clone(), self.in_force.meshes.get(mesh).cloned().or_else(kept)?))
         });
-        PolicySet { meshes: meshes.collect() }
+        PolicySet { meshes: meshes.collect(), ..PolicySet::default() }
     }
 
     /// The parts that stay what they were because their signers are not known to be good. The first of a mesh has nothing to
@@ -145,7 +145,9 @@ impl State {
             let take = |part: &Arc<str>| takes.get(&(mesh.clone(), part.clone())).copied().unwrap_or(Take::New);
             Some((mesh.clone(), compose(before.meshes.get(mesh), wanted, take)?))
         });
-        PolicySet { meshes: meshes.collect() }
+        let meshes = meshes.collect();
+        let unserved = self.wanted.unserved.with_those_held_back(&self.wanted.meshes, &meshes);
+        PolicySet { meshes, unserved }
     }
 
     fn settle(&mut self) {

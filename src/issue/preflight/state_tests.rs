@@ -77,7 +77,7 @@ impl Rig {
     pub(super) fn want_all(&mut self, policies: Vec<MeshPolicy>, passed: &[&str]) {
         self.now += 1;
         let meshes = policies.into_iter().map(|policy| (policy.name.clone(), Arc::new(policy)));
-        let set = PolicySet { meshes: meshes.collect() };
+        let set = PolicySet { meshes: meshes.collect(), ..PolicySet::default() };
         self.state.want(Arc::new(set), |test| passed.contains(&&*test.backend), timestamp(self.now));
     }
 

@@ -72,7 +72,7 @@ fn mesh(backend: &str, trust: CaSource) -> Arc<PolicySet> {
         kind: BackendKind::CertManager { issuer, trust },
     });
     let policy = MeshPolicy::classic("default".into(), backend.name.clone(), vec![backend]);
-    Arc::new(PolicySet { meshes: [("default".into(), Arc::new(policy))].into() })
+    Arc::new(PolicySet { meshes: [("default".into(), Arc::new(policy))].into(), ..PolicySet::default() })
 }
 
 impl Rig {

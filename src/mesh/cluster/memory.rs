@@ -48,8 +48,11 @@ impl Memory {
 
     /// Keeps what the cluster has said, if it has. What cannot be written is tried again the next time.
     pub(super) fn keep(&mut self, listing: &Listing) {
+        let none = ByName::new();
         match listing {
-            Listing::Listed(objects) => {
+            Listing::Listed(_) | Listing::NotInstalled => {
+                // That there are none is to be known at the next start as well.
+                let objects = if let Listing::Listed(objects) = listing { objects } else { &none };
                 if self.written.as_ref().is_some_and(|written| same_objects(written, objects)) {
                     return;
                 }
@@ -57,12 +60,7 @@ impl Memory {
                     self.written = Some(objects.clone());
                 }
             }
-            Listing::NotInstalled if self.written.is_some() => {
-                if self.state_dir.remove(&self.path, &self.what) {
-                    self.written = None;
-                }
-            }
-            Listing::NotInstalled | Listing::Unknown | Listing::Forbidden | Listing::Remembered(_) => {}
+            Listing::Unknown | Listing::Forbidden | Listing::Remembered(_) => {}
         }
     }
 }

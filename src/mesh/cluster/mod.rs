@@ -5,6 +5,7 @@
 //! the system namespace only: whoever may write there is who may say which identities are given out.
 
 mod condition;
+mod elsewhere;
 mod memory;
 mod object;
 mod objects;
@@ -17,14 +18,16 @@ use std::sync::Arc;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+pub use elsewhere::tell_of_objects_elsewhere;
 pub use object::{Object, ObjectKind, ObjectRef};
 pub use objects::{ClusterObjects, Listing};
 pub use report::{Acceptance, Report, Standing};
 pub use status::BackendTroubles;
 pub use writer::{Sources, StatusWriter};
 
-use crate::runtime::cluster::Watch;
+use crate::runtime::cluster::{Refused, Watch, is_installed};
 use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::Tasks;
 use memory::Memory;
@@ -65,9 +68,28 @@ pub fn watch_objects(
             tell(&publish, Listing::Remembered(objects));
         }
         let (mut store, publish) = (Store::new(kind, memory.recalled().cloned()), publish.clone());
+        let client = client.clone();
         tasks.spawn_essential("mesh object watch", async move {
+            let mut is_kept = false;
             loop {
-                let Some(listing) = store.after(events.next_if_any().await) else { continue };
+                let event = match events.next_if_any().await {
+                    Ok(event) => Ok(event),
+                    Err(refused) => match confirmed(&client, kind, refused).await {
+                        Some(refused) => Err(refused),
+                        None => continue,
+                    },
+                };
+                let is_absent = matches!(event, Err(Refused::NotInstalled));
+                let Some(listing) = store.after(event, Instant::now()) else { continue };
+                let keeps = is_absent && !matches!(listing, Listing::NotInstalled);
+                if keeps && !is_kept {
+                    tracing::warn!(
+                        kind = kind.plural(),
+                        "the API server says that there is no such kind; its objects stay in force for 10 minutes, and are \
+                         given up if it says nothing else until then"
+                    );
+                }
+                is_kept = keeps || is_kept && !matches!(listing, Listing::Listed(_));
                 memory.keep(&listing);
                 tell(&publish, listing);
             }
@@ -76,5 +98,17 @@ pub fn watch_objects(
     published
 }
 
+/// What an answer to a list means: that there is no such kind has to be the word of discovery as well, which is also asked
+/// when this server may not list, as that is said of kinds too that are not there. `None` if nobody knows.
+async fn confirmed(client: &Client, kind: ObjectKind, refused: Refused) -> Option<Refused> {
+    match (is_installed(client, &kind.group_version(), kind.plural()).await, refused) {
+        (Some(false), _) => Some(Refused::NotInstalled),
+        (_, Refused::Forbidden) => Some(Refused::Forbidden),
+        (_, Refused::NotInstalled) => None,
+    }
+}
+
+#[cfg(test)]
+mod absence_tests;
 #[cfg(test)]
 mod tests;

@@ -63,6 +63,11 @@ impl ObjectKind {
         PathBuf::from(OsStr::from_bytes(&[MARK, self.plural().as_bytes()].concat()))
     }
 
+    /// Its group and version, as discovery has them.
+    pub(super) fn group_version(self) -> String {
+        self.resource().api_version
+    }
+
     /// What the client needs to know of the kind.
     pub(super) fn resource(self) -> ApiResource {
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, VERSION, self.name()), self.plural())

@@ -16,38 +16,39 @@ use crate::runtime::tasks::{Deaths, Tasks};
 use crate::testing::fake_cluster::{Definition, FakeApi, Fault};
 
 /// Longer than the pause between two attempts to list.
-const LONG: Duration = Duration::from_secs(120);
+pub(super) const LONG: Duration = Duration::from_secs(120);
 
-fn mesh(name: &str, enabled: &str) -> Value {
+pub(super) fn mesh(name: &str, enabled: &str) -> Value {
     let mtls = json!({"enabledBackend": enabled, "backends": [{"name": "ca-1", "type": "builtin"}]});
     json!({"metadata": {"name": name, "generation": 1}, "spec": {"mtls": mtls}})
 }
 
 /// A cluster, and what a server makes of it.
-struct Scene {
-    api: FakeApi,
+pub(super) struct Scene {
+    pub(super) api: FakeApi,
     tasks: Tasks,
     _deaths: Deaths,
-    folder: tempfile::TempDir,
+    pub(super) folder: tempfile::TempDir,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (tasks, deaths) = Tasks::new();
         Self { api: FakeApi::default(), tasks, _deaths: deaths, folder: tempfile::tempdir().unwrap() }
     }
 
-    fn watch(&self) -> watch::Receiver<Arc<ClusterObjects>> {
+    pub(super) fn watch(&self) -> watch::Receiver<Arc<ClusterObjects>> {
         watch_objects(&self.api.client(), "system", &StateDir::new(self.folder.path().join("state")), &self.tasks)
     }
 
-    fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
+    pub(super) fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
         let settings = Settings {
             paths,
             kubernetes_available: true,
             system_namespace: "system".to_owned(),
             zone: String::new(),
             read_file: None,
+            state_dir: Some(self.folder.path().join("state")),
         };
         LiveResources::new(settings, Some(self.watch()), clock())
     }
@@ -101,7 +102,7 @@ fn clock() -> Clock {
 }
 
 /// Loads until the meshes in force and the number of problems are these.
-async fn becomes(live: &mut LiveResources, meshes: &str, problems: usize) -> Compiled {
+pub(super) async fn becomes(live: &mut LiveResources, meshes: &str, problems: usize) -> Compiled {
     let becomes = async {
         loop {
             let compiled = live.load();
@@ -190,41 +191,6 @@ async fn a_file_wins_also_while_it_cannot_be_understood() {
     let compiled = live.load();
     assert_eq!(&*signer(&compiled), "ca-1");
     assert_eq!(compiled.standings[&one].acceptance, Acceptance::Accepted);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_embedded_default_is_for_clusters_without_meshes() {
-    let scene = Scene::new();
-    let mut live = scene.live(vec![]);
-    becomes(&mut live, "", 0).await;
-    live.changed().await;
-    becomes(&mut live, "", 0).await;
-
-    let scene = Scene::new();
-    for kind in ObjectKind::ALL {
-        scene.api.define(kind.plural(), Some(Definition::Missing));
-    }
-    let mut live = scene.live(vec![]);
-    becomes(&mut live, "default", 0).await;
-    assert!(matches!(live.objects().of(ObjectKind::Mesh), Listing::NotInstalled));
-    scene.api.define("meshes", None);
-    sleep(LONG).await;
-    becomes(&mut live, "default", 0).await;
-    scene.api.put("meshes", mesh("first", "ca-1"));
-    becomes(&mut live, "first", 0).await;
-    scene.api.remove("meshes", "first");
-    becomes(&mut live, "", 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_may_not_be_listed_holds_nothing_up() {
-    let scene = Scene::new();
-    scene.api.fault(Method::GET, "meshtrusts", Fault::Refuse(403, "may not"));
-    let mut objects = scene.watch();
-    timeout(Duration::from_secs(1), objects.wait_for(|objects| objects.is_complete())).await.unwrap().unwrap();
-    assert!(matches!(objects.borrow().of(ObjectKind::MeshTrust), Listing::Forbidden));
-    let listed = |objects: &Arc<ClusterObjects>| matches!(objects.of(ObjectKind::MeshTrust), Listing::Listed(_));
-    timeout(LONG, objects.wait_for(listed)).await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -392,20 +358,6 @@ async fn a_start_without_the_cluster_goes_by_what_was_listed_before() {
         }
     };
     timeout(LONG, becomes_none).await.unwrap();
-
-    // A permission that is missing now takes nothing away; a definition that is gone does.
-    for _ in 0..20 {
-        scene.api.fault(Method::GET, "meshes", Fault::Refuse(403, "may not"));
-    }
-    let mut objects = scene.watch();
-    timeout(Duration::from_secs(1), objects.wait_for(all)).await.unwrap().unwrap();
-    assert_eq!(objects.borrow().iter().count(), 1);
-    scene.api.define("meshes", Some(Definition::Missing));
-    let mut objects = scene.watch();
-    let missing = |objects: &Arc<ClusterObjects>| matches!(objects.of(ObjectKind::Mesh), Listing::NotInstalled);
-    timeout(LONG * 20, objects.wait_for(missing)).await.unwrap().unwrap();
-    scene.api.set_down(true);
-    assert!(matches!(scene.watch().borrow().of(ObjectKind::Mesh), Listing::Unknown));
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,7 +28,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::cluster::explain;
 
 /// Who the API server notes as the writer.
-const MANAGER: &str = "envoy-sds";
+pub(super) const MANAGER: &str = "envoy-sds";
 /// How long changes are gathered before they are written: so often is one object written at most.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Between two writes: with a thousand objects, the API server has other things to do.

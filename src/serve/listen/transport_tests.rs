@@ -215,7 +215,7 @@ async fn item_23_a_node_that_says_it_is_somebody_else_gets_what_its_token_proves
     // As the program does it, node ids being believed where there is no proof.
     let policy = |name: &str| MeshPolicy::classic(name.into(), "".into(), Vec::new());
     let meshes = ["default", "prod"].map(|name| (name.into(), Arc::new(policy(name))));
-    let policies = watch::channel(Arc::new(PolicySet { meshes: meshes.into() })).1;
+    let policies = watch::channel(Arc::new(PolicySet { meshes: meshes.into(), ..PolicySet::default() })).1;
     server
         .authenticate
         .completes
