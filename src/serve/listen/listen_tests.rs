@@ -186,8 +186,10 @@ async fn revocation_lists_are_read_again_for_those_who_come_and_those_who_are_th
         revoked.read_u8().await.unwrap_err();
     }
 
-    // What is no list, or nobody's of these, changes nothing and is told.
-    for broken in ["", &self::ca("client CA").crl(&[])] {
+    // What is no list, or one whose signature is not good, changes nothing and is told.
+    let mut forged = pem::parse(clients.crl(&[])).unwrap().into_contents();
+    *forged.last_mut().unwrap() ^= 1;
+    for broken in ["", &pem::encode(&pem::Pem::new("X509 CRL", forged))] {
         replace(broken);
         eventually(|| server.metrics().contains("tls_files_broken 1")).await;
         replace(&clients.crl(&[&certificate]));
@@ -199,6 +201,15 @@ async fn revocation_lists_are_read_again_for_those_who_come_and_those_who_are_th
     judge.changed().await.unwrap();
     accepts(&judge).unwrap();
     connect(&address, &ca, Some((certificate, key))).await.unwrap();
+
+    // A CA that is taken out is out, though its list is still there and its successor has its name.
+    let successor = self::ca("client CA");
+    judge.mark_unchanged();
+    std::fs::write(folder.path().join("next"), successor.certificate.pem()).unwrap();
+    std::fs::rename(folder.path().join("next"), folder.path().join("client-ca.crt")).unwrap();
+    let changed = tokio::time::timeout(Duration::from_secs(10), judge.changed()).await;
+    changed.expect("those who are there hear of it").unwrap();
+    accepts(&judge).unwrap_err();
 }
 
 /// The server's own certificate and the lists of its clients' come from different people.
@@ -249,7 +260,7 @@ async fn a_broken_certificate_holds_no_list_back_nor_a_broken_list_the_certifica
     connect(&address, &new, None).await.unwrap();
     assert!(server.metrics().contains("tls_files_broken 1"));
     replace("client.crl", &(clients.crl(&[]) + &ca("nobody").crl(&[])));
-    told(&["is not in clientCa"]).await;
+    told(&["no CA in clientCa has signed"]).await;
     eventually(|| server.metrics().contains("tls_files_broken 0")).await;
     replace("client.crl", &clients.crl(&[]));
     told(&[]).await;

@@ -172,7 +172,7 @@ impl Tls {
         for issuer in client_ca.lists_of_others() {
             tracing::warn!(
                 issuer,
-                "the issuer of a revocation list is not in clientCa; it counts for an intermediate CA of that name, if there is one"
+                "no CA in clientCa has signed this revocation list; it counts for an intermediate CA of that name, if there is one"
             );
         }
     }
@@ -198,7 +198,7 @@ impl Tls {
             };
             let others = client_ca.lists_of_others().into_iter();
             problems.extend(
-                others.map(|issuer| list(format!("{issuer}, whose revocation list this is, is not in clientCa"))),
+                others.map(|issuer| list(format!("no CA in clientCa has signed the revocation list of {issuer}"))),
             );
         }
         publish::if_changed(&self.problems, problems);
