@@ -86,6 +86,8 @@ impl KnownGood {
 pub(super) struct File {
     pub(super) path: Arc<PathBuf>,
     pub(super) complete: bool,
+    /// Something in it may be any resource.
+    has_unknown: bool,
     pub(super) found: Vec<Found>,
 }
 
@@ -126,7 +128,7 @@ pub fn compile<'s>(
         }
         _ => None,
     }));
-    let secrets: MeshSecrets = known.secrets.iter().map(|(key, content)| (key.clone(), content.clone())).collect();
+    let secrets = secrets(&files, known);
 
     for found in files.iter_mut().flat_map(|file| &mut file.found) {
         let (mesh, references) = match (&found.key, &found.definition) {
@@ -168,6 +170,24 @@ pub fn compile<'s>(
     problems.sort();
     notices.sort();
     Compiled { resources: Resources { policies, secrets }, problems, notices, standings }
+}
+
+/// The Secrets of files: what is known to be good of each. One that is there and broken is not one that is absent.
+fn secrets(files: &[File], known: &KnownGood) -> MeshSecrets {
+    let mut secrets: MeshSecrets = known.secrets.iter().map(|(key, content)| (key.clone(), content.clone())).collect();
+    for file in files.iter().filter(|file| ObjectRef::of_path(&file.path).is_none()) {
+        for found in file.found.iter().filter(|found| found.definition.is_none()) {
+            if let Key::Secret { mesh, name } = &found.key {
+                let line = found.at.line.map(|line| format!(":{line}")).unwrap_or_default();
+                let why = format!("it is broken in {}{line}", file.path.display());
+                secrets.cannot_read(mesh.clone(), name.clone(), why.into());
+            }
+        }
+        if file.has_unknown {
+            secrets.may_lack_some(format!("it may be in {}, which cannot be understood", file.path.display()).into());
+        }
+    }
+    secrets
 }
 
 /// Takes in the meshes and identity policies that may be in force beside each other.
@@ -253,12 +273,12 @@ fn assemble(known: &KnownGood) -> (PolicySet, Vec<TrustKey>) {
 }
 
 fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
-    let mut file = File { path: source.path.clone(), complete: true, found: Vec::new() };
+    let mut file = File { path: source.path.clone(), complete: true, has_unknown: false, found: Vec::new() };
     let documents = match &source.documents {
         Ok(documents) => documents,
         Err(problems) => {
             told.problems.extend(problems.iter().cloned());
-            return File { complete: false, ..file };
+            return File { complete: false, has_unknown: true, ..file };
         }
     };
     for document in documents.iter().flat_map(expand) {
@@ -266,7 +286,7 @@ fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
         told.problems.extend(problems);
         told.notices.extend(notices);
         match outcome {
-            Outcome::Unidentified => file.complete = false,
+            Outcome::Unidentified => (file.complete, file.has_unknown) = (false, true),
             Outcome::Known { key, at, definition } => {
                 // A file that is cut off in the middle of a resource has lost what came after it as well.
                 file.complete &= definition.is_some();
