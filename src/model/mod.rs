@@ -11,6 +11,7 @@ pub mod identity;
 pub mod key;
 pub mod policy;
 pub mod preflight;
+pub mod proxy_names;
 pub mod roots;
 pub mod secrets;
 pub mod svid;
