@@ -123,6 +123,7 @@ impl App {
         let watch = |client| watch_objects(client, &config.system_namespace, &config.state_dir, &tasks);
         let objects = kubernetes.as_ref().map(watch);
         let resources = Resources::start(&config, objects.clone(), &clock, &tasks)?;
+        check::warn_of_named_files(&config, kubernetes.is_some(), &resources.problems.borrow(), &clock);
         for (field, mesh) in config.unknown_meshes(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
         }

@@ -52,13 +52,7 @@ impl Live {
             return Err(problems);
         }
         source.warn_of_readers();
-        let mut reader = match revocations {
-            None => Reader::Nothing,
-            Some(RevocationSource::File(file)) => Reader::File { file, settling: Settling::default() },
-            Some(RevocationSource::Secret { name, secrets }) => {
-                Reader::Secret { name, secrets, closed: false, settling: BTreeMap::new() }
-            }
-        };
+        let mut reader = Reader::of(revocations);
         let nothing_yet = reader.nothing_yet();
         let (first, more) = reader.read(&nothing_yet);
         problems.extend(more);
@@ -119,7 +113,26 @@ enum Reader {
     },
 }
 
+impl RevocationSource {
+    /// What is wrong with the revocations, before any of them has been good.
+    pub fn problems(self) -> Vec<Problem> {
+        let mut reader = Reader::of(Some(self));
+        let nothing_yet = reader.nothing_yet();
+        reader.read(&nothing_yet).1
+    }
+}
+
 impl Reader {
+    fn of(source: Option<RevocationSource>) -> Self {
+        match source {
+            None => Self::Nothing,
+            Some(RevocationSource::File(file)) => Self::File { file, settling: Settling::default() },
+            Some(RevocationSource::Secret { name, secrets }) => {
+                Self::Secret { name, secrets, closed: false, settling: BTreeMap::new() }
+            }
+        }
+    }
+
     /// What is known before anything was read.
     fn nothing_yet(&self) -> Revocations {
         match self {

@@ -133,11 +133,10 @@ async fn tls_and_its_reload_without_dropping_a_stream() {
     let mut foreign = connect(&address, &old, Some(client_certificate(&new))).await.unwrap();
     foreign.read_u8().await.unwrap_err();
 
-    // A key that does not belong to the certificate changes nothing.
-    let good = std::fs::read(folder.path().join("tls.key")).unwrap();
-    write(folder.path(), &new);
-    std::fs::write(folder.path().join("tls.key"), &good).unwrap();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // A certificate that the key does not belong to changes nothing.
+    let elsewhere = tempfile::tempdir_in(folder.path()).unwrap();
+    std::fs::rename(write(elsewhere.path(), &new).certificate, folder.path().join("tls.crt")).unwrap();
+    eventually(|| server.metrics().contains("tls_files_broken 1")).await;
     connect(&address, &old, None).await.unwrap();
 
     write(folder.path(), &new);
@@ -264,6 +263,43 @@ async fn a_broken_certificate_holds_no_list_back_nor_a_broken_list_the_certifica
     eventually(|| server.metrics().contains("tls_files_broken 0")).await;
     replace("client.crl", &clients.crl(&[]));
     told(&[]).await;
+}
+
+/// For people, in `/readyz`; also one that ends while the server runs.
+#[tokio::test]
+async fn revocation_lists_that_have_ended_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, clients) = (ca("CA"), ca("client CA"));
+    let replace = |text: &str| {
+        std::fs::write(folder.path().join("next"), text).unwrap();
+        std::fs::rename(folder.path().join("next"), folder.path().join("client.crl")).unwrap();
+    };
+    std::fs::write(folder.path().join("client-ca.crt"), clients.certificate.pem()).unwrap();
+    replace(&clients.crl_until(time::OffsetDateTime::UNIX_EPOCH + time::Duration::DAY, &[]));
+    let crl = folder.path().join("client.crl");
+    let files = TlsFiles { client_crl: Some(crl.clone()), ..write(folder.path(), &ca) };
+    let has_ended = |problems: &[Problem]| {
+        problems.len() == 1 && {
+            let told = problems[0].to_string();
+            told.contains(crl.to_str().unwrap()) && told.contains("client CA has ended") && told.contains("refused")
+        }
+    };
+    let checked = check(&files, &Clock::system());
+    assert!(checked.problems.is_empty() && has_ended(&checked.warnings), "{checked:?}");
+    let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls: Some(files) };
+    let server = TestServer::start(ServeSettings::default(), &[settings]).await;
+    let mut problems = server.problems[0].clone();
+    assert!(has_ended(&problems.borrow()), "{:?}", problems.borrow());
+    let mut becomes = async |ended: bool| {
+        let is_it = |problems: &Arc<Vec<Problem>>| if ended { has_ended(problems) } else { problems.is_empty() };
+        let told = tokio::time::timeout(Duration::from_secs(20), problems.wait_for(is_it)).await;
+        assert!(told.is_ok(), "{ended}: {:?}", server.problems[0].borrow());
+    };
+    replace(&clients.crl(&[]));
+    becomes(false).await;
+    let soon = time::OffsetDateTime::from_unix_timestamp(Clock::system().now().as_second() + 4).unwrap();
+    replace(&clients.crl_until(soon, &[]));
+    becomes(true).await;
 }
 
 #[tokio::test]
