@@ -37,7 +37,9 @@ struct Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         let mut state = self.directory.shelf(self.kind).lock();
-        let is_last = state.bells.get(&self.key).is_some_and(|bell| bell.receiver_count() <= 1);
+        // Under the lock: of two that go at once, the second one sees that it is the last.
+        self.bell = watch::channel(()).1;
+        let is_last = state.bells.get(&self.key).is_some_and(|bell| bell.receiver_count() == 0);
         if is_last && !state.table.knows(&self.key) {
             state.bells.remove(&self.key);
         }
