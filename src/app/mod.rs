@@ -125,6 +125,7 @@ impl App {
         let watch = |client| watch_objects(client, &config.system_namespace, &state_dir, &tasks);
         let objects = kubernetes.as_ref().filter(|_| config.cluster_resources).map(watch);
         let resources = Resources::start(&config, kubernetes.is_some(), objects.clone(), &state_dir, &clock, &tasks)?;
+        check::warn_of_named_files(&config, kubernetes.is_some(), &resources.problems.borrow(), &clock);
         for (field, mesh) in config.unknown_meshes(|mesh| resources.policies.borrow().meshes.contains_key(mesh)) {
             tracing::warn!("{field}: there is no mesh {mesh:?} yet");
         }

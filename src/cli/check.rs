@@ -1,13 +1,14 @@
 //! `envoy-sds check`: everything that is wrong, before anything is started.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
 use super::{Failure, ServerFlags, counted, output};
 use crate::app;
 use crate::config::{Config, Kubernetes};
-use crate::mesh::{LiveResources, Resources, Settings};
+use crate::mesh::Resources;
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::{Backend, BackendKind, MeshPolicy};
 use crate::runtime::clock::Clock;
@@ -35,22 +36,17 @@ impl Check {
         if self.flags.config.is_some() && problems.is_empty() {
             config.warnings().iter().for_each(|warning| output::error(format_args!("warning: {warning}")));
         }
-        let settings = Settings {
-            paths: config.resources.clone(),
-            kubernetes_available: config.kubernetes != Kubernetes::Off,
-            system_namespace: config.system_namespace.clone(),
-            zone: config.zone.clone(),
-            read_file: Some(|path| std::fs::read(path)),
-            state_dir: None,
-        };
-        let compiled = LiveResources::of_files(settings, clock.clone()).load();
+        let compiled = app::check::resources(&config, config.kubernetes != Kubernetes::Off, &clock);
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));
         let meshes = &compiled.resources.policies.meshes;
         for (field, mesh) in config.unknown_meshes(|mesh| meshes.contains_key(mesh)) {
             output::error(format_args!("warning: {field}: there is no mesh {mesh:?}"));
         }
         problems.extend(compiled.problems);
-        problems.extend(app::check::files(&config, &clock));
+        let secrets = Arc::new(compiled.resources.secrets.clone());
+        let app::check::Found { problems: in_files, warnings } = app::check::files(&config, &secrets, &clock);
+        problems.extend(in_files);
+        warnings.iter().for_each(|warning| output::error(format_args!("warning: {warning}")));
         if config.kubernetes == Kubernetes::Off && config.identify.service_account_token.is_some() {
             let at = Location { field: Some("identify.serviceAccountToken".to_owned()), ..Location::default() };
             let what = "needs Kubernetes, which is turned off".to_owned();

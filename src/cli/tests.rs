@@ -138,6 +138,37 @@ fn check_looks_into_the_files_that_the_server_would_refuse_to_start_with() {
     assert!(problems.contains("/nowhere/key") && problems.lines().count() == 4, "{problems}");
 }
 
+/// Also those that are revoked by, and none of them a pipe that nobody writes to.
+#[test]
+fn check_looks_into_revocations_and_waits_for_no_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (config, mesh, pipe, list) = (path("server.yaml"), path("mesh.yaml"), path("pipe"), path("revoked"));
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let with = |revocations: &str| {
+        let identify = format!("{{proxyToken: {{revocations: {revocations}}}}}");
+        let text = format!("resources: [{mesh}]\nstateDir: {}\nkubernetes: off\nidentify: {identify}\n", path("state"));
+        std::fs::write(&config, text).unwrap();
+        check(&["--config", &config])
+    };
+    let ca = |file: &str| {
+        let backend = format!("{{name: b, type: provided, conf: {{cert: {{file: {file}}}, key: {{file: {file}}}}}}}");
+        let text = format!("{{type: Mesh, name: default, mtls: {{enabledBackend: b, backends: [{backend}]}}}}");
+        std::fs::write(&mesh, text).unwrap();
+    };
+    ca(&pipe);
+    std::fs::write(&list, "a\nb\u{feff}").unwrap();
+    let problems = with(&format!("{{file: {list}}}")).unwrap();
+    assert!(problems.contains("revoked: revocations: line 2"), "{problems}");
+    assert_eq!(problems.matches("is not a regular file").count(), 2, "{problems}");
+    assert!(with(&format!("{{file: {pipe}}}")).unwrap().contains("revocations: "), "{problems}");
+
+    let secret = "---\ntype: Secret\nname: revoked-default\ndata: /w==\n";
+    std::fs::write(&mesh, format!("{{type: Mesh, name: default, mtls: {{}}}}\n{secret}")).unwrap();
+    let problems = with("{secret: revoked-<mesh>}").unwrap();
+    assert!(problems.contains("Secret revoked-default of mesh default: revocations: it is not UTF-8"), "{problems}");
+}
+
 #[test]
 fn serve_tells_everything_that_is_wrong_with_its_configuration_too() {
     let folder = tempfile::tempdir().unwrap();

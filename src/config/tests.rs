@@ -76,10 +76,20 @@ fn peers_of_unix_sockets() {
         ("[{pod: true, name: a}]", "auto", "name"),
         ("[{uid: 7, name: a, workload: b/c}]", "auto", "cannot be part of a SPIFFE ID"),
         ("[{uid: 7, name: a, workload: ..}]", "auto", "cannot be part of a SPIFFE ID"),
+        ("[{uid: 7, mesh: Prod, name: a, workload: a}]", "auto", "mesh \\\"Prod\\\" is no trust domain"),
+        ("[{uid: 7, name: ' a', workload: a}]", "auto", "space around it"),
+        (r#"[{uid: 7, name: "a\u202eb", workload: a}]"#, "auto", "characters in it that cannot be shown"),
+        ("[{uid: 7, name: a, workload: a, labels: {a b: c}}]", "auto", "has a space in its key"),
+        (
+            r#"[{uid: 7, name: a, workload: a, labels: {a: "b\u200b"}}]"#,
+            "auto",
+            "characters in it that cannot be shown",
+        ),
         ("[{pod: false}]", "auto", "uid: is missing"),
         ("[{gid: 7, name: a, workload: a}]", "auto", "uid: is missing"),
         ("[{pod: true, uid: -1}]", "auto", "must be a whole number"),
         ("[{pod: true}]", "off", "Kubernetes is turned off"),
+        (&format!("[{{uid: 7, name: a, workload: {}}}]", "w".repeat(254)), "auto", "at most 253"),
     ] {
         let problems = with(rules, kubernetes).unwrap_err();
         assert!(format!("{problems:?}").contains(problem), "{rules}: {problems:?}");

@@ -20,7 +20,7 @@ use webpki::{Cert, EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::revocation_lists::{Issuer, RevocationLists, may_sign_lists};
+use super::revocation_lists::{Issuer, RevocationLists, key_id, may_sign_lists};
 use crate::model::certificate::Certificate;
 
 /// The newest of a listener.
@@ -51,8 +51,7 @@ impl ClientCa {
     /// revoked certificate alive.
     ///
     /// # Errors
-    /// [`ClientCaError`]; also for a list that a CA of the same name has not signed: each certificate below it would be
-    /// refused.
+    /// [`ClientCaError`]; also for a list that names a CA's key, which has not signed it.
     pub fn from_pem(ca: &[u8], crl: Option<&[u8]>) -> Result<Self, ClientCaError> {
         let of_ca = |error: &dyn fmt::Display| ClientCaError::Ca(error.to_string());
         let mut roots = RootCertStore::empty();
@@ -98,7 +97,8 @@ impl ClientCa {
         self.verifier.lists.ended(now)
     }
 
-    /// The issuers of revocation lists that are none of these CAs. They count for intermediates by that name, if there are any.
+    /// The issuers of revocation lists that are of none of these CAs' keys. They count for intermediates by that name, if there
+    /// are any.
     pub fn lists_of_others(&self) -> Vec<&str> {
         self.verifier.lists.of_others()
     }
@@ -143,12 +143,13 @@ impl Verifier {
             let der = issuer.der();
             let (_, parsed) = X509Certificate::from_der(&der).map_err(|_malformed| webpki::Error::BadDer)?;
             let may_sign = may_sign_lists(&parsed);
-            let issuer_key = Issuer { public_key: parsed.public_key().raw, may_sign };
+            let issuer_key = Issuer { public_key: parsed.public_key().raw, may_sign, key_id: None };
             self.lists.check(certificate.issuer(), certificate.serial(), issuer_key, now)?;
             certificate = issuer;
         }
+        let (_, parsed) = X509Certificate::from_der(anchor.der()).map_err(|_malformed| webpki::Error::BadDer)?;
         // Whether it may sign lists was seen when they were read.
-        let anchor = Issuer { public_key: anchor.public_key(), may_sign: true };
+        let anchor = Issuer { public_key: anchor.public_key(), may_sign: true, key_id: key_id(&parsed) };
         self.lists.check(certificate.issuer(), certificate.serial(), anchor, now)
     }
 }

@@ -97,6 +97,22 @@ fn each_key_of_an_intermediate_has_its_own_list() {
     assert!(client_ca(&root, Some(&root.crl(&[], next))).lists_of_others().is_empty());
 }
 
+/// A CA that is taken out is trusted no more, though its list is still there and its successor has its name.
+#[test]
+fn the_list_of_a_ca_that_was_taken_out_keeps_nobody_in() {
+    let (old, new, next) = (TestCa::root("clients"), TestCa::root("clients"), timestamp(LATER));
+    let [of_old, good, bad] = [&old, &new, &new].map(web);
+    let left_over = old.crl(&[], next);
+    let without_its_own = client_cas(&[&new], &left_over);
+    let with_its_own = client_cas(&[&new], &(left_over + &new.crl(&[&bad], next)));
+    for judge in [&without_its_own, &with_its_own] {
+        assert!(verdict(judge, &[&of_old]).is_err());
+        assert_eq!(verdict(judge, &[&good]), Ok(()));
+        assert_eq!(judge.lists_of_others().len(), 1, "it is told");
+    }
+    is_revoked(&with_its_own, &[&bad]);
+}
+
 /// The same CA by two ways: shown as an intermediate, its list counts as well.
 #[test]
 fn a_list_counts_on_every_way_to_its_issuer() {
@@ -131,6 +147,13 @@ fn revocation_lists() {
     assert_eq!((judge.next_end(next), judge.ended(next).len(), judge.ended(timestamp(NOW)).len()), (None, 1, 0));
 }
 
+/// The last byte is of the signature.
+fn with_a_bad_signature(crl: &str) -> String {
+    let mut crl = pem::parse(crl).unwrap().into_contents();
+    *crl.last_mut().unwrap() ^= 1;
+    pem::encode(&pem::Pem::new("X509 CRL", crl))
+}
+
 #[test]
 fn revocation_lists_that_are_no_good() {
     let (ca, namesake) = (TestCa::root("clients"), TestCa::root("clients"));
@@ -142,7 +165,8 @@ fn revocation_lists_that_are_no_good() {
     assert_eq!(load(&TestCa::root("another").crl(&[], next)), Ok(()), "it may be an intermediate's");
     assert!(load("").unwrap_err().contains("no PEM block"));
     assert!(load(&pem).unwrap_err().contains("no PEM block"));
-    assert!(load(&namesake.crl(&[], next)).unwrap_err().contains("has not signed it"));
+    assert_eq!(load(&namesake.crl(&[], next)), Ok(()), "it may be that of a CA that was taken out");
+    assert!(load(&with_a_bad_signature(&ca.crl(&[], next))).unwrap_err().contains("has not signed it"));
     let broken = ca.crl(&[], next) + "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
     assert!(load(&broken).unwrap_err().contains("revocation list 2"), "{:?}", load(&broken));
     assert!(ClientCa::from_pem(b"", None).unwrap_err().to_string().contains("CERTIFICATE"));

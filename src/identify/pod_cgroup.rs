@@ -118,7 +118,12 @@ fn is_container(id: &str) -> bool {
     id.len() == 64 && id.bytes().all(|c| c.is_ascii_hexdigit())
 }
 
-/// A uid, with dashes. A static pod's is a hash without any, which the API server does not know, but it is a uid.
+/// Whether a uid is a static pod's: kubelet made it from the pod's file, and the API server does not know it.
+pub fn is_of_static_pod(uid: &str) -> bool {
+    !uid.contains('-')
+}
+
+/// A uid, with dashes; that of a static pod is a hash without any.
 fn uid_of(text: &str) -> Option<String> {
     let uid = text.replace('_', "-");
     let groups: Vec<usize> = uid.split('-').map(str::len).collect();
@@ -190,6 +195,7 @@ mod tests {
         let hash = "6c2c8cb1d1f0b5d1c2d2a2f9e8a7b6c5";
         let of_static_pod = format!("0::/kubepods/burstable/pod{hash}/{C}");
         assert_eq!(pod_uid(&of_static_pod).as_deref(), Ok(hash), "a static pod");
+        assert!(is_of_static_pod(hash) && !is_of_static_pod(UID));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateRevocationListDer, UnixTime};
 use webpki::{CertRevocationList, Error, OwnedCertRevocationList};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
 use x509_parser::num_bigint::BigUint;
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
@@ -46,7 +47,8 @@ type Age = (Timestamp, Option<BigUint>);
 enum Signer {
     /// A CA that is known, by its public key.
     Ca(Vec<u8>),
-    /// Somebody whose name no known CA has: an intermediate, or nobody of ours. It may say which key.
+    /// A key that no known CA has: an intermediate's, that of a CA which is not trusted any more, or nobody's of ours. The list
+    /// may say which (its key id, §5.2.1).
     Other(Option<Vec<u8>>),
 }
 
@@ -57,13 +59,16 @@ pub(super) struct Issuer<'a> {
     pub(super) public_key: &'a [u8],
     /// Whether it may sign lists.
     pub(super) may_sign: bool,
+    /// The id of its key, if it is a client CA that has one. That of an intermediate does not count: it was shown by the client.
+    pub(super) key_id: Option<&'a [u8]>,
 }
 
 impl RevocationLists {
-    /// From PEM, which must have a list in it; `cas` are the client CAs. A broken list spoils the whole.
+    /// From PEM, which must have a list in it; `cas` are the client CAs. A broken list spoils the whole, but one that is of no
+    /// CA among them does not: it may be that of a CA that was just taken out, which must not stay in because of it.
     ///
     /// # Errors
-    /// What is wrong; also that a CA of the list's name has not signed it: that would be an attack or a mistake.
+    /// What is wrong; also that a CA has not signed a list that names its key: that would be an attack or a mistake.
     pub(super) fn from_pem(pem: &[u8], cas: &[Certificate]) -> Result<Self, String> {
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
         let lists = lists.map_err(|error| format!("is not valid PEM: {error}"))?;
@@ -88,7 +93,7 @@ impl RevocationLists {
         self.current().filter(|list| list.next_update <= now).map(|list| list.issuer.as_str()).collect()
     }
 
-    /// The issuers of lists that are no client CA's.
+    /// The issuers of lists that no client CA's key has signed.
     pub(super) fn of_others(&self) -> Vec<&str> {
         let others = self.current().filter(|list| matches!(list.signer, Signer::Other(_)));
         others.map(|list| list.issuer.as_str()).collect()
@@ -99,8 +104,8 @@ impl RevocationLists {
         let of_name: Vec<&List> = self.0.iter().filter(|list| list.content.issuer() == name).collect();
         let of_key: Vec<&List> = of_name.iter().copied().filter(|list| list.is_signed_by(issuer)).collect();
         // A CA without a list has revoked nobody, and one by its name may have another key; but a list that nobody known has
-        // signed may be meant for it.
-        if of_key.is_empty() && of_name.iter().any(|list| matches!(list.signer, Signer::Other(_))) {
+        // signed may be meant for it, unless it names another key.
+        if of_key.is_empty() && of_name.iter().any(|list| list.may_be_meant_for(issuer)) {
             return Err(Error::InvalidCrlSignatureForPublicKey);
         }
         let newest = of_key.iter().filter(|list| !of_key.iter().any(|other| other.is_newer_than(list)));
@@ -155,6 +160,15 @@ impl List {
         issuer.may_sign && *met.entry(issuer.public_key.to_vec()).or_insert_with(|| verify().is_some())
     }
 
+    /// Whether it may be that issuer's, though the issuer has not signed it as it is here.
+    fn may_be_meant_for(&self, issuer: Issuer<'_>) -> bool {
+        match (&self.signer, issuer.key_id) {
+            (Signer::Ca(_), _) => false,
+            (Signer::Other(Some(named)), Some(key_id)) => named == key_id,
+            (Signer::Other(_), _) => true,
+        }
+    }
+
     fn check(&self, serial: &[u8], now: UnixTime) -> Result<(), Error> {
         let next_update = u64::try_from(self.next_update.as_second()).unwrap_or_default();
         if next_update <= now.as_secs() {
@@ -170,6 +184,7 @@ impl List {
 
 /// Intermediates, which are shown with the certificates and not known here, have lists too; those are verified with them.
 fn signer(list: &CertificateRevocationList<'_>, cas: &[Certificate]) -> Result<Signer, String> {
+    let named = named_key(list);
     let mut problem = None;
     for ca in cas {
         let (_, parsed) = X509Certificate::from_der(ca.der()).map_err(|error| error.to_string())?;
@@ -177,7 +192,10 @@ fn signer(list: &CertificateRevocationList<'_>, cas: &[Certificate]) -> Result<S
             continue;
         }
         if let Err(error) = list.verify_signature(parsed.public_key()) {
-            problem = Some(format!("has not signed it ({error})"));
+            // Another key's list, as long as it does not say that it is this one's.
+            if named.is_some() && named == key_id(&parsed) {
+                problem = Some(format!("has not signed it ({error}), although it names the key of that CA"));
+            }
         } else if may_sign_lists(&parsed) {
             return Ok(Signer::Ca(ca.public_key().to_vec()));
         } else {
@@ -186,7 +204,7 @@ fn signer(list: &CertificateRevocationList<'_>, cas: &[Certificate]) -> Result<S
     }
     match problem {
         Some(problem) => Err(format!("the CA {} {problem}", list.issuer())),
-        None => Ok(Signer::Other(named_key(list))),
+        None => Ok(Signer::Other(named.map(<[u8]>::to_vec))),
     }
 }
 
@@ -195,13 +213,20 @@ pub(super) fn may_sign_lists(ca: &X509Certificate<'_>) -> bool {
     ca.key_usage().ok().flatten().is_none_or(|usage| usage.value.crl_sign())
 }
 
-/// The key that a list says it is signed with (§5.2.1).
-fn named_key(list: &CertificateRevocationList<'_>) -> Option<Vec<u8>> {
-    const AUTHORITY_KEY_IDENTIFIER: &[u64] = &[2, 5, 29, 35];
-    let is_it = |oid: &x509_parser::der_parser::Oid<'_>| {
-        oid.iter().is_some_and(|arcs| arcs.eq(AUTHORITY_KEY_IDENTIFIER.iter().copied()))
-    };
-    list.extensions().iter().find(|extension| is_it(&extension.oid)).map(|extension| extension.value.to_vec())
+/// The id of a CA's key (§4.2.1.2).
+pub(super) fn key_id<'c>(ca: &'c X509Certificate<'_>) -> Option<&'c [u8]> {
+    ca.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    })
+}
+
+/// The id of the key that a list says it is signed with (§5.2.1).
+fn named_key<'l>(list: &'l CertificateRevocationList<'_>) -> Option<&'l [u8]> {
+    list.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0),
+        _ => None,
+    })
 }
 
 impl fmt::Debug for List {

@@ -101,6 +101,16 @@ impl UnixPeers {
 
     async fn pod(&self, peer: UnixPeer) -> Result<Proof, IdentifyError> {
         let uid = pod_uid(&self.proc, peer).map_err(refused)?;
+        // Its mirror on the API server has the hash in an annotation (`kubernetes.io/config.hash`), but so has any pod whose
+        // creator writes it there, with the node as owner and all: only nodes are kept from that. And no mirror has a service
+        // account that it could be.
+        if pod_cgroup::is_of_static_pod(&uid) {
+            return Err(refused(
+                "it is a static pod, which has no service account, and which the API server knows by a mirror that anybody \
+                 could have made; give it a proxy token"
+                    .to_owned(),
+            ));
+        }
         let pods =
             self.pods.as_deref().ok_or_else(|| refused("there is no Kubernetes to ask for the pod".to_owned()))?;
         let found = pods.by_uid(&uid).await.map_err(|reason| IdentifyError::Unavailable { method: METHOD, reason })?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::claims::{self, Claimant};
-use super::cluster::{ObjectRef, Standing};
+use super::cluster::{ObjectRef, Standing, in_cluster};
 use super::gaps::{self, Gaps};
 use super::known_good::{KnownGood, TrustKey};
 use super::last_good::Seen;
@@ -95,7 +95,7 @@ pub fn compile<'s>(
         }
         _ => None,
     }));
-    let secrets: MeshSecrets = known.secrets.iter().map(|(key, content)| (key.clone(), content.clone())).collect();
+    let secrets = secrets(&files, known);
 
     for found in files.iter_mut().flat_map(|file| &mut file.found) {
         let (mesh, references) = match (&found.key, &found.definition) {
@@ -136,6 +136,24 @@ pub fn compile<'s>(
     problems.sort();
     notices.sort();
     Compiled { resources: Resources { policies, secrets }, problems, notices, standings }
+}
+
+/// The Secrets of files: what is known to be good of each. One that is there and broken is not one that is absent.
+fn secrets(files: &[File], known: &KnownGood) -> MeshSecrets {
+    let mut secrets: MeshSecrets = known.secrets.iter().map(|(key, content)| (key.clone(), content.clone())).collect();
+    for file in files.iter().filter(|file| in_cluster(&file.path).is_none()) {
+        for found in file.found.iter().filter(|found| found.definition.is_none()) {
+            if let Key::Secret { mesh, name } = &found.key {
+                let line = found.at.line.map(|line| format!(":{line}")).unwrap_or_default();
+                let why = format!("it is broken in {}{line}", file.path.display());
+                secrets.cannot_read(mesh.clone(), name.clone(), why.into());
+            }
+        }
+        if !file.identified {
+            secrets.may_lack_some(format!("it may be in {}, which cannot be understood", file.path.display()).into());
+        }
+    }
+    secrets
 }
 
 /// Takes in the meshes and identity policies that may be in force beside each other.

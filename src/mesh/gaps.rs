@@ -5,11 +5,12 @@
 //! resource is part of it: one that is broken when it appears takes nothing away from anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::backend::OF_IDENTITY;
 use super::claims::IdentityKey;
+use super::cluster::in_cluster;
 use super::resource::Key;
 use crate::document::{Node, Value};
 use crate::model::diagnostic::{Location, Problem};
@@ -64,7 +65,7 @@ impl Gaps {
         let broken = self.meshes.iter().chain(self.identities.keys().map(|(mesh, _)| mesh));
         let waiting: BTreeSet<_> = broken.filter(is_not_served).cloned().collect();
         let off = defined.filter(is_not_served).filter(|mesh| !waiting.contains(*mesh)).cloned().collect();
-        let unread: Vec<String> = self.unread.iter().map(|path| path.display().to_string()).collect();
+        let unread: Vec<String> = self.unread.iter().map(|path| place(path)).collect();
         Unserved { off, waiting, unread: (!unread.is_empty()).then(|| unread.join(", ").into()) }
     }
 
@@ -97,6 +98,11 @@ impl Gaps {
         };
         Some(Problem { at: at.clone(), what: what.to_owned(), hint: None })
     }
+}
+
+/// Where something has not been understood, for people.
+fn place(path: &Path) -> String {
+    in_cluster(path).map_or_else(|| path.display().to_string(), |kind| format!("{kind} of the cluster"))
 }
 
 /// What takes the place of a broken identity policy. Its backend is none of the mesh's, so nobody signs; nothing of it counts

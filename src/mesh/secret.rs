@@ -70,3 +70,23 @@ pub(super) fn from_base64(text: &str) -> Result<Zeroizing<Vec<u8>>, &'static str
     let joined: Zeroizing<String> = Zeroizing::new(text.split_ascii_whitespace().collect());
     STANDARD.decode(joined.as_bytes()).map(Zeroizing::new).map_err(|_error| "is not base64")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::compile_text;
+
+    /// Whoever looks for it must not take it for absent.
+    #[test]
+    fn one_that_is_broken_is_there_and_one_may_be_in_what_cannot_be_understood() {
+        let broken = "type: Secret\nname: ca\nmesh: m\ndata: '%'\n";
+        let secrets = compile_text(broken, true).resources.secrets;
+        let told = secrets.find("m", "ca").unwrap().problem().unwrap();
+        assert!(told.starts_with("it is broken in m.yaml"), "{told}");
+        assert_eq!((secrets.get("m", "ca"), secrets.gap()), (None, None));
+        // A document without a name may be anything.
+        let nameless = compile_text("type: Secret\ndata: YQ==\n", true).resources.secrets;
+        assert!(nameless.gap().unwrap().contains("m.yaml"));
+        let twice = "type: Secret\nname: ca\nmesh: m\ndata: YQ==\n---\n";
+        assert!(compile_text(&twice.repeat(2), true).resources.secrets.find("m", "ca").unwrap().problem().is_some());
+    }
+}

@@ -12,6 +12,7 @@ pub mod kept;
 pub mod key;
 pub mod policy;
 pub mod preflight;
+pub mod proxy_names;
 pub mod roots;
 pub mod secrets;
 pub mod svid;

@@ -63,12 +63,15 @@ impl MeshSecret {
 
 /// Mesh Secrets by mesh and name; only their names are ever formatted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct MeshSecrets(BTreeMap<(Arc<str>, Arc<str>), MeshSecret>);
+pub struct MeshSecrets {
+    known: BTreeMap<(Arc<str>, Arc<str>), MeshSecret>,
+    gap: Option<Arc<str>>,
+}
 
 impl MeshSecrets {
     /// Secret `name` of `mesh`.
     pub fn find(&self, mesh: &str, name: &str) -> Option<&MeshSecret> {
-        self.0.get(&(mesh.into(), name.into()))
+        self.known.get(&(mesh.into(), name.into()))
     }
 
     /// What Secret `name` of `mesh` holds, or held last.
@@ -78,13 +81,30 @@ impl MeshSecrets {
 
     /// Mesh, name and the Secret itself of each, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &MeshSecret)> {
-        self.0.iter().map(|((mesh, name), secret)| (mesh.as_ref(), name.as_ref(), secret))
+        self.known.iter().map(|((mesh, name), secret)| (mesh.as_ref(), name.as_ref(), secret))
+    }
+
+    /// Secret `name` of `mesh` is there and cannot be read; what is known of it is what it held last.
+    pub fn cannot_read(&mut self, mesh: Arc<str>, name: Arc<str>, why: Arc<str>) {
+        let key = (mesh, name);
+        let last = self.known.get(&key).and_then(MeshSecret::content).cloned();
+        self.known.insert(key, MeshSecret::Unreadable { why, last });
+    }
+
+    /// There may be more of them, in something that cannot be understood.
+    pub fn may_lack_some(&mut self, why: Arc<str>) {
+        self.gap = Some(why);
+    }
+
+    /// Why there may be more of them, if there may.
+    pub fn gap(&self) -> Option<&Arc<str>> {
+        self.gap.as_ref()
     }
 }
 
 impl FromIterator<((Arc<str>, Arc<str>), MeshSecret)> for MeshSecrets {
     fn from_iter<T: IntoIterator<Item = ((Arc<str>, Arc<str>), MeshSecret)>>(secrets: T) -> Self {
-        Self(secrets.into_iter().collect())
+        Self { known: secrets.into_iter().collect(), gap: None }
     }
 }
 

@@ -59,7 +59,12 @@ impl Ca {
 
     /// A list, PEM, of these certificates as revoked.
     pub(super) fn crl(&self, revoked: &[&CertificateDer<'static>]) -> String {
-        let (from, until) = (time::OffsetDateTime::UNIX_EPOCH, CertificateParams::default().not_after);
+        self.crl_until(CertificateParams::default().not_after, revoked)
+    }
+
+    /// The same, which ends at `until`.
+    pub(super) fn crl_until(&self, until: time::OffsetDateTime, revoked: &[&CertificateDer<'static>]) -> String {
+        let from = time::OffsetDateTime::UNIX_EPOCH;
         let revoked = revoked.iter().map(|der| RevokedCertParams {
             serial_number: {
                 let certificate = Certificate::from_der((*der).clone()).unwrap();

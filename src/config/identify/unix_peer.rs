@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::document::{Field, Fields};
-use crate::model::template;
+use crate::model::{proxy_names, template};
+
+/// The mesh of those that name none.
+const DEFAULT_MESH: &str = "default";
 
 /// Some peers of a unix socket, and who they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,20 +74,33 @@ impl UnixPeerRule {
 
 impl UnixPeerIs {
     fn proxy(fields: &Fields<'_>) -> Option<Self> {
-        let text = |field: Field<'_>| field.name().map(str::to_owned);
-        let mesh = fields.optional("mesh").map_or_else(|| Some("default".to_owned()), text);
-        let name = fields.required("name").and_then(text);
+        let mesh = match fields.optional("mesh") {
+            None => Some(DEFAULT_MESH.to_owned()),
+            Some(field) => {
+                name(&field).filter(|mesh| field.check(proxy_names::check_mesh(mesh)).is_some()).map(str::to_owned)
+            }
+        };
         let workload = fields.required("workload").and_then(|field| {
-            let name = field.name()?;
-            if template::is_clean(name) && !matches!(name, "." | "..") {
-                return Some(name.to_owned());
+            let workload = name(&field)?;
+            if proxy_names::check_spiffe_id(DEFAULT_MESH, workload).is_ok() && template::is_clean(workload) {
+                return Some(workload.to_owned());
             }
             field.problem_with_hint("cannot be part of a SPIFFE ID", "letters, digits, -, _ and .");
             None
         });
-        let labels = fields.optional("labels").and_then(|field| field.map());
-        let labels = labels.iter().flat_map(Fields::entries);
-        let labels = labels.filter_map(|(key, field)| Some((key.to_owned(), field.text()?.to_owned()))).collect();
-        Some(Self::Proxy { mesh: mesh?, name: name?, workload: workload?, labels })
+        let name = fields.required("name").and_then(|field| name(&field).map(str::to_owned));
+        let labels = fields.optional("labels").and_then(|field| {
+            let labels = field.map()?;
+            let labels = labels.entries().filter_map(|(key, field)| Some((key.to_owned(), field.text()?.to_owned())));
+            let labels: BTreeMap<_, _> = labels.collect();
+            field.check(proxy_names::check_new_labels(&labels)).map(|()| labels)
+        });
+        Some(Self::Proxy { mesh: mesh?, name: name?, workload: workload?, labels: labels.unwrap_or_default() })
     }
+}
+
+/// What may name a proxy; see `token issue`.
+fn name<'t>(field: &Field<'t>) -> Option<&'t str> {
+    let text = field.name()?;
+    field.check(proxy_names::check_name(text)).map(|()| text)
 }

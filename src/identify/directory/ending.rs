@@ -12,16 +12,15 @@ use super::table::Key;
 use crate::runtime::clock::Clock;
 
 impl Inner {
-    /// An item when the object is other than before, or gone.
+    /// An item when the object is other than before, or gone; at once, if it is gone already.
     pub(super) fn changes(self: &Arc<Self>, kind: Kind, key: &Key) -> BoxStream<'static, ()> {
         let mut state = self.shelf(kind).lock();
-        if !state.table.knows(key) {
-            return stream::once(async {}).boxed();
-        }
+        let gone = !state.table.knows(key);
         let bell = state.bells.entry(key.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
         drop(state);
         let follower = Follower { directory: self.clone(), kind, key: key.clone(), bell, told: None };
-        stream::unfold(Some(follower), async |follower| Some(((), follower?.next().await))).boxed()
+        let news = stream::unfold(Some(follower), async |follower| Some(((), follower?.next().await)));
+        stream::iter(gone.then_some(())).chain(news).boxed()
     }
 }
 
@@ -32,6 +31,19 @@ struct Follower {
     bell: watch::Receiver<()>,
     /// The end that was told.
     told: Option<Timestamp>,
+}
+
+/// The last one that follows an object which is gone takes its bell along: nobody rings it any more.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut state = self.directory.shelf(self.kind).lock();
+        // Under the lock: of two that go at once, the second one sees that it is the last.
+        self.bell = watch::channel(()).1;
+        let is_last = state.bells.get(&self.key).is_some_and(|bell| bell.receiver_count() == 0);
+        if is_last && !state.table.knows(&self.key) {
+            state.bells.remove(&self.key);
+        }
+    }
 }
 
 impl Follower {

@@ -159,13 +159,13 @@ impl Directory {
             Event::Delete(object) => {
                 let key = key_of(&object.metadata);
                 if state.table.delete(&key, object.metadata.uid.as_deref().unwrap_or_default()) {
-                    state.bells.remove(&key);
+                    state.ring(&key);
                 }
                 return;
             }
             Event::InitDone => {
                 for key in state.table.complete() {
-                    state.bells.remove(&key);
+                    state.ring(&key);
                 }
             }
         }

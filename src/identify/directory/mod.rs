@@ -102,8 +102,8 @@ struct Shelf {
 #[derive(Default)]
 struct State {
     table: Table,
-    /// By object, so that an event wakes the streams of that object and no others. Dropped with the object, which is the
-    /// last news of it.
+    /// By object, so that an event wakes the streams of that object and no others. They outlive it as long as somebody follows
+    /// it: another of its name may come before its end was heard of, and that one's end is news too.
     bells: HashMap<Key, watch::Sender<()>>,
 }
 

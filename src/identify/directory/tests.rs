@@ -56,6 +56,12 @@ async fn rig() -> Rig {
 }
 
 impl Rig {
+    /// Waits until the watch has told of it.
+    async fn standing_soon(&self, account: &Account) {
+        let stands = async { while self.directory.standing("test", account).await.is_err() {} };
+        timeout(Duration::from_secs(60), stands).await.expect("it is known in time");
+    }
+
     async fn standing(&self, pod: &str, uid: &str) -> Result<Standing, IdentifyError> {
         self.directory.standing("test", &account_of(pod, uid)).await
     }
@@ -164,6 +170,45 @@ async fn an_account_or_namespace_that_goes_takes_its_pods_with_it() {
     wakes(&mut changes).await;
     is_gone(standing.facts());
     is_gone(rig.standing("web-0", "u1").await);
+}
+
+/// Both before whoever follows it has had a look.
+#[tokio::test(start_paused = true)]
+async fn what_is_deleted_and_made_anew_at_once_may_be_deleted_again() {
+    let rig = rig().await;
+    let unbound = Account { pod: None, uid: None, ..account_of("", "") };
+    for (plural, again) in [
+        ("namespaces", object(None, "shop", "n2", json!({}))),
+        ("serviceaccounts", object(Some("shop"), "web", "a2", json!({}))),
+    ] {
+        let standing = rig.directory.standing("test", &unbound).await.unwrap();
+        let mut changes = standing.changes();
+        let name = again["metadata"]["name"].as_str().unwrap().to_owned();
+        rig.api.remove(plural, &name);
+        rig.api.put(plural, again.clone());
+        wakes(&mut changes).await;
+        // Whatever came together is heard of.
+        while timeout(Duration::from_secs(5), changes.next()).await.is_ok() {}
+        assert!(standing.facts().is_ok(), "it goes by the name alone");
+        rig.api.remove(plural, &name);
+        wakes(&mut changes).await;
+        is_gone(standing.facts());
+        rig.api.put(plural, again);
+        rig.standing_soon(&unbound).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_what_is_gone_and_followed_by_nobody() {
+    let rig = rig().await;
+    let standing = rig.standing("web-0", "u1").await.unwrap();
+    let mut changes = standing.changes();
+    rig.api.remove("pods", "web-0");
+    wakes(&mut changes).await;
+    let bells = || rig.directory.0.pods.lock().bells.len();
+    assert_eq!(bells(), 1);
+    drop((changes, standing.changes()));
+    assert_eq!(bells(), 0);
 }
 
 #[tokio::test(start_paused = true)]

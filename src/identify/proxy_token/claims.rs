@@ -8,20 +8,13 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::model::text::is_misleading;
+use crate::model::proxy_names::{check_labels, check_name};
 
 /// `iss` of every proxy token.
 pub(super) const ISSUER: &str = "envoy-sds";
 
 /// The largest token that is looked at; one with all the labels that it may have has about 7 KiB.
 const MAX_TOKEN_BYTES: usize = 16 * 1024;
-
-/// The longest mesh, name, workload and id: as long as a name in Kubernetes.
-const MAX_NAME_BYTES: usize = 253;
-
-/// Labels in a token, and the bytes of all their keys and values.
-const MAX_LABELS: usize = 32;
-const MAX_LABEL_BYTES: usize = 4096;
 
 /// The claims of a proxy token. Times are in whole seconds since 1970 (NumericDate).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,35 +69,8 @@ impl Claims {
         {
             check_name(text).map_err(|why| format!("its {claim} {why}"))?;
         }
-        let bytes: usize = self.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
-        if self.labels.len() > MAX_LABELS || bytes > MAX_LABEL_BYTES {
-            return Err(format!(
-                "it has {} labels with {bytes} bytes; at most {MAX_LABELS} with {MAX_LABEL_BYTES} bytes are taken",
-                self.labels.len()
-            ));
-        }
-        for (key, value) in &self.labels {
-            check_name(key).map_err(|why| format!("the key of one of its labels {why}"))?;
-            if value.chars().any(|c| c.is_control() || is_misleading(c)) {
-                return Err(format!("its label {key:?} has characters in it that cannot be shown"));
-            }
-        }
-        Ok(())
+        check_labels(&self.labels)
     }
-}
-
-/// Whether `text` can name something: not empty, bounded, and of characters that can be seen.
-pub(super) fn check_name(text: &str) -> Result<(), String> {
-    if text.is_empty() {
-        return Err("is empty".to_owned());
-    }
-    if text.len() > MAX_NAME_BYTES {
-        return Err(format!("has {} bytes; at most {MAX_NAME_BYTES} are taken", text.len()));
-    }
-    if text.trim() != text || text.chars().any(|c| c.is_control() || is_misleading(c)) {
-        return Err("has characters in it that cannot be shown, or space around it".to_owned());
-    }
-    Ok(())
 }
 
 /// A token in the three parts of a JWS (RFC 7515 §7.1), nothing of it verified.

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::key::SigningKey;
 use crate::model::diagnostic::{Location, Problem};
-use crate::runtime::private_file;
+use crate::runtime::{private_file, regular_file};
 
 /// How the name of a key's file ends.
 const ENDING: &str = "key";
@@ -59,7 +59,7 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Entry>, Problem> {
 
 /// The key in a file; `None` if that has gone meanwhile.
 fn read_key(path: &Path) -> Option<Result<SigningKey, Problem>> {
-    let text = match std::fs::read(path) {
+    let text = match regular_file::read(path) {
         Ok(text) => Zeroizing::new(text),
         Err(error) if error.kind() == ErrorKind::NotFound => return None,
         Err(error) => return Some(Err(problem(path, format!("cannot be read: {error}"), None))),

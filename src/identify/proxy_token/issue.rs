@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, Header};
-use spiffe::{SpiffeId, TrustDomain};
 
-use super::claims::{Audiences, Claims, ISSUER, check_name};
+use super::claims::{Audiences, Claims, ISSUER};
 use super::key::SigningKey;
 use crate::identify::BearerToken;
+use crate::model::proxy_names::{check_name, check_new_labels, check_spiffe_id};
 
 /// Random bytes of a token's id: see the length of a key's.
 const ID_BYTES: usize = 7;
@@ -62,9 +62,7 @@ impl Request {
         for audience in &self.audiences {
             check_name(audience).map_err(|why| format!("there can be no such token: its audience {why}"))?;
         }
-        if let Some(key) = self.labels.keys().find(|key| key.contains(char::is_whitespace)) {
-            return Err(format!("there can be no such token: the label {key:?} has a space in its key"));
-        }
+        check_new_labels(&self.labels).map_err(|why| format!("there can be no such token: {why}"))?;
         let claims = Claims {
             iss: ISSUER.to_owned(),
             aud: Audiences::Many(self.audiences.clone()),
@@ -78,19 +76,9 @@ impl Request {
             labels: self.labels.clone(),
         };
         claims.check().map_err(|why| format!("there can be no such token: {why}"))?;
-        self.check_spiffe_id()?;
+        // A token whose names make no SPIFFE ID would only be refused later.
+        check_spiffe_id(&self.mesh, &self.workload)?;
         Ok(claims)
-    }
-
-    /// A token whose names make no SPIFFE ID would only be refused later.
-    fn check_spiffe_id(&self) -> Result<(), String> {
-        let Self { mesh, workload, .. } = self;
-        let domain = TrustDomain::new(mesh).ok().filter(|domain| domain.as_str() == mesh);
-        let domain =
-            domain.ok_or_else(|| format!("mesh {mesh:?} is no trust domain: lower-case letters, digits, - _ and ."))?;
-        SpiffeId::from_segments(domain, &[workload.as_str()])
-            .map(drop)
-            .map_err(|error| format!("workload {workload:?} cannot be part of a SPIFFE ID: {error}"))
     }
 }
 

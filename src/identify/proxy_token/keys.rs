@@ -9,6 +9,7 @@ use super::folder::{self, problem};
 use super::key::VerifyingKey;
 use crate::model::diagnostic::Problem;
 use crate::runtime::file_watch::FileWatch;
+use crate::runtime::regular_file;
 
 /// Where the keys are.
 #[derive(Debug, Clone)]
@@ -56,9 +57,12 @@ impl FromIterator<VerifyingKey> for Keys {
 }
 
 impl KeySource {
-    /// What is wrong with the keys, before any of them has been good.
+    /// What is wrong with the keys, before any of them has been good. A folder that is not there yet is going to be made.
     pub fn problems(&self) -> Vec<Problem> {
-        self.look(&Keys::default()).problems
+        match self {
+            Self::Folder(folder) if !folder.exists() => Vec::new(),
+            _ => self.look(&Keys::default()).problems,
+        }
     }
 
     /// Has `watch` look at the files.
@@ -91,7 +95,7 @@ impl KeySource {
                 }))
             }
             Self::Files(files) => gather(files.iter().filter_map(|(kid, file)| {
-                let key = match std::fs::read(file) {
+                let key = match regular_file::read(file) {
                     Ok(pem) => VerifyingKey::from_pem(kid, &pem).map_err(|expected| problem(file, expected, None)),
                     // Once it was there, its end is meant; at the start it is a mistake.
                     Err(error) if error.kind() == ErrorKind::NotFound && last.get(kid).is_some() => {

@@ -17,8 +17,8 @@ use super::{METHOD, RevocationSource};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::file_watch::{Changes, FileWatch};
-use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
+use crate::runtime::{publish, regular_file};
 
 /// See the module.
 #[derive(Debug)]
@@ -52,11 +52,7 @@ impl Live {
             return Err(problems);
         }
         source.warn_of_readers();
-        let mut reader = match revocations {
-            None => Reader::Nothing,
-            Some(RevocationSource::File(file)) => Reader::File { file, settling: Settling::default() },
-            Some(RevocationSource::Secret { name, secrets }) => Reader::Secret { name, secrets: Some(secrets) },
-        };
+        let mut reader = Reader::of(revocations);
         let nothing_yet = reader.nothing_yet();
         let (first, more) = reader.read(&nothing_yet);
         problems.extend(more);
@@ -109,17 +105,39 @@ enum Reader {
     },
     Secret {
         name: String,
-        /// `None` once there can be no others.
-        secrets: Option<watch::Receiver<Arc<KnownSecrets>>>,
+        secrets: watch::Receiver<Arc<KnownSecrets>>,
+        /// There can be no others.
+        closed: bool,
+        /// By mesh.
+        settling: BTreeMap<Arc<str>, Settling>,
     },
 }
 
+impl RevocationSource {
+    /// What is wrong with the revocations, before any of them has been good.
+    pub fn problems(self) -> Vec<Problem> {
+        let mut reader = Reader::of(Some(self));
+        let nothing_yet = reader.nothing_yet();
+        reader.read(&nothing_yet).1
+    }
+}
+
 impl Reader {
+    fn of(source: Option<RevocationSource>) -> Self {
+        match source {
+            None => Self::Nothing,
+            Some(RevocationSource::File(file)) => Self::File { file, settling: Settling::default() },
+            Some(RevocationSource::Secret { name, secrets }) => {
+                Self::Secret { name, secrets, closed: false, settling: BTreeMap::new() }
+            }
+        }
+    }
+
     /// What is known before anything was read.
     fn nothing_yet(&self) -> Revocations {
         match self {
             Self::Nothing | Self::File { .. } => Revocations::Never,
-            Self::Secret { .. } => Revocations::ByMesh { lists: BTreeMap::new(), complete: false },
+            Self::Secret { .. } => Revocations::of_no_mesh_yet(),
         }
     }
 
@@ -127,26 +145,26 @@ impl Reader {
         match self {
             Self::Nothing => (Revocations::Never, Vec::new()),
             Self::File { file, settling } => {
-                let content = std::fs::read(&*file).map_err(|error| format!("{}: {error}", file.display()));
+                let content = regular_file::read(file).map_err(|error| format!("{}: {error}", file.display()));
                 let (now, wrong) = last.after_file(content, settling, Instant::now());
                 let hint =
                     "until it is mended, what it said last holds; if it said nothing yet, no proxy token is accepted";
                 let told = |what: String| problem(file, format!("revocations: {what}"), Some(hint.to_owned()));
                 (now, wrong.map(told).into_iter().collect())
             }
-            Self::Secret { secrets: None, .. } => (last.clone(), Vec::new()),
-            Self::Secret { name, secrets: Some(secrets) } => {
-                let (now, wrong) = last.after_secrets(name, &secrets.borrow_and_update());
+            Self::Secret { name, secrets, settling, .. } => {
+                let (now, wrong) = last.after_secrets(name, &secrets.borrow_and_update(), settling, Instant::now());
                 let told = |(mesh, what): (Arc<str>, String)| {
+                    let resource = Some(format!("Secret {} of mesh {mesh}", name_for(name, &mesh)));
                     Problem {
-                    at: Location { resource: Some(format!("Secret {} of mesh {mesh}", name_for(name, &mesh))), ..Location::default() },
-                    what: format!("revocations: {what}"),
-                    hint: Some(
-                        "until it is mended, what it said last holds; if it said nothing yet, no proxy token of that mesh \
-                         is accepted"
-                            .to_owned(),
-                    ),
-                }
+                        at: Location { resource, ..Location::default() },
+                        what: format!("revocations: {what}"),
+                        hint: Some(
+                            "until it is mended, what it said last holds; if it said nothing yet, no proxy token of that \
+                             mesh is accepted"
+                                .to_owned(),
+                        ),
+                    }
                 };
                 (now, wrong.into_iter().map(told).collect())
             }
@@ -156,22 +174,27 @@ impl Reader {
     /// Waits until there is something else to read, or reason to read again, whether or not a file has changed.
     async fn changed(&mut self) {
         match self {
-            Self::Nothing => {}
-            Self::File { settling, .. } => {
-                if let Some(at) = settling.look_again_at() {
-                    return tokio::time::sleep_until(at).await;
+            Self::Nothing => std::future::pending().await,
+            Self::File { settling, .. } => at(settling.look_again_at()).await,
+            Self::Secret { secrets, closed, settling, .. } => {
+                let look_again_at = settling.values().filter_map(Settling::look_again_at).min();
+                tokio::select! {
+                    () = at(look_again_at) => return,
+                    changed = secrets.changed(), if !*closed => *closed = changed.is_err(),
                 }
-            }
-            Self::Secret { secrets, .. } => {
-                if let Some(watched) = secrets {
-                    if watched.changed().await.is_ok() {
-                        return;
-                    }
-                    *secrets = None;
+                if *closed {
+                    at(look_again_at).await;
                 }
             }
         }
-        std::future::pending().await
+    }
+}
+
+/// Returns then; never, if there is no such time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,5 +1,5 @@
-//! When a list in a file is believed that has lost ids. Half of what somebody is about to write is a good list too, and must
-//! not let in whom the other half revokes. Pure.
+//! When a list is believed that has lost ids, or is gone. Half of what somebody is about to write is a good list too, and must
+//! not let in whom the other half revokes; nor must a Secret that is deleted only to be made anew. Pure.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -26,14 +26,23 @@ impl Settling {
     /// What counts after `last` when `read` was read: what it has gained does at once, what it has lost only once it has
     /// been without that for a while.
     pub(super) fn believe(&mut self, last: &Ids, read: Ids, now: Instant) -> Ids {
-        let waited = self.0.take().filter(|waiting| waiting.ids == read).map(|waiting| waiting.since);
-        let since = waited.unwrap_or(now);
-        if read.is_superset(last) || now.saturating_duration_since(since) >= SETTLED {
+        if read.is_superset(last) {
+            self.forget();
             return read;
         }
         let all = last.union(&read).cloned().collect();
-        self.0 = Some(Waiting { ids: read, since });
-        all
+        if self.has_stayed(&read, now) { read } else { all }
+    }
+
+    /// Whether these have been read for long enough, and nothing else in between.
+    pub(super) fn has_stayed(&mut self, read: &Ids, now: Instant) -> bool {
+        let waited = self.0.take().filter(|waiting| waiting.ids == *read).map(|waiting| waiting.since);
+        let since = waited.unwrap_or(now);
+        let settled = now.saturating_duration_since(since) >= SETTLED;
+        if !settled {
+            self.0 = Some(Waiting { ids: read.clone(), since });
+        }
+        settled
     }
 
     /// There is no list that could be read.

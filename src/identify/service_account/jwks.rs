@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
-use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse};
+use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 
@@ -23,7 +26,13 @@ pub(super) struct KeySet {
     pub(super) issuer: String,
     /// By `kid`.
     keys: BTreeMap<String, Arc<Key>>,
+    /// Why others cannot be used, by `kid`.
+    unusable: BTreeMap<String, String>,
 }
+
+/// What a key is that cannot be used here, to be read after its id.
+const USABLE: &str = "this server verifies RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384 and EdDSA (Ed25519); for \
+                      others there is `verify: tokenReview`";
 
 /// A public key. Two are the same if all that was said of them is.
 pub(super) struct Key {
@@ -56,8 +65,8 @@ pub(super) enum NotVerified {
 }
 
 impl KeySet {
-    /// Reads a key set in JSON. Keys that are not there to verify signatures with, or of a kind unknown here, are left
-    /// out, as RFC 7517 section 5 wants it.
+    /// Reads a key set in JSON. Keys that are not there to verify signatures with are left out, as RFC 7517 section 5 wants
+    /// it; of those that are of a kind unknown here it is kept why they cannot be used.
     ///
     /// # Errors
     /// It is not JSON, or no key is left.
@@ -68,11 +77,19 @@ impl KeySet {
         }
         let set: Set =
             serde_json::from_slice(json).map_err(|error| format!("it is not a JSON Web Key Set: {error}"))?;
-        let keys: BTreeMap<_, _> = set.keys.into_iter().filter_map(key).collect();
-        if keys.is_empty() {
-            return Err("the key set has no key that could verify a token (RSA or EC, with a `kid`)".to_owned());
+        let (mut keys, mut unusable) = (BTreeMap::new(), BTreeMap::new());
+        for (kid, key) in set.keys.into_iter().filter_map(|json| Some((kid(&json)?, key(json)))) {
+            match key {
+                Ok(key) => drop(keys.insert(kid, Arc::new(key))),
+                Err(why) => drop(unusable.insert(kid, why)),
+            }
         }
-        Ok(Self { issuer, keys })
+        if keys.is_empty() {
+            let found: Vec<String> = unusable.iter().map(|(kid, why)| format!("{kid:?} {why}")).collect();
+            let found = if found.is_empty() { "none has a `kid`".to_owned() } else { found.join(", ") };
+            return Err(format!("the key set has no key that could verify a token ({found}); {USABLE}"));
+        }
+        Ok(Self { issuer, keys, unusable })
     }
 
     pub(super) fn kids(&self) -> Vec<&str> {
@@ -95,17 +112,19 @@ impl KeySet {
         now: Timestamp,
     ) -> Result<(Account, String, Arc<Key>), NotVerified> {
         let refused = |reason: String| NotVerified::Refused(reason);
-        let header = jsonwebtoken::decode_header(token)
-            .map_err(|error| refused(format!("the token's header cannot be read: {error}")))?;
+        let header = Header::of(token).map_err(|why| refused(format!("the token's header cannot be read: {why}")))?;
         let kid = header.kid.ok_or_else(|| refused("the token does not say which key it is signed with".to_owned()))?;
-        let key = self.keys.get(&kid).ok_or_else(|| {
-            NotVerified::UnknownKey(format!("the token is signed with a key that the issuer does not have: {kid:?}"))
+        let key = self.keys.get(&kid).ok_or_else(|| match self.unusable.get(&kid) {
+            Some(why) => refused(format!("the token is signed with the issuer's key {kid:?}, which {why}; {USABLE}")),
+            None => NotVerified::UnknownKey(format!(
+                "the token is signed with a key that the issuer does not have: {kid:?}"
+            )),
         })?;
-        if !key.algorithms.contains(&header.alg) {
-            return Err(refused(format!("the key {kid:?} is not for {:?}", header.alg)));
-        }
+        let algorithm = Algorithm::from_str(&header.alg).ok().filter(|algorithm| key.algorithms.contains(algorithm));
+        let algorithm =
+            algorithm.ok_or_else(|| refused(format!("the key {kid:?} is not for the token's alg {:?}", header.alg)))?;
         // Signature only: the rest is checked below, by our clock.
-        let mut validation = Validation::new(header.alg);
+        let mut validation = Validation::new(algorithm);
         (validation.validate_exp, validation.validate_nbf, validation.validate_aud) = (false, false, false);
         validation.required_spec_claims.clear();
         let claims = jsonwebtoken::decode::<Claims<Kubernetes>>(token, &key.decoding, &validation)
@@ -158,12 +177,34 @@ impl KeySet {
     }
 }
 
-fn key(json: serde_json::Value) -> Option<(String, Arc<Key>)> {
-    let text = json.to_string();
-    let jwk: Jwk = serde_json::from_value(json).ok()?;
-    if !matches!(jwk.common.public_key_use, None | Some(PublicKeyUse::Signature)) {
-        return None;
+/// What counts of a token's header: the library knows only the algorithms that it has.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+}
+
+impl Header {
+    fn of(token: &str) -> Result<Self, String> {
+        let header = token.split('.').next().unwrap_or_default();
+        let header = URL_SAFE_NO_PAD.decode(header).map_err(|error| error.to_string())?;
+        serde_json::from_slice(&header).map_err(|error| error.to_string())
     }
+}
+
+/// The id of a key that is there to verify signatures with.
+fn kid(json: &serde_json::Value) -> Option<String> {
+    let is_for_signatures = json.get("use").is_none_or(|purpose| purpose.as_str() == Some("sig"));
+    json.get("kid").filter(|_| is_for_signatures)?.as_str().map(str::to_owned)
+}
+
+/// A key, or why it cannot be used, to be read after its id.
+fn key(json: serde_json::Value) -> Result<Key, String> {
+    let text = json.to_string();
+    let said = |name: &str| json.get(name).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let (kind, curve, named) = (said("kty"), said("crv"), said("alg"));
+    let what = || format!("is of a kind unknown here (kty {kind:?}, crv {curve:?}, alg {named:?})");
+    let jwk: Jwk = serde_json::from_value(json).map_err(|_error| what())?;
     let mut algorithms = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => vec![
             Algorithm::RS256,
@@ -176,21 +217,22 @@ fn key(json: serde_json::Value) -> Option<(String, Arc<Key>)> {
         AlgorithmParameters::EllipticCurve(key) => match key.curve {
             EllipticCurve::P256 => vec![Algorithm::ES256],
             EllipticCurve::P384 => vec![Algorithm::ES384],
-            _ => return None,
+            _ => return Err(what()),
         },
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => vec![Algorithm::EdDSA],
         // Above all no shared secrets: they would make the verifier an issuer.
-        _ => return None,
+        _ => return Err(what()),
     };
     if let Some(only) = jwk.common.key_algorithm {
         algorithms.retain(|algorithm| Algorithm::try_from(only) == Ok(*algorithm));
     }
     if algorithms.is_empty() {
-        return None;
+        return Err(what());
     }
-    let decoding = DecodingKey::from_jwk(&jwk).ok()?;
+    let decoding = DecodingKey::from_jwk(&jwk).map_err(|error| format!("cannot be read: {error}"))?;
     let mut digest = [0; 32];
     digest.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-    Some((jwk.common.key_id?, Arc::new(Key { decoding, algorithms, digest })))
+    Ok(Key { decoding, algorithms, digest })
 }
 
 #[cfg(test)]

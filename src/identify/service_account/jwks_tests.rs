@@ -131,6 +131,58 @@ fn no_algorithm_but_the_keys_own() {
     assert!(matches!(verify(&keys, &token), Err(NotVerified::Refused(_))));
 }
 
+/// A key of rcgen's as a JWK, and a token that it has signed.
+fn jwk_and_token(algorithm: &'static rcgen::SignatureAlgorithm, of: Algorithm) -> (Value, String) {
+    let pair = KeyPair::generate_for(algorithm).unwrap();
+    let (public, encode) = (pair.der_bytes(), |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes));
+    let (jwk, key) = match of {
+        Algorithm::EdDSA => (
+            json!({"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": encode(public)}),
+            EncodingKey::from_ed_der(&pair.serialize_der()),
+        ),
+        Algorithm::ES384 => {
+            let (x, y) = public[1..].split_at(48);
+            let jwk = json!({"kty": "EC", "crv": "P-384", "kid": "k", "x": encode(x), "y": encode(y)});
+            (jwk, EncodingKey::from_ec_der(&pair.serialize_der()))
+        }
+        other => panic!("{other:?}"),
+    };
+    let header = Header { kid: Some("k".to_owned()), ..Header::new(of) };
+    (jwk, jsonwebtoken::encode(&header, &claims(), &key).unwrap())
+}
+
+/// What API servers and their external signers sign with, but for P-521.
+#[test]
+fn all_algorithms_that_can_be_verified_are() {
+    for (algorithm, of) in
+        [(&rcgen::PKCS_ED25519, Algorithm::EdDSA), (&rcgen::PKCS_ECDSA_P384_SHA384, Algorithm::ES384)]
+    {
+        let (jwk, token) = jwk_and_token(algorithm, of);
+        let keys = KeySet::parse(json!({"keys": [jwk]}).to_string().as_bytes(), ISSUER.to_owned()).unwrap();
+        assert!(verify(&keys, &token).is_ok(), "{of:?}");
+        let (_, by_another) = jwk_and_token(algorithm, of);
+        assert!(matches!(verify(&keys, &by_another), Err(NotVerified::Refused(_))), "{of:?}");
+    }
+}
+
+#[test]
+fn why_a_key_cannot_be_used_is_told_of_the_key_and_of_its_tokens() {
+    let p521 = json!({"kty": "EC", "crv": "P-521", "kid": "k", "alg": "ES512", "x": "AA", "y": "AA"});
+    let only = json!({"keys": [p521]}).to_string();
+    let error = KeySet::parse(only.as_bytes(), ISSUER.to_owned()).unwrap_err();
+    assert!(error.contains(r#""k" is of a kind unknown here"#) && error.contains("P-521"), "{error}");
+    let beside = json!({"keys": [p521, Signer::new("one").jwk()]}).to_string();
+    let keys = KeySet::parse(beside.as_bytes(), ISSUER.to_owned()).unwrap();
+    let header = URL_SAFE_NO_PAD.encode(json!({"alg": "ES512", "kid": "k"}).to_string());
+    let token = format!("{header}.{}.AAAA", URL_SAFE_NO_PAD.encode(claims().to_string()));
+    match verify(&keys, &token) {
+        Err(NotVerified::Refused(reason)) => {
+            assert!(reason.contains("ES512") && reason.contains("tokenReview"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn keys_that_cannot_verify_are_left_out() {
     let signer = Signer::new("one");

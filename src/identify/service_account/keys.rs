@@ -21,7 +21,7 @@ use crate::identify::standing::{Facts, Standing, Stands};
 use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::cluster::explain;
 use crate::runtime::file_watch::FileWatch;
-use crate::runtime::publish;
+use crate::runtime::regular_file;
 use crate::runtime::tasks::Tasks;
 
 /// How often the API server is asked: keys change once in months, and a token with a new one has it asked at once.
@@ -95,10 +95,6 @@ impl Keys {
     pub fn of_file(path: &Path, issuer: String, tasks: &Tasks) -> Result<Self, FileError> {
         let watch = FileWatch::new();
         watch.add(path);
-        let read = |path: &Path, issuer: &str| {
-            let text = std::fs::read(path).map_err(|error| format!("it cannot be read: {error}"))?;
-            KeySet::parse(&text, issuer.to_owned())
-        };
         let mut changes = watch.changes();
         let first = read(path, &issuer).map_err(|reason| FileError { path: path.to_owned(), reason })?;
         let first = State { keys: Some(Arc::new(first)), ..State::default() };
@@ -114,6 +110,14 @@ impl Keys {
             }
         });
         Ok(keys)
+    }
+
+    /// Whether a file has keys in it.
+    ///
+    /// # Errors
+    /// See [`Keys::of_file`].
+    pub fn check_file(path: &Path) -> Result<(), FileError> {
+        read(path, "").map(drop).map_err(|reason| FileError { path: path.to_owned(), reason })
     }
 
     pub(super) fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
@@ -172,6 +176,11 @@ impl Keys {
     }
 }
 
+fn read(path: &Path, issuer: &str) -> Result<KeySet, String> {
+    let text = regular_file::read(path).map_err(|error| format!("it cannot be read: {error}"))?;
+    KeySet::parse(&text, issuer.to_owned())
+}
+
 /// Asks the API server for the keys, for ever.
 async fn ask(client: Client, issuer: Option<String>, publish: Publisher, wanted: Arc<Notify>) {
     loop {
@@ -227,9 +236,7 @@ impl Publisher {
     fn answer(&self, answer: Result<KeySet, String>, asked: Option<Instant>) {
         let kept = self.state.borrow().keys.is_some();
         let problem = answer.as_ref().err().map(|reason| self.problem(reason, kept));
-        if publish::if_changed(&self.problems, problem.into_iter().collect()) {
-            self.problems.borrow().iter().for_each(|problem| tracing::warn!("{problem}"));
-        }
+        super::tell(&self.problems, problem);
         self.state.send_modify(|state| {
             state.asked = asked;
             match answer {

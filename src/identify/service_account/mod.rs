@@ -6,6 +6,7 @@ mod keys;
 mod queue;
 mod review;
 mod reviewer;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
 use moka::Expiry;
 use moka::future::Cache;
-use tokio::sync::{AcquireError, Semaphore, watch};
+use tokio::sync::watch;
 
 pub use self::keys::{FileError, Keys};
 use self::queue::{Client, Entered, Place, Queue};
@@ -27,6 +28,7 @@ use super::{BearerToken, Evidence, Identify, IdentifyError, Proof};
 use crate::model::diagnostic::Problem;
 use crate::model::identity::Workload;
 use crate::runtime::clock::Clock;
+use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// The name of the method, as configured.
@@ -101,7 +103,6 @@ struct Judge {
     /// The bad ones.
     refusals: Cache<TokenDigest, Arc<Verdict>>,
     queue: Queue,
-    slots: Semaphore,
 }
 
 #[derive(Debug)]
@@ -201,8 +202,7 @@ impl ServiceAccountTokens {
     ) -> Self {
         let verdicts = Cache::builder().max_capacity(MAX_VERDICTS).expire_after(Lifetime(clock.clone())).build();
         let refusals = Cache::builder().max_capacity(MAX_REFUSALS).time_to_live(REFUSAL_LASTS.unsigned_abs()).build();
-        let (queue, slots) = (Queue::default(), Semaphore::new(AT_ONCE));
-        let judge = Judge { verifier, accounts, audiences, clock, verdicts, refusals, queue, slots };
+        let judge = Judge { verifier, accounts, audiences, clock, verdicts, refusals, queue: Queue::default() };
         Self { judge: Arc::new(judge), tasks: tasks.clone() }
     }
 }
@@ -251,14 +251,9 @@ impl Judge {
     /// What a token proves.
     async fn proof(&self, place: &Place, token: &BearerToken, expires: Timestamp) -> Result<Proof, IdentifyError> {
         let unavailable = |reason: String| IdentifyError::Unavailable { method: METHOD, reason };
-        // Whoever asks gives up after some seconds, so there is no point in a longer wait. The client's own turn first: its
-        // tokens wait for each other, and leave room for those of others.
-        let turns = async { Ok::<_, AcquireError>((place.turns.acquire().await?, self.slots.acquire().await?)) };
-        let _turns = match tokio::time::timeout(REVIEW_TIMEOUT, turns).await {
-            Ok(Ok(turns)) => turns,
-            Ok(Err(closed)) => return Err(unavailable(closed.to_string())),
-            Err(_elapsed) => return Err(unavailable("too many tokens wait to be verified".to_owned())),
-        };
+        // Whoever asks gives up after some seconds, so there is no point in a longer wait.
+        let turn = tokio::time::timeout(REVIEW_TIMEOUT, place.turn()).await;
+        let _turn = turn.map_err(|_elapsed| unavailable("too many tokens wait to be verified".to_owned()))?;
         // Before anybody is asked: without it the answer would be of no use.
         self.accounts.ready(METHOD).await?;
         let verified = match &self.verifier {
@@ -279,6 +274,13 @@ impl Judge {
             standing,
             ..Proof::default()
         })
+    }
+}
+
+/// Publishes what is wrong now, if anything, and logs it if it is new.
+fn tell(problems: &watch::Sender<Arc<Vec<Problem>>>, problem: Option<Problem>) {
+    if publish::if_changed(problems, problem.into_iter().collect()) {
+        problems.borrow().iter().for_each(|problem| tracing::warn!("{problem}"));
     }
 }
 

@@ -56,18 +56,39 @@ impl ReviewTokens for ApiServer {
     }
 }
 
+/// Why the API server does not vouch for a token.
+#[derive(Debug)]
+pub(super) enum No {
+    /// The token is no good.
+    Refused(String),
+    /// It says no, and that there was an error: that of the token, or its own, such as a webhook or a store that did not
+    /// answer. It says the one as it says the other.
+    Doubtful(String),
+    /// It says nothing.
+    Unavailable(String),
+}
+
+impl From<String> for No {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason)
+    }
+}
+
 /// What the API server's verdict proves.
-pub(super) fn read(status: &TokenReviewStatus, audiences: &[String]) -> Result<Account, String> {
+pub(super) fn read(status: &TokenReviewStatus, audiences: &[String]) -> Result<Account, No> {
+    let says_no = |why: &str| format!("the API server does not accept the token: {why}");
     if status.authenticated != Some(true) {
-        let why = status.error.as_deref().unwrap_or("no reason was given");
-        return Err(format!("the API server does not accept the token: {why}"));
+        return Err(match status.error.as_deref().filter(|error| !error.is_empty()) {
+            Some(error) => No::Doubtful(says_no(error)),
+            None => No::Refused(says_no("no reason was given")),
+        });
     }
     // An authenticator that knows no audiences says yes to any token and names none.
     if !status.audiences.iter().flatten().any(|audience| audiences.contains(audience)) {
         let named = status.audiences.as_deref().unwrap_or_default();
-        return Err(format!("the API server says the token is for {named:?}, not for {audiences:?}"));
+        return Err(No::Refused(format!("the API server says the token is for {named:?}, not for {audiences:?}")));
     }
-    let user = status.user.as_ref().ok_or("the API server names no user")?;
+    let user = status.user.as_ref().ok_or_else(|| "the API server names no user".to_owned())?;
     let name = user.username.as_deref().unwrap_or_default();
     let (namespace, account) = service_account(name).ok_or_else(|| format!("{name:?} is no service account"))?;
     let uid = user.uid.as_deref().filter(|uid| !uid.is_empty()).map(Arc::from);

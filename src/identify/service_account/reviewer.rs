@@ -9,13 +9,12 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, watch};
 use tokio_stream::wrappers::WatchStream;
 
-use super::review::{self, ReviewTokens};
+use super::review::{self, No, ReviewTokens};
 use super::{Account, METHOD, Unverified, Verified};
 use crate::identify::standing::{Facts, Standing, Stands};
 use crate::identify::{BearerToken, IdentifyError};
 use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::clock::Clock;
-use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
 
 /// How often it is asked about a token that is bound to no pod. Its end may be that of a Secret or a node, which nothing
@@ -27,6 +26,10 @@ const BOUND: Duration = Duration::from_secs(3600);
 
 /// How soon again if it did not answer. Until it does, its last word counts.
 const RETRY: Duration = Duration::from_secs(30);
+
+/// How soon again if it has said no to a token that it said yes to, and that there was an error, which may have been its own:
+/// an outage of a minute must not end the streams of a whole cluster. After the last of them it is believed.
+const DOUBTS: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(20), Duration::from_secs(40)];
 
 /// Tokens it is asked about again at once: few, as nobody waits for that.
 const AGAIN_AT_ONCE: usize = 4;
@@ -64,7 +67,10 @@ impl Reviewer {
         token: &BearerToken,
         expires: Timestamp,
     ) -> Result<Verified, Unverified> {
-        let account = self.ask(token.expose()).await?;
+        let account = self.ask(token.expose()).await.map_err(|no| match no {
+            No::Refused(reason) | No::Doubtful(reason) => Unverified::Refused(reason),
+            No::Unavailable(reason) => Unverified::Unavailable(reason),
+        })?;
         let interval = if account.pod.is_some() { BOUND } else { UNBOUND };
         let left = expires.duration_since(self.clock.now());
         if left.unsigned_abs() <= interval {
@@ -76,18 +82,15 @@ impl Reviewer {
         Ok(Verified { account, standing: Standing::on(Arc::new(Word(state))) })
     }
 
-    async fn ask(&self, token: &str) -> Result<Account, Unverified> {
+    async fn ask(&self, token: &str) -> Result<Account, No> {
         let answer = self.api.review(token, &self.audiences).await;
         let problem = answer.as_ref().err().map(|reason| Problem {
             at: Location { field: Some(format!("identify.{METHOD}")), ..Location::default() },
             what: format!("the API server reviews no tokens: {reason}"),
             hint: Some("the server must be allowed to create tokenreviews, see deploy/rbac.yaml".to_owned()),
         });
-        if publish::if_changed(&self.problems, problem.into_iter().collect()) {
-            self.problems.borrow().iter().for_each(|problem| tracing::warn!("{problem}"));
-        }
-        let status = answer.map_err(Unverified::Unavailable)?;
-        review::read(&status, &self.audiences).map_err(Unverified::Refused)
+        super::tell(&self.problems, problem);
+        review::read(&answer.map_err(No::Unavailable)?, &self.audiences)
     }
 
     /// Asks about a token until it ends, nobody lives by it any more, or the answer is no.
@@ -99,7 +102,7 @@ impl Reviewer {
         interval: Duration,
         publish: watch::Sender<Option<String>>,
     ) {
-        let mut pause = interval;
+        let (mut pause, mut doubts) = (interval, DOUBTS.iter());
         loop {
             tokio::select! {
                 () = publish.closed() => return,
@@ -111,19 +114,26 @@ impl Reviewer {
             }
             let Ok(_slot) = self.again.acquire().await else { return };
             let refused = match self.ask(token.expose()).await {
-                Ok(again) if again == account => None,
-                Ok(_) => Some("the API server says now that the token is another's".to_owned()),
-                Err(Unverified::Refused(reason)) => Some(reason),
-                Err(Unverified::Unavailable(_)) => {
+                Ok(again) if again == account => {
+                    (pause, doubts) = (interval, DOUBTS.iter());
+                    continue;
+                }
+                Ok(_) => "the API server says now that the token is another's".to_owned(),
+                Err(No::Refused(reason)) => reason,
+                Err(No::Doubtful(reason)) => match doubts.next() {
+                    Some(doubt) => {
+                        pause = *doubt;
+                        continue;
+                    }
+                    None => reason,
+                },
+                Err(No::Unavailable(_)) => {
                     pause = RETRY;
                     continue;
                 }
             };
-            if refused.is_some() {
-                publish.send_replace(refused);
-                return;
-            }
-            pause = interval;
+            publish.send_replace(Some(refused));
+            return;
         }
     }
 

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use k8s_openapi::api::authentication::v1::{TokenReviewStatus, UserInfo};
 
+mod again;
+
 use super::claims::MAX_TOKEN_BYTES;
 use super::review::{POD_NAME, POD_UID};
 use super::*;
@@ -338,57 +340,4 @@ async fn bad_tokens_push_out_no_good_ones() {
     method.judge.refusals.run_pending_tasks().await;
     assert_eq!((method.judge.verdicts.entry_count(), method.judge.refusals.entry_count()), (1, 10));
     assert_eq!(method.judge.refusals.policy().max_capacity(), Some(MAX_REFUSALS));
-}
-
-/// Of a token that is good for a day: how long the API server's yes counts, with and without a pod.
-#[tokio::test(start_paused = true)]
-async fn the_api_server_is_asked_again() {
-    for (bound, interval) in [(false, 300), (true, 3600)] {
-        let mut status = yes();
-        if !bound {
-            status.user.as_mut().unwrap().extra = None;
-        }
-        let (fake, method) = rig(Some(status));
-        let proof = identify(&method, token(86_400)).await.unwrap().unwrap();
-        let mut changes = proof.standing.changes();
-        tokio::time::sleep(Duration::from_secs(interval + 1)).await;
-        assert_eq!(fake.calls(), 2, "asked for the second time");
-        // While it is away, its last word counts.
-        fake.answer(None);
-        tokio::time::sleep(Duration::from_secs(7200)).await;
-        assert!(proof.standing.facts().is_ok());
-        assert!(identify(&method, token(86_400)).await.is_ok());
-        // The Secret that the token is bound to is gone, or the key that signed it.
-        fake.answer(Some(no()));
-        tokio::time::timeout(Duration::from_secs(60), changes.next()).await.expect("it ends").expect("news");
-        assert!(matches!(proof.standing.facts(), Err(IdentifyError::Refused { .. })));
-        assert!(matches!(identify(&method, token(86_400)).await, Err(IdentifyError::Refused { .. })));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_that_is_anothers_now_ends_and_is_not_asked_about_again() {
-    let (fake, method) = rig(Some(yes()));
-    let proof = identify(&method, token(86_400)).await.unwrap().unwrap();
-    let mut status = yes();
-    status.user.as_mut().unwrap().uid = Some("a2".to_owned());
-    fake.answer(Some(status));
-    tokio::time::sleep(Duration::from_secs(3601)).await;
-    assert!(matches!(proof.standing.facts(), Err(IdentifyError::Refused { .. })));
-    let asked = fake.calls();
-    tokio::time::sleep(Duration::from_secs(36_000)).await;
-    assert_eq!(fake.calls(), asked);
-}
-
-#[tokio::test(start_paused = true)]
-async fn that_the_api_server_reviews_nothing_is_told_before_the_first_token_and_until_it_does() {
-    let (fake, method) = rig(None);
-    let mut problems = method.problems();
-    let told = tokio::time::timeout(Duration::from_secs(1), problems.wait_for(|problems| !problems.is_empty())).await;
-    let told = told.expect("in time").expect("it is told")[0].to_string();
-    assert!(told.contains("reviews no tokens: down") && told.contains("rbac.yaml"), "{told}");
-    fake.answer(Some(no()));
-    let told = tokio::time::timeout(Duration::from_secs(60), problems.wait_for(|problems| problems.is_empty())).await;
-    told.expect("in time").expect("it is told");
-    assert_eq!(fake.calls(), 0, "there is no token");
 }

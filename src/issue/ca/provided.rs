@@ -5,7 +5,6 @@
 //! told. Nothing in what is told is of a key.
 
 use std::borrow::Cow;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,9 +21,7 @@ use crate::model::policy::{DataSource, ProvidedCa};
 use crate::model::secrets::{KnownSecrets, SecretBytes, SecretLookup};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::FileWatch;
-
-/// A CA certificate or key that is longer is none.
-const LONGEST: u64 = 1 << 20;
+use crate::runtime::regular_file;
 
 const CERTIFICATE: &str = "certificate";
 const PRIVATE_KEY: &str = "private key";
@@ -145,7 +142,8 @@ impl Provided {
             DataSource::NotKept => Err(bad("has not been kept over the restart: it is needed again".to_owned())),
             DataSource::File(path) => {
                 self.surroundings.files.add(path);
-                read_file(path).map_err(|error| bad(error.to_string()))
+                let content = regular_file::read(path).map_err(|error| bad(error.to_string()))?;
+                Ok(SecretBytes::new(Zeroizing::new(content)))
             }
             DataSource::EnvVar(name) => match std::env::var(&**name) {
                 Ok(value) => Ok(SecretBytes::new(value.into_bytes())),
@@ -218,16 +216,3 @@ fn place(source: &DataSource) -> Cow<'static, str> {
         DataSource::EnvVar(_) => "in an environment variable".into(),
     }
 }
-
-/// Reads a file, but neither a pipe, which would wait for a writer, nor a disk full of something else.
-fn read_file(path: &Path) -> std::io::Result<SecretBytes> {
-    let metadata = std::fs::metadata(path)?;
-    if !metadata.is_file() || metadata.len() > LONGEST {
-        return Err(std::io::Error::other("is not a regular file of at most 1 MiB"));
-    }
-    Ok(SecretBytes::new(Zeroizing::new(std::fs::read(path)?)))
-}
-
-#[cfg(test)]
-#[path = "provided_tests.rs"]
-mod tests;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use elsewhere::tell_of_objects_elsewhere;
-pub use object::{Object, ObjectKind, ObjectRef};
+pub use object::{Object, ObjectKind, ObjectRef, in_cluster};
 pub use objects::{ClusterObjects, Listing};
 pub use report::{Acceptance, Report, Standing};
 pub use status::BackendTroubles;

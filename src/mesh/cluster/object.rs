@@ -25,6 +25,11 @@ const DEFAULT_MESH: &str = "default";
 /// What the paths of objects begin with; see [`ObjectRef::path`].
 const MARK: &[u8] = b"\0cluster/";
 
+/// What `path` stands for in the cluster: `meshes`, or `meshes/default`; `None` if it is a file's.
+pub fn in_cluster(path: &Path) -> Option<&str> {
+    std::str::from_utf8(path.as_os_str().as_bytes().strip_prefix(MARK)?).ok()
+}
+
 /// The kinds of object that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectKind {
@@ -92,8 +97,7 @@ impl ObjectRef {
 
     /// The object that `path` stands for; `None` if it is a file's.
     pub fn of_path(path: &Path) -> Option<Self> {
-        let rest = path.as_os_str().as_bytes().strip_prefix(MARK)?;
-        let (plural, name) = std::str::from_utf8(rest).ok()?.split_once('/')?;
+        let (plural, name) = in_cluster(path)?.split_once('/')?;
         let kind = ObjectKind::ALL.into_iter().find(|kind| kind.plural() == plural)?;
         Some(Self { kind, name: name.into() })
     }

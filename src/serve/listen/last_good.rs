@@ -7,6 +7,7 @@ use aws_lc_rs::digest;
 use zeroize::Zeroizing;
 
 use super::tls::TlsError;
+use crate::runtime::regular_file;
 
 /// What files hold; wiped when dropped, as one may be a key.
 pub(super) struct Contents(Vec<Zeroizing<Vec<u8>>>);
@@ -14,7 +15,7 @@ pub(super) struct Contents(Vec<Zeroizing<Vec<u8>>>);
 impl Contents {
     /// Reads all of them.
     pub(super) fn read<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<Self, TlsError> {
-        let read = |path: &Path| match std::fs::read(path) {
+        let read = |path: &Path| match regular_file::read(path) {
             Ok(content) => Ok(Zeroizing::new(content)),
             Err(source) => Err(TlsError::Read { path: path.to_owned(), source }),
         };

@@ -133,11 +133,10 @@ async fn tls_and_its_reload_without_dropping_a_stream() {
     let mut foreign = connect(&address, &old, Some(client_certificate(&new))).await.unwrap();
     foreign.read_u8().await.unwrap_err();
 
-    // A key that does not belong to the certificate changes nothing.
-    let good = std::fs::read(folder.path().join("tls.key")).unwrap();
-    write(folder.path(), &new);
-    std::fs::write(folder.path().join("tls.key"), &good).unwrap();
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // A certificate that the key does not belong to changes nothing.
+    let elsewhere = tempfile::tempdir_in(folder.path()).unwrap();
+    std::fs::rename(write(elsewhere.path(), &new).certificate, folder.path().join("tls.crt")).unwrap();
+    eventually(|| server.metrics().contains("tls_files_broken 1")).await;
     connect(&address, &old, None).await.unwrap();
 
     write(folder.path(), &new);
@@ -186,8 +185,10 @@ async fn revocation_lists_are_read_again_for_those_who_come_and_those_who_are_th
         revoked.read_u8().await.unwrap_err();
     }
 
-    // What is no list, or nobody's of these, changes nothing and is told.
-    for broken in ["", &self::ca("client CA").crl(&[])] {
+    // What is no list, or one whose signature is not good, changes nothing and is told.
+    let mut forged = pem::parse(clients.crl(&[])).unwrap().into_contents();
+    *forged.last_mut().unwrap() ^= 1;
+    for broken in ["", &pem::encode(&pem::Pem::new("X509 CRL", forged))] {
         replace(broken);
         eventually(|| server.metrics().contains("tls_files_broken 1")).await;
         replace(&clients.crl(&[&certificate]));
@@ -199,6 +200,15 @@ async fn revocation_lists_are_read_again_for_those_who_come_and_those_who_are_th
     judge.changed().await.unwrap();
     accepts(&judge).unwrap();
     connect(&address, &ca, Some((certificate, key))).await.unwrap();
+
+    // A CA that is taken out is out, though its list is still there and its successor has its name.
+    let successor = self::ca("client CA");
+    judge.mark_unchanged();
+    std::fs::write(folder.path().join("next"), successor.certificate.pem()).unwrap();
+    std::fs::rename(folder.path().join("next"), folder.path().join("client-ca.crt")).unwrap();
+    let changed = tokio::time::timeout(Duration::from_secs(10), judge.changed()).await;
+    changed.expect("those who are there hear of it").unwrap();
+    accepts(&judge).unwrap_err();
 }
 
 /// The server's own certificate and the lists of its clients' come from different people.
@@ -249,10 +259,47 @@ async fn a_broken_certificate_holds_no_list_back_nor_a_broken_list_the_certifica
     connect(&address, &new, None).await.unwrap();
     assert!(server.metrics().contains("tls_files_broken 1"));
     replace("client.crl", &(clients.crl(&[]) + &ca("nobody").crl(&[])));
-    told(&["is not in clientCa"]).await;
+    told(&["no CA in clientCa has signed"]).await;
     eventually(|| server.metrics().contains("tls_files_broken 0")).await;
     replace("client.crl", &clients.crl(&[]));
     told(&[]).await;
+}
+
+/// For people, in `/readyz`; also one that ends while the server runs.
+#[tokio::test]
+async fn revocation_lists_that_have_ended_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, clients) = (ca("CA"), ca("client CA"));
+    let replace = |text: &str| {
+        std::fs::write(folder.path().join("next"), text).unwrap();
+        std::fs::rename(folder.path().join("next"), folder.path().join("client.crl")).unwrap();
+    };
+    std::fs::write(folder.path().join("client-ca.crt"), clients.certificate.pem()).unwrap();
+    replace(&clients.crl_until(time::OffsetDateTime::UNIX_EPOCH + time::Duration::DAY, &[]));
+    let crl = folder.path().join("client.crl");
+    let files = TlsFiles { client_crl: Some(crl.clone()), ..write(folder.path(), &ca) };
+    let has_ended = |problems: &[Problem]| {
+        problems.len() == 1 && {
+            let told = problems[0].to_string();
+            told.contains(crl.to_str().unwrap()) && told.contains("client CA has ended") && told.contains("refused")
+        }
+    };
+    let checked = check(&files, &Clock::system());
+    assert!(checked.problems.is_empty() && has_ended(&checked.warnings), "{checked:?}");
+    let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls: Some(files) };
+    let server = TestServer::start(ServeSettings::default(), &[settings]).await;
+    let mut problems = server.problems[0].clone();
+    assert!(has_ended(&problems.borrow()), "{:?}", problems.borrow());
+    let mut becomes = async |ended: bool| {
+        let is_it = |problems: &Arc<Vec<Problem>>| if ended { has_ended(problems) } else { problems.is_empty() };
+        let told = tokio::time::timeout(Duration::from_secs(20), problems.wait_for(is_it)).await;
+        assert!(told.is_ok(), "{ended}: {:?}", server.problems[0].borrow());
+    };
+    replace(&clients.crl(&[]));
+    becomes(false).await;
+    let soon = time::OffsetDateTime::from_unix_timestamp(Clock::system().now().as_second() + 4).unwrap();
+    replace(&clients.crl_until(soon, &[]));
+    becomes(true).await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
 pub use connection::{Connection, Peer};
-pub use tls::{TlsError, TlsFiles, check};
+pub use tls::{Checked, TlsError, TlsFiles, check};
 
 use self::places::ConnectionPlaces;
 use crate::model::diagnostic::Problem;

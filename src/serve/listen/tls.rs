@@ -81,12 +81,23 @@ pub(super) struct Tls {
     changes: Changes,
 }
 
-/// What is wrong with the files of a listener: its own certificate and key, and what clients are judged by.
-pub fn check(files: TlsFiles, clock: &Clock) -> Vec<String> {
+/// What was found in the files of a listener: its own certificate and key, and what clients are judged by.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// With any of them a server does not start.
+    pub problems: Vec<String>,
+    /// What has to be mended all the same.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads the files of a listener once.
+pub fn check(files: &TlsFiles, clock: &Clock) -> Checked {
     let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents, clock));
     let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents));
+    let client_ca = clients.as_ref().ok().and_then(|clients| clients.made().as_deref());
+    let warnings = client_ca.map(|client_ca| files.about_lists(client_ca, clock)).unwrap_or_default();
     let errors = [own.err().map(|error| error.to_string()), clients.err().map(|error| error.to_string())];
-    errors.into_iter().flatten().collect()
+    Checked { problems: errors.into_iter().flatten().collect(), warnings }
 }
 
 impl Tls {
@@ -172,34 +183,21 @@ impl Tls {
         for issuer in client_ca.lists_of_others() {
             tracing::warn!(
                 issuer,
-                "the issuer of a revocation list is not in clientCa; it counts for an intermediate CA of that name, if there is one"
+                "no CA in clientCa has signed this revocation list; it counts for an intermediate CA of that name, if there is one"
             );
         }
     }
 
     fn publish_problems(&self, clock: &Clock) {
-        let problem = |file: Option<&Path>, what: String, hint: &str| Problem {
-            at: Location { file: file.map(|file| Arc::new(file.to_owned())), ..Location::default() },
-            what,
-            hint: Some(hint.to_owned()),
+        let broken = |error: &str| Problem {
+            at: Location::default(),
+            what: error.to_owned(),
+            hint: Some("the last good files stay until these are mended".to_owned()),
         };
-        let mut problems = Vec::new();
-        for error in [self.own.error(), self.clients.error()].into_iter().flatten() {
-            problems.push(problem(None, error.to_owned(), "the last good files stay until these are mended"));
-        }
+        let errors = [self.own.error(), self.clients.error()].into_iter().flatten();
+        let mut problems: Vec<Problem> = errors.map(broken).collect();
         if let Some(client_ca) = self.clients.made() {
-            let list = |what| problem(self.files.client_crl.as_deref(), what, "replace it in time");
-            let ended = client_ca.ended(clock.now()).into_iter();
-            problems.extend(ended.map(|issuer| {
-                list(format!("the revocation list of {issuer} has ended: all of its client certificates are refused"))
-            }));
-            let list = |what| {
-                problem(self.files.client_crl.as_deref(), what, "it counts for an intermediate of that name only")
-            };
-            let others = client_ca.lists_of_others().into_iter();
-            problems.extend(
-                others.map(|issuer| list(format!("{issuer}, whose revocation list this is, is not in clientCa"))),
-            );
+            problems.extend(self.files.about_lists(client_ca, clock));
         }
         publish::if_changed(&self.problems, problems);
     }
@@ -243,6 +241,25 @@ impl TlsFiles {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Arc::new(config))
+    }
+
+    /// What has to be mended about revocation lists that are good as such.
+    fn about_lists(&self, client_ca: &ClientCa, clock: &Clock) -> Vec<Problem> {
+        let told = |what: String, hint: &str| Problem {
+            at: Location { file: self.client_crl.clone().map(Arc::new), ..Location::default() },
+            what,
+            hint: Some(hint.to_owned()),
+        };
+        let ended = |issuer| {
+            let what = format!("the revocation list of {issuer} has ended: all of its client certificates are refused");
+            told(what, "replace it in time")
+        };
+        let of_another = |issuer| {
+            let what = format!("no CA in clientCa has signed the revocation list of {issuer}");
+            told(what, "it counts for an intermediate of that name only")
+        };
+        let all = client_ca.ended(clock.now()).into_iter().map(ended);
+        all.chain(client_ca.lists_of_others().into_iter().map(of_another)).collect()
     }
 
     fn pair(&self, source: rustls::Error) -> TlsError {

@@ -264,6 +264,10 @@ mod standing_tests;
 mod bounds_tests;
 
 #[cfg(test)]
+#[path = "../ads_tests.rs"]
+mod ads_tests;
+
+#[cfg(test)]
 #[path = "../doors_tests.rs"]
 mod doors_tests;
 
