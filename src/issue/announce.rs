@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::ca::provided::{Given, Provided};
 use super::ca::{AuthoritySource, SigningRequest};
-use super::csr;
+use super::csr::SubjectKey;
 use super::issuer::{IssueError, learnable};
 use super::metrics::Metrics;
 use super::renewal::retry_after;
@@ -148,23 +148,23 @@ impl Announcer {
     async fn probe(&self, mesh: &Arc<str>, backend: &Arc<Backend>) -> Result<(Certificate, Timestamp), IssueError> {
         let authority = self.authorities.of(mesh, backend).map_err(IssueError::Internal)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/probe", backend.trust_domain).into();
-        let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
+        let key = Arc::new(SubjectKey::generate().map_err(IssueError::Internal)?);
         let issued = authority
             .sign(SigningRequest {
                 mesh: mesh.clone(),
                 proxy: "probe".into(),
                 spiffe_id: spiffe_id.clone(),
-                csr: made.request,
+                key: key.clone(),
                 lifetime: Some(backend.leaf_lifetime.unwrap_or(PROBE_LIFETIME)),
                 request_timeout: backend.request_timeout,
             })
             .await?;
         // The probe is given to nobody.
-        let expected = Expected { spiffe_id, public_key: made.public_key, policy_digest: "".into() };
+        let expected = Expected { spiffe_id, public_key: key.public_key().to_vec(), policy_digest: "".into() };
         if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
             tokio::time::sleep(wait).await;
         }
-        learnable(&backend.kind, &issued, &expected, &made.key, self.clock.now())
+        learnable(&backend.kind, &issued, &expected, &key.pem(), self.clock.now())
     }
 }
 

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
-use super::csr::{self, KeyAndRequest};
+use super::csr::SubjectKey;
 use super::renewal::Patience;
 use super::signer::trust_domain;
 use super::verify::{Expected, VerifyError, valid_in, verify};
@@ -19,6 +19,7 @@ use crate::model::policy::{Backend, BackendKind};
 use crate::model::roots::{RootNews, RootSink};
 use crate::model::svid::Svid;
 use crate::runtime::clock::Clock;
+use crate::runtime::compute;
 
 /// How long after a CA came into a bundle that was being served the first leaf under it follows: a peer that does not have
 /// the CA yet would refuse it (xds-conformance item 92).
@@ -145,11 +146,12 @@ impl Issuer {
             return Err(IssueError::ForeignTrustDomain { spiffe_id, trust_domain: self.backend.trust_domain.clone() });
         }
         // Bounded by the number of signings in flight.
-        let made = csr::generate_aside(spiffe_id).await;
-        let KeyAndRequest { key, public_key, request } = made.map_err(IssueError::Internal)?;
-        let issued = self.sign(subject, request).await?;
+        let made = compute::aside(SubjectKey::generate).await.flatten();
+        let key = Arc::new(made.map_err(IssueError::Internal)?);
+        let issued = self.sign(subject, key.clone()).await?;
         let expected =
-            Expected { spiffe_id: subject.spiffe_id.clone(), public_key, policy_digest: self.policy_digest(subject) };
+            Expected { spiffe_id, public_key: key.public_key().to_vec(), policy_digest: self.policy_digest(subject) };
+        let key = key.pem();
         if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
             tokio::time::sleep(wait).await;
         }
@@ -178,12 +180,12 @@ impl Issuer {
         tokio::time::sleep(TRUST_GRACE.saturating_sub(passed)).await;
     }
 
-    async fn sign(&self, subject: &Subject, csr: Vec<u8>) -> Result<IssuedChain, CaError> {
+    async fn sign(&self, subject: &Subject, key: Arc<SubjectKey>) -> Result<IssuedChain, CaError> {
         let request = SigningRequest {
             mesh: subject.mesh.clone(),
             proxy: subject.proxy.clone(),
             spiffe_id: subject.spiffe_id.clone(),
-            csr,
+            key,
             lifetime: self.backend.leaf_lifetime,
             request_timeout: self.backend.request_timeout,
         };
@@ -311,6 +313,7 @@ mod tests {
         let issued = IssuedChain {
             certificates: vec![intermediate.sign(&made.request, &LeafOptions::default())],
             authority: vec![intermediate.certificate().clone()],
+            signed_here: None,
         };
         let learn = |kind| learnable(&kind, &issued, &expected, &made.key, timestamp(1_800_000_000));
         assert_eq!(learn(provided()).unwrap().0, *intermediate.certificate());
@@ -329,6 +332,7 @@ mod tests {
             let issued = IssuedChain {
                 certificates: vec![leaf.clone(), intermediate.certificate().clone()],
                 authority: authority.iter().map(|ca| ca.certificate().clone()).collect(),
+                signed_here: None,
             };
             learnable(&cert_manager(), &issued, &expected, &made.key, timestamp(1_800_000_000))
         };

@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use rustls::pki_types::SignatureVerificationAlgorithm;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
+use webpki::{
+    EndEntityCert, Error, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
+    RequiredEkuNotFoundContext, anchor_from_trusted_cert,
+};
 
-use super::ca::IssuedChain;
+use super::ca::{IssuedChain, Knowing, SignedHere};
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
 use crate::model::key::PrivateKeyPem;
@@ -105,7 +109,7 @@ pub fn verify(
         return Err(VerifyError::NotYetValid(validity.not_before));
     }
     let intermediates = in_order(leaf, &issued.certificates);
-    let anchor = path(leaf, &intermediates, trust, now)?;
+    let anchor = path(leaf, &intermediates, issued.signed_here.as_ref(), trust, now)?;
     Ok(Svid {
         spiffe_id: expected.spiffe_id.clone(),
         leaf: leaf.clone(),
@@ -119,7 +123,7 @@ pub fn verify(
 /// Whether a leaf that was verified before would be accepted under `trust`: asked when the trust changes. Cheap if the CA that
 /// it leads to is still there.
 pub fn is_trusted(svid: &Svid, trust: &Bundle, now: Timestamp) -> bool {
-    trust.contains(&svid.anchor) || path(&svid.leaf, &svid.intermediates, trust, now).is_ok()
+    trust.contains(&svid.anchor) || path(&svid.leaf, &svid.intermediates, None, trust, now).is_ok()
 }
 
 /// The issuers of `leaf` among `candidates`, each followed by its own, up to but without a root.
@@ -140,6 +144,7 @@ fn in_order(leaf: &Certificate, candidates: &[Certificate]) -> Vec<Certificate> 
 fn path(
     leaf: &Certificate,
     intermediates: &[Certificate],
+    signed_here: Option<&SignedHere>,
     trust: &Bundle,
     now: Timestamp,
 ) -> Result<Certificate, VerifyError> {
@@ -153,27 +158,51 @@ fn path(
     let intermediates: Vec<CertificateDer<'_>> = intermediates.iter().map(|ca| ca.der().clone()).collect();
     let time = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
     let end_entity = EndEntityCert::try_from(leaf.der()).map_err(|error| untrusted(error.to_string()))?;
-    let mut anchor = None;
-    for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
-        let path = end_entity
-            .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, &intermediates, time, usage, None, None)
-            .map_err(|error| untrusted(error.to_string()))?;
-        let found = path.anchor();
-        // A CA that was renewed with its key stands there twice; the one that lives longer is what peers go by.
-        let same = trust.certificates().iter().filter(|ca| {
-            anchor_from_trusted_cert(ca.der()).is_ok_and(|ca| {
-                ca.subject == found.subject && ca.subject_public_key_info == found.subject_public_key_info
-            })
-        });
-        anchor = same.max_by_key(|ca| ca.validity().not_after);
-    }
-    let anchor = anchor.ok_or_else(|| untrusted("the path leads nowhere".to_owned()))?;
+    let knowing: Vec<Knowing<'_>> = signed_here.map_or_else(Vec::new, |signed_here| {
+        webpki::ALL_VERIFICATION_ALGS.iter().map(|algorithm| Knowing { algorithm: *algorithm, signed_here }).collect()
+    });
+    let knowing: Vec<&dyn SignatureVerificationAlgorithm> = knowing.iter().map(|one| one as _).collect();
+    let algorithms = if knowing.is_empty() { webpki::ALL_VERIFICATION_ALGS } else { &*knowing };
+    let path = end_entity
+        .verify_for_usage(algorithms, &anchors, &intermediates, time, BothSides, None, None)
+        .map_err(|error| untrusted(error.to_string()))?;
+    let found = path.anchor();
+    // A CA that was renewed with its key stands there twice; the one that lives longer is what peers go by.
+    let same = trust.certificates().iter().filter(|ca| {
+        anchor_from_trusted_cert(ca.der())
+            .is_ok_and(|ca| ca.subject == found.subject && ca.subject_public_key_info == found.subject_public_key_info)
+    });
+    let anchor =
+        same.max_by_key(|ca| ca.validity().not_after).ok_or_else(|| untrusted("the path leads nowhere".to_owned()))?;
     // Envoy (BoringSSL) refuses a trust anchor that is over; webpki does not look at an anchor's dates.
     if anchor.validity().not_after < now {
         return Err(untrusted(format!("its CA expired at {}", anchor.validity().not_after)));
     }
     Ok(anchor.clone())
 }
+
+/// Takes what may be shown by clients and by servers: a proxy is both. As each of the two usages is by itself: whoever names
+/// none may be shown by either (RFC 5280 §4.2.1.12).
+struct BothSides;
+
+impl ExtendedKeyUsageValidator for BothSides {
+    fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), Error> {
+        let usages: Vec<KeyPurposeId<'_>> = usages.collect::<Result<_, _>>()?;
+        let sides = [(KeyUsage::server_auth(), SERVER_AUTH), (KeyUsage::client_auth(), CLIENT_AUTH)];
+        let missing = sides.into_iter().find(|(_, oid)| !usages.contains(&KeyPurposeId::new(oid)));
+        match missing {
+            Some((required, _)) if !usages.is_empty() => {
+                let present = usages.iter().map(KeyPurposeId::to_decoded_oid).collect();
+                Err(Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present }))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `id-kp-serverAuth` and `id-kp-clientAuth` (RFC 5280 §4.2.1.12), content of the DER.
+const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
 fn names(leaf: &Certificate) -> String {
     match (leaf.uris(), leaf.other_names()) {
@@ -226,7 +255,7 @@ pub(crate) mod tests {
                 public_key: self.request.public_key.clone(),
                 policy_digest: "digest".into(),
             };
-            let issued = IssuedChain { certificates, authority: Vec::new() };
+            let issued = IssuedChain { certificates, authority: Vec::new(), signed_here: None };
             verify(&issued, &expected, self.request.key.clone(), &trust.bundle(), now())
         }
 
@@ -340,7 +369,7 @@ FHFAgJB7jWrTb/fAuqPlJ46ScAXm7lnqu8yv28nvFWyDlK8ReDw7i7qv2A==
         let issued = |from: i64| {
             let validity = Some((timestamp(1_800_000_000 + from), timestamp(1_800_001_000)));
             let leaf = case.leaf(&LeafOptions { validity, ..LeafOptions::default() });
-            IssuedChain { certificates: vec![leaf], authority: Vec::new() }
+            IssuedChain { certificates: vec![leaf], authority: Vec::new(), signed_here: None }
         };
         let expected = Expected {
             spiffe_id: ID.into(),
@@ -359,7 +388,7 @@ FHFAgJB7jWrTb/fAuqPlJ46ScAXm7lnqu8yv28nvFWyDlK8ReDw7i7qv2A==
         let leaf = old.sign(&made.request, &LeafOptions::default());
         let expected =
             Expected { spiffe_id: ID.into(), public_key: made.public_key.clone(), policy_digest: "digest".into() };
-        let issued = IssuedChain { certificates: vec![leaf], authority: Vec::new() };
+        let issued = IssuedChain { certificates: vec![leaf], authority: Vec::new(), signed_here: None };
         let trust = Bundle::from_certificates([old.certificate().clone(), renewed.certificate().clone()]).unwrap();
         for now in [now(), timestamp(1_800_000_100)] {
             let svid = verify(&issued, &expected, made.key.clone(), &trust, now).unwrap();
@@ -371,6 +400,6 @@ FHFAgJB7jWrTb/fAuqPlJ46ScAXm7lnqu8yv28nvFWyDlK8ReDw7i7qv2A==
     fn item_46_an_expired_anchor_is_refused() {
         let svid = svid_with((timestamp(1_799_999_000), timestamp(1_800_010_000)), timestamp(1_799_999_999));
         let trust = Bundle::from_certificates([svid.anchor.clone()]).unwrap();
-        assert!(path(&svid.leaf, &svid.intermediates, &trust, now()).is_err());
+        assert!(path(&svid.leaf, &svid.intermediates, None, &trust, now()).is_err());
     }
 }

@@ -49,8 +49,11 @@ impl CertificateAuthority for FakeCa {
         let now = self.clock.now();
         let validity = Some((now, now + request.lifetime.unwrap()));
         let signer = self.signer.lock().unwrap().clone();
-        let leaf = signer.0.sign(&request.csr, &LeafOptions { validity, ..LeafOptions::default() });
-        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.0.certificate().clone()] })
+        let leaf = signer.0.sign(
+            &request.key.request(&request.spiffe_id).unwrap(),
+            &LeafOptions { validity, ..LeafOptions::default() },
+        );
+        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.0.certificate().clone()], signed_here: None })
     }
 }
 

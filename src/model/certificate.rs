@@ -1,6 +1,7 @@
 //! X.509 certificates, parsed once; after that, only what the rest of the program asks about them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use jiff::Timestamp;
@@ -24,14 +25,17 @@ impl Validity {
     }
 }
 
-/// A certificate that could be parsed.
+/// A certificate that could be parsed. Cheap to clone: there is one of each CA, however many leaves are under it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Certificate {
+pub struct Certificate(Arc<Parsed>);
+
+#[derive(PartialEq, Eq)]
+struct Parsed {
     der: CertificateDer<'static>,
     facts: Facts,
 }
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Facts {
     subject: String,
     subject_raw: Vec<u8>,
@@ -76,7 +80,7 @@ impl Certificate {
     /// [`CertificateError::Der`] with index 1.
     pub fn from_der(der: CertificateDer<'static>) -> Result<Self, CertificateError> {
         let facts = Facts::read(&der).map_err(|reason| CertificateError::Der { index: 1, reason })?;
-        Ok(Self { der, facts })
+        Ok(Self(Arc::new(Parsed { der, facts })))
     }
 
     /// Parses every certificate in a PEM text, in order; text around and between the blocks is allowed, as
@@ -90,67 +94,67 @@ impl Certificate {
             let index = position + 1;
             let der = block.map_err(|error| CertificateError::Pem { index, reason: error.to_string() })?;
             let facts = Facts::read(&der).map_err(|reason| CertificateError::Der { index, reason })?;
-            certificates.push(Self { der, facts });
+            certificates.push(Self(Arc::new(Parsed { der, facts })));
         }
         if certificates.is_empty() { Err(CertificateError::NoPem) } else { Ok(certificates) }
     }
 
     /// The certificate itself.
     pub fn der(&self) -> &CertificateDer<'static> {
-        &self.der
+        &self.0.der
     }
 
     /// The certificate as one PEM block with a final newline.
     pub fn pem(&self) -> String {
         pem::encode_config(
-            &pem::Pem::new("CERTIFICATE", self.der.to_vec()),
+            &pem::Pem::new("CERTIFICATE", self.0.der.to_vec()),
             pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
         )
     }
 
     /// The subject's distinguished name, for people; empty for a workload's leaf.
     pub fn subject(&self) -> &str {
-        &self.facts.subject
+        &self.0.facts.subject
     }
 
     /// The issuer's distinguished name, for people.
     pub fn issuer(&self) -> &str {
-        &self.facts.issuer
+        &self.0.facts.issuer
     }
 
     /// Serial number in lower-case hex, as Envoy's `/certs` shows it.
     pub fn serial(&self) -> &str {
-        &self.facts.serial
+        &self.0.facts.serial
     }
 
     /// How long it is valid.
     pub fn validity(&self) -> Validity {
-        self.facts.validity
+        self.0.facts.validity
     }
 
     /// DER of the SubjectPublicKeyInfo.
     pub fn public_key(&self) -> &[u8] {
-        &self.facts.spki
+        &self.0.facts.spki
     }
 
     /// Whether basic constraints say that it is a CA.
     pub fn is_ca(&self) -> bool {
-        self.facts.is_ca
+        self.0.facts.is_ca
     }
 
     /// URI subject alternative names.
     pub fn uris(&self) -> &[String] {
-        &self.facts.uris
+        &self.0.facts.uris
     }
 
     /// How many subject alternative names of other kinds (DNS, IP, …) it has.
     pub fn other_names(&self) -> usize {
-        self.facts.other_names
+        self.0.facts.other_names
     }
 
     /// Whether `self` names `other` as its issuer. A name match only: signatures are for path validation.
     pub fn names_issuer(&self, other: &Self) -> bool {
-        self.facts.issuer_raw == other.facts.subject_raw
+        self.0.facts.issuer_raw == other.0.facts.subject_raw
     }
 
     /// Whether it is its own issuer by name, as roots are.
@@ -161,12 +165,12 @@ impl Certificate {
     /// Whether it is self-signed: issued by its own name, and the signature verifies with its own key.
     pub fn is_self_signed(&self) -> bool {
         self.is_self_issued()
-            && X509Certificate::from_der(&self.der).is_ok_and(|(_, parsed)| parsed.verify_signature(None).is_ok())
+            && X509Certificate::from_der(&self.0.der).is_ok_and(|(_, parsed)| parsed.verify_signature(None).is_ok())
     }
 
     /// SHA-256 over the DER, in hex.
     pub fn fingerprint(&self) -> String {
-        hex::encode(digest::digest(&digest::SHA256, &self.der))
+        hex::encode(digest::digest(&digest::SHA256, &self.0.der))
     }
 
     /// The first 16 digits of [`Certificate::fingerprint`]: how versions name a CA.
@@ -194,9 +198,9 @@ pub fn full_digest<'a>(certificates: impl IntoIterator<Item = &'a Certificate>) 
 impl fmt::Debug for Certificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Certificate")
-            .field("subject", &self.facts.subject)
-            .field("issuer", &self.facts.issuer)
-            .field("serial", &self.facts.serial)
+            .field("subject", &self.0.facts.subject)
+            .field("issuer", &self.0.facts.issuer)
+            .field("serial", &self.0.facts.serial)
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod cluster;
+pub mod compute;
 pub mod descriptors;
 pub mod file_watch;
 pub mod private_file;

@@ -14,3 +14,4 @@ mod e2e;
 mod rig;
 #[allow(dead_code, unreachable_pub, reason = "a rig offers more than the tests of one day use")]
 mod support;
+mod vendored;

@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
     use crate::issue::ca::{Authorities, AuthoritySource};
-    use crate::issue::csr;
+    use crate::issue::csr::SubjectKey;
     use crate::model::policy::{Backend, BackendKind, BuiltinSettings};
     use crate::testing::certs::timestamp;
 
@@ -156,7 +156,7 @@ mod tests {
             mesh: "default".into(),
             proxy: "web-0".into(),
             spiffe_id: "spiffe://default/web".into(),
-            csr: csr::generate("spiffe://default/web").unwrap().request,
+            key: SubjectKey::generate().unwrap().into(),
             lifetime,
             request_timeout: Duration::from_secs(10),
         }
@@ -187,10 +187,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refuses_what_is_no_csr() {
+    async fn refuses_what_cannot_be_in_a_certificate() {
         let folder = tempfile::tempdir().unwrap();
         let mut request = request(None);
-        request.csr = b"nonsense".to_vec();
+        request.spiffe_id = "spiffe://default/wéb".into();
         assert!(matches!(load(folder.path(), YEAR).unwrap().sign(request).await, Err(CaError::Invalid(_))));
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
-    CertificateParams, CertificateSigningRequestParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, SignatureAlgorithm, SigningKey,
+    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, SignatureAlgorithm, SigningKey,
 };
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -14,9 +14,11 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use zeroize::Zeroize;
 
 use super::der::with_issuer;
-use super::{CaError, IssuedChain, SigningRequest};
+use super::{CaError, IssuedChain, SignedHere, SigningRequest};
+use crate::issue::csr;
 use crate::model::certificate::{Certificate, Validity};
 use crate::model::policy::DEFAULT_LEAF_LIFETIME;
+use crate::runtime::compute;
 
 /// Leaves are dated back a little, as other CAs do: a peer's clock may be behind.
 pub(super) const DATED_BACK: SignedDuration = SignedDuration::from_secs(30);
@@ -84,9 +86,7 @@ impl LocalCa {
     /// Signs at `now`, off the threads that serve streams.
     pub(super) async fn sign(&self, request: SigningRequest, now: Timestamp) -> Result<IssuedChain, CaError> {
         let ca = self.0.clone();
-        tokio::task::spawn_blocking(move || ca.sign(&request, now))
-            .await
-            .unwrap_or_else(|error| Err(CaError::Unavailable(error.to_string())))
+        compute::aside(move || ca.sign(&request, now)).await.map_err(CaError::Unavailable)?
     }
 }
 
@@ -99,29 +99,35 @@ impl fmt::Debug for LocalCa {
 impl Inner {
     fn sign(&self, request: &SigningRequest, now: Timestamp) -> Result<IssuedChain, CaError> {
         let invalid = |error: rcgen::Error| CaError::Invalid(error.to_string());
-        let mut csr = CertificateSigningRequestParams::from_der(&request.csr.as_slice().into()).map_err(invalid)?;
+        let mut params = csr::params(&request.spiffe_id).map_err(invalid)?;
         let wanted = now.saturating_add(request.lifetime.unwrap_or(DEFAULT_LEAF_LIFETIME)).unwrap_or(Timestamp::MAX);
         let until = wanted.min(self.validity.not_after); // nobody accepts a leaf that outlives its CA
         let from = now.saturating_sub(DATED_BACK).unwrap_or(now).max(self.validity.not_before);
         if until <= now {
             return Err(CaError::Failed(format!("the CA certificate, or one above it, ended at {until}")));
         }
-        let params = &mut csr.params;
         (params.not_before, params.not_after) = (offset(from), offset(until));
-        params.distinguished_name = DistinguishedName::new();
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = self.has_key_id;
-        let unsigned = csr.signed_by(&self.issuer).map_err(invalid)?;
+        let unsigned = params.signed_by(request.key.for_certificate(), &self.issuer).map_err(invalid)?;
         // The name of a CA that was made elsewhere is not always one that rcgen can write; its bytes are copied.
-        let leaf = with_issuer(unsigned.der(), &self.name, |content| self.issuer.key().0.sign(content))
+        let mut signed_here = None;
+        let key = &self.issuer.key().0;
+        let sign = |content: &[u8]| {
+            let signature = key.sign(content)?;
+            let (public_key, content) = (key.der_bytes().to_vec(), content.to_vec());
+            signed_here = Some(SignedHere { public_key, content, signature: signature.clone() });
+            Ok(signature)
+        };
+        let leaf = with_issuer(unsigned.der(), &self.name, sign)
             .ok_or_else(|| CaError::BadAnswer("the leaf cannot be put together".to_owned()))?
-            .map_err(|error| CaError::Failed(error.to_string()))?;
+            .map_err(|error: rcgen::Error| CaError::Failed(error.to_string()))?;
         let leaf =
             Certificate::from_der(CertificateDer::from(leaf)).map_err(|error| CaError::BadAnswer(error.to_string()))?;
         let certificates = std::iter::once(leaf).chain(self.intermediates.iter().cloned()).collect();
-        Ok(IssuedChain { certificates, authority: vec![self.anchor.clone()] })
+        Ok(IssuedChain { certificates, authority: vec![self.anchor.clone()], signed_here })
     }
 }
 

@@ -57,20 +57,21 @@ impl Made {
 
 /// The leaf as peers see it.
 async fn issue(ca: &LocalCa, lifetime: i64) -> crate::model::svid::Svid {
-    let made = csr::generate(ID).unwrap();
+    let key = Arc::new(csr::SubjectKey::generate().unwrap());
     let request = SigningRequest {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: ID.into(),
-        csr: made.request,
+        key: key.clone(),
         lifetime: Some(Duration::from_secs(lifetime.unsigned_abs())),
         request_timeout: Duration::from_secs(10),
     };
     let issued = ca.sign(request, timestamp(NOW)).await.unwrap();
     assert_eq!(issued.authority, [ca.anchor().clone()]);
-    let expected = Expected { spiffe_id: ID.into(), public_key: made.public_key, policy_digest: "digest".into() };
+    let expected =
+        Expected { spiffe_id: ID.into(), public_key: key.public_key().to_vec(), policy_digest: "digest".into() };
     let trust = Bundle::from_certificates([ca.anchor().clone()]).unwrap();
-    verify(&issued, &expected, made.key, &trust, timestamp(NOW)).unwrap()
+    verify(&issued, &expected, key.pem(), &trust, timestamp(NOW)).unwrap()
 }
 
 #[tokio::test]
@@ -108,7 +109,7 @@ async fn no_leaf_outlives_any_certificate_of_its_chain() {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: ID.into(),
-        csr: csr::generate(ID).unwrap().request,
+        key: csr::SubjectKey::generate().unwrap().into(),
         lifetime: None,
         request_timeout: Duration::from_secs(10),
     };
@@ -148,4 +149,32 @@ async fn a_name_with_several_parts_of_a_kind_is_kept_too() {
 fn no_key_is_shown() {
     let ca = root(name("Root"), NOW + HOUR, &PKCS_ECDSA_P256_SHA256).ca();
     assert!(format!("{ca:?}").ends_with(", .. }"), "{ca:?}");
+}
+
+#[tokio::test]
+async fn what_is_said_of_a_signature_counts_for_that_one_alone() {
+    let ca = root(name("Root"), NOW + 100 * HOUR, &PKCS_ECDSA_P256_SHA256).ca();
+    let other = root(name("Root"), NOW + 100 * HOUR, &PKCS_ECDSA_P256_SHA256).ca();
+    let key = Arc::new(csr::SubjectKey::generate().unwrap());
+    let request = SigningRequest {
+        mesh: "default".into(),
+        proxy: "web-0".into(),
+        spiffe_id: ID.into(),
+        key: key.clone(),
+        lifetime: None,
+        request_timeout: Duration::from_secs(10),
+    };
+    let issued = ca.sign(request.clone(), timestamp(NOW)).await.unwrap();
+    let expected = Expected { spiffe_id: ID.into(), public_key: key.public_key().to_vec(), policy_digest: "d".into() };
+    let trust = |ca: &LocalCa| Bundle::from_certificates([ca.anchor().clone()]).unwrap();
+    let is_good =
+        |issued: &IssuedChain, trust: &Bundle| verify(issued, &expected, key.pem(), trust, timestamp(NOW)).is_ok();
+    assert!(is_good(&issued, &trust(&ca)));
+    assert!(!is_good(&issued, &trust(&other)), "another key of the same name");
+    // It says that a signature was made, and here is another: that one is computed, and found wrong.
+    let forged = other.sign(request, timestamp(NOW)).await.unwrap();
+    let mixed = IssuedChain { certificates: forged.certificates, ..issued.clone() };
+    assert!(!is_good(&mixed, &trust(&ca)));
+    let unsaid = IssuedChain { signed_here: None, ..issued };
+    assert!(is_good(&unsaid, &trust(&ca)), "and without a word it is computed");
 }

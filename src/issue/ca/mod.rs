@@ -6,6 +6,7 @@ pub mod cert_manager;
 mod der;
 mod local;
 pub mod provided;
+mod signed_here;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ use tokio::sync::watch;
 use self::builtin::Builtin;
 use self::cert_manager::CertManager;
 use self::provided::{Provided, Surroundings};
+pub use self::signed_here::{Knowing, SignedHere};
+use super::csr::SubjectKey;
 use crate::model::certificate::Certificate;
 use crate::model::policy::{Backend, BackendKind, ProvidedCa};
 use crate::model::secrets::KnownSecrets;
@@ -26,7 +29,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::FileWatch;
 use crate::runtime::private_file;
 
-/// Something that signs certificate signing requests.
+/// Something that signs leaves.
 #[async_trait]
 pub trait CertificateAuthority: fmt::Debug + Send + Sync + 'static {
     /// Has `request` signed; waits as long as it takes. Dropping the future gives the request up.
@@ -48,10 +51,10 @@ pub struct SigningRequest {
     pub mesh: Arc<str>,
     /// The proxy's name, for labels and logs.
     pub proxy: Arc<str>,
-    /// The SPIFFE ID in the CSR, for labels and logs.
+    /// The SPIFFE ID that the leaf is for.
     pub spiffe_id: Arc<str>,
-    /// The CSR (PKCS#10), DER.
-    pub csr: Vec<u8>,
+    /// The key that the leaf is for.
+    pub key: Arc<SubjectKey>,
     /// Lifetime to ask for; `None` leaves it to the CA.
     pub lifetime: Option<Duration>,
     /// Bound on each call to the CA's API, and after how long a pending request is called slow.
@@ -65,6 +68,8 @@ pub struct IssuedChain {
     pub certificates: Vec<Certificate>,
     /// The CA that the issuer names as its own (`status.ca`), if it does.
     pub authority: Vec<Certificate>,
+    /// How the leaf was signed, if that was done here.
+    pub signed_here: Option<SignedHere>,
 }
 
 /// Why there is no certificate.

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::super::local::offset;
 use super::*;
 use crate::issue::ca::{Authorities, AuthoritySource};
-use crate::issue::csr;
+use crate::issue::csr::SubjectKey;
 use crate::model::policy::{Backend, BackendKind};
 use crate::model::secrets::{ClusterSecrets, MeshSecrets};
 use crate::testing::certs::timestamp;
@@ -88,7 +88,7 @@ async fn signs(ca: &Provided) -> Result<String, CaError> {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: "spiffe://default/web".into(),
-        csr: csr::generate("spiffe://default/web").unwrap().request,
+        key: SubjectKey::generate().unwrap().into(),
         lifetime: None,
         request_timeout: Duration::from_secs(10),
     };

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::issue::ca::cert_manager::{PendingBoard, PendingRequest};
 use crate::issue::ca::{AuthoritySource, IssuedChain, SigningRequest};
-use crate::issue::csr;
+use crate::issue::csr::SubjectKey;
 use crate::issue::issuer::{IssueError, Subject, learnable, policy_digest};
 use crate::issue::verify::{Expected, valid_in, verify};
 use crate::model::bundle::Bundle;
@@ -62,13 +62,13 @@ impl Tester {
         let anchor = self.anchor(mesh, backend).await.map_err(TestError::Source)?;
         let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/preflight", backend.trust_domain).into();
-        let made = csr::generate(&spiffe_id).map_err(IssueError::Internal)?;
+        let key = Arc::new(SubjectKey::generate().map_err(IssueError::Internal)?);
         let subject = Subject { mesh: mesh.clone(), proxy: PROXY.into(), spiffe_id, identity_policy: None };
         let signed = authority.sign(SigningRequest {
             mesh: subject.mesh.clone(),
             proxy: subject.proxy.clone(),
             spiffe_id: subject.spiffe_id.clone(),
-            csr: made.request,
+            key: key.clone(),
             lifetime: Some(backend.leaf_lifetime.unwrap_or(LIFETIME)),
             request_timeout: backend.request_timeout,
         });
@@ -76,16 +76,16 @@ impl Tester {
             .await
             .map_err(IssueError::Ca)?;
         let policy_digest = policy_digest(backend, &subject);
-        let expected = Expected { spiffe_id: subject.spiffe_id, public_key: made.public_key, policy_digest };
+        let expected = Expected { spiffe_id: subject.spiffe_id, public_key: key.public_key().to_vec(), policy_digest };
         if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
             tokio::time::sleep(wait).await;
         }
         match anchor {
             Anchor::Known(bundle) => {
-                verify(&issued, &expected, made.key, &bundle, self.clock.now()).map_err(IssueError::Verify)?;
+                verify(&issued, &expected, key.pem(), &bundle, self.clock.now()).map_err(IssueError::Verify)?;
             }
             Anchor::Named => {
-                learnable(&backend.kind, &issued, &expected, &made.key, self.clock.now())?;
+                learnable(&backend.kind, &issued, &expected, &key.pem(), self.clock.now())?;
             }
         }
         Ok(())

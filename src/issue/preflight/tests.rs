@@ -36,8 +36,8 @@ impl CertificateAuthority for FakeCa {
         let Some(signer) = self.signer.lock().unwrap().clone() else {
             return Err(CaError::Unavailable("away".into()));
         };
-        let leaf = signer.sign(&request.csr, &LeafOptions::default());
-        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.certificate().clone()] })
+        let leaf = signer.sign(&request.key.request(&request.spiffe_id).unwrap(), &LeafOptions::default());
+        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.certificate().clone()], signed_here: None })
     }
 }
 

@@ -117,6 +117,7 @@ pub(super) fn read_chain(certificate: &str, ca: &str) -> Result<IssuedChain, CaE
     Ok(IssuedChain {
         certificates: read("certificate", certificate)?,
         authority: if ca.is_empty() { Vec::new() } else { read("ca", ca)? },
+        signed_here: None,
     })
 }
 

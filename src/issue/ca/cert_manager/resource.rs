@@ -101,8 +101,14 @@ impl Origin {
         format!("{MANAGED_BY}={MANAGER},{INSTANCE}!={}", self.instance)
     }
 
-    /// The object to POST.
-    pub(super) fn request(&self, attempt: &str, issuer: &IssuerRef, asked: &SigningRequest) -> CertificateRequest {
+    /// The object to POST; `csr` is the request (PKCS#10), DER.
+    pub(super) fn request(
+        &self,
+        attempt: &str,
+        issuer: &IssuerRef,
+        asked: &SigningRequest,
+        csr: Vec<u8>,
+    ) -> CertificateRequest {
         let mut labels = BTreeMap::from([
             (MANAGED_BY.to_owned(), MANAGER.to_owned()),
             (INSTANCE.to_owned(), self.instance.clone()),
@@ -117,7 +123,7 @@ impl Origin {
             (ATTEMPT.to_owned(), attempt.to_owned()),
         ]);
         let csr = pem::encode_config(
-            &pem::Pem::new("CERTIFICATE REQUEST", asked.csr.clone()),
+            &pem::Pem::new("CERTIFICATE REQUEST", csr),
             pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF),
         );
         CertificateRequest {
@@ -194,6 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::issue::csr::SubjectKey;
 
     #[test]
     fn names() {
@@ -233,11 +240,11 @@ mod tests {
             mesh: "default".into(),
             proxy: "web-0".into(),
             spiffe_id: "spiffe://default/web".into(),
-            csr: vec![0x30, 0],
+            key: SubjectKey::generate().unwrap().into(),
             lifetime: None,
             request_timeout: Duration::from_secs(10),
         };
-        let object = serde_json::to_value(origin.request("a1", &issuer, &asked)).unwrap();
+        let object = serde_json::to_value(origin.request("a1", &issuer, &asked, vec![0x30, 0])).unwrap();
         assert_eq!(
             object,
             serde_json::json!({

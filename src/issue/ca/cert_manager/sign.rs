@@ -17,6 +17,7 @@ use super::resource::CertificateRequest;
 use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
 use crate::model::policy::IssuerRef;
 use crate::runtime::cluster::explain;
+use crate::runtime::compute;
 
 /// Has leaves signed by one cert-manager issuer.
 #[derive(Debug, Clone)]
@@ -125,7 +126,11 @@ impl CertManagerAuthority {
     async fn post(&self, attempt: &Attempt, request: &SigningRequest) -> Result<Posting, CaError> {
         let origin = &self.shared.origin;
         let api: Api<CertificateRequest> = Api::namespaced(self.shared.client.clone(), &origin.namespace);
-        let object = origin.request(attempt.id(), &self.issuer, request);
+        let csr = {
+            let (key, spiffe_id) = (request.key.clone(), request.spiffe_id.clone());
+            compute::aside(move || key.request(&spiffe_id)).await.flatten().map_err(CaError::Invalid)?
+        };
+        let object = origin.request(attempt.id(), &self.issuer, request, csr);
         let params = PostParams::default();
         let call = Box::pin(api.create(&params, &object));
         match tokio::time::timeout(request.request_timeout, call).await {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use crate::issue::csr::SubjectKey;
 use crate::runtime::tasks::Deaths;
 use crate::testing::fake_cluster::{FakeApi, Fault};
 
@@ -71,7 +72,7 @@ fn asked() -> SigningRequest {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: "spiffe://default/web".into(),
-        csr: vec![0x30, 0],
+        key: SubjectKey::generate().unwrap().into(),
         lifetime: Some(Duration::from_secs(3600)),
         request_timeout: TIMEOUT,
     }
