@@ -1,12 +1,15 @@
 //! What was broken from the start, so that nothing good is known of it: the meshes that it may define, and the proxies that it
 //! may select, must not be left to another mesh or to a weaker identity. Pure.
 //!
-//! That is for the start alone. Once everything has been seen, what was good stays in force, and that there was no such
-//! resource is part of it: one that is broken when it appears takes nothing away from anybody.
+//! That is for the first start alone. Once everything has been seen, what was good stays in force, and that there was no such
+//! resource is part of it: one that is broken when it appears takes nothing away from anybody, and neither does it when the
+//! server starts again. So gaps are kept over a restart with what is known to be good.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::backend::OF_IDENTITY;
 use super::claims::IdentityKey;
@@ -18,16 +21,35 @@ use crate::model::policy::{IdentityPolicy, MeshPolicy, Selector};
 use crate::model::unserved::Unserved;
 
 /// See the module.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Gaps {
     /// Mesh resources.
     pub(super) meshes: BTreeSet<Arc<str>>,
     /// Identity policies, and whom they select; `None` if even that cannot be read.
+    #[serde(with = "as_pairs")]
     pub(super) identities: BTreeMap<IdentityKey, Option<Selector>>,
     /// Files and folders of which something has never been understood.
     pub(super) unread: BTreeSet<Arc<PathBuf>>,
     /// Whether everything has been seen once.
     has_begun: bool,
+}
+
+/// In JSON a map's keys are texts, and these are not.
+mod as_pairs {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        identities: &BTreeMap<IdentityKey, Option<Selector>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(identities)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<IdentityKey, Option<Selector>>, D::Error> {
+        Ok(Vec::<(IdentityKey, Option<Selector>)>::deserialize(deserializer)?.into_iter().collect())
+    }
 }
 
 impl Gaps {

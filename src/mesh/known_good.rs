@@ -78,6 +78,7 @@ struct Kept {
     meshes: Vec<Of<Option<Arc<MeshPolicy>>>>,
     identities: Vec<Of<(Arc<IdentityPolicy>, Arc<Backend>)>>,
     trusts: Vec<Of<Arc<TrustAnchors>>>,
+    gaps: Gaps,
 }
 
 /// What a resource says, and where it was seen last.
@@ -95,7 +96,7 @@ impl KnownGoodFile {
 
     /// What was known when the server ended.
     pub(super) fn recall(&mut self) -> KnownGood {
-        let Some(Kept { meshes, identities, trusts }) = self.0.recall() else { return KnownGood::default() };
+        let Some(Kept { meshes, identities, trusts, gaps }) = self.0.recall() else { return KnownGood::default() };
         let mesh = |Of { mesh, seen_in, says: policy }: Of<_>| {
             (mesh, seen_in, MeshDefinition { policy, off: None, references: Vec::new() })
         };
@@ -112,7 +113,7 @@ impl KnownGoodFile {
             secrets: LastGood::default(),
             identities: identities.into_iter().map(identity).collect(),
             trusts: trusts.into_iter().map(trust).collect(),
-            gaps: Gaps::default(),
+            gaps,
         }
     }
 
@@ -126,7 +127,12 @@ impl KnownGoodFile {
         let identities = identities
             .map(|((mesh, _), file, identity)| of(mesh, file, (identity.policy.clone(), identity.backend.clone())));
         let trusts = known.trusts.entries().map(|((mesh, _), file, anchors)| of(mesh, file, anchors.clone()));
-        self.0.keep(&Kept { meshes: meshes.collect(), identities: identities.collect(), trusts: trusts.collect() });
+        self.0.keep(&Kept {
+            meshes: meshes.collect(),
+            identities: identities.collect(),
+            trusts: trusts.collect(),
+            gaps: known.gaps.clone(),
+        });
     }
 }
 

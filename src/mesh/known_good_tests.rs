@@ -97,6 +97,29 @@ fn of_two_that_claim_one_id_the_one_that_had_it_has_it_after_a_restart() {
 }
 
 #[test]
+fn what_was_broken_from_the_start_holds_its_proxies_back_until_it_is_mended_and_what_came_later_never() {
+    let scene = Scene::new();
+    let held_back = |compiled: &Compiled| {
+        let policy = &compiled.resources.policies.meshes["default"];
+        policy.identities.iter().map(|identity| identity.name.to_string()).collect::<Vec<_>>()
+    };
+    let broken = |name: &str| {
+        format!(
+            "type: MeshIdentity\nname: {name}\nspec: {{selector: {{dataplane: {{matchLabels: {{app: {name}}}}}}}, provider: {{}}}}\n"
+        )
+    };
+    scene.file("mesh.yaml", &MESH.replace("NAME", "default"));
+    scene.file("first.yaml", &broken("first"));
+    assert_eq!(held_back(&scene.start()), ["first"]);
+    scene.file("later.yaml", &broken("later"));
+    for _ in 0..2 {
+        assert_eq!(held_back(&scene.start()), ["first"], "a restart changes nothing");
+    }
+    std::fs::remove_file(scene.folder.path().join("resources/first.yaml")).unwrap();
+    assert!(held_back(&scene.start()).is_empty());
+}
+
+#[test]
 fn no_key_and_no_secret_is_kept() {
     let scene = Scene::new();
     let key = rcgen::KeyPair::generate().unwrap();

@@ -110,11 +110,11 @@ impl LiveResources {
         }
         let objects = self.objects.iter().map(|object| &object.source);
         let compiled = compile(files.iter().chain(objects), &context, &mut self.known);
-        if let Some(memory) = &mut self.memory {
-            memory.keep(&self.known);
-        }
         if self.cluster.is_none() || self.objects.is_known() {
             self.known.begin();
+        }
+        if let Some(memory) = &mut self.memory {
+            memory.keep(&self.known);
         }
         compiled
     }
