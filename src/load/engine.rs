@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use tokio::process::Command;
 use tokio::sync::{Notify, Semaphore};
@@ -201,7 +202,7 @@ impl Course<'_> {
         }
         for command in &plan.storm_commands {
             let phase = self.record.begin(PhaseKind::Storm, Concerns::Nothing, self.readers());
-            tokio::join!(self.run_command(command), phase.over());
+            self.after(command, &phase).await;
             self.end().await;
         }
         if let Some((rate, lasts)) = plan.churn {
@@ -245,21 +246,29 @@ impl Course<'_> {
         let holders = places.iter().map(|place| meters.names[*place].holders.load(Relaxed)).sum();
         let phase = self.record.begin(kind, Concerns::Names(places), holders);
         phase.since.get_or_init(|| phase.began);
-        tokio::join!(self.run_command(&trigger.command), phase.over());
+        self.after(&trigger.command, &phase).await;
         self.end().await;
     }
 
-    async fn run_command(&self, command: &str) {
+    /// Waits for a command and for what it brings about; if it fails, for nothing more.
+    async fn after(&self, command: &str, phase: &Current) {
+        let brought_about = phase.over().map(Ok);
+        // Whichever is wrong is in the results.
+        let _ = futures::future::try_join(self.run_command(command), brought_about).await;
+    }
+
+    async fn run_command(&self, command: &str) -> Result<(), ()> {
         let meters = &self.shared.run.meters;
         let output = Command::new("sh").args(["-c", command]).kill_on_drop(true).output().await;
         match output {
-            Ok(output) if output.status.success() => {}
+            Ok(output) if output.status.success() => return Ok(()),
             Ok(output) => meters.fail("a command failed", || {
                 let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
                 format!("{command}: {}: {said}", output.status)
             }),
             Err(error) => meters.fail("a command failed", || format!("{command}: {error}")),
         }
+        Err(())
     }
 
     async fn await_new(&mut self, phase: PhaseKind, kind: Kind) {

@@ -56,6 +56,8 @@ pub(crate) struct Proxy {
     pub(crate) channels: Vec<Channel>,
     pub(crate) kept: Arc<Kept>,
     began: Instant,
+    /// Whether it had all its secrets when it began to connect: then to be let in is all that it can count on.
+    came_with: bool,
     connected: bool,
     /// Whether it has what it connected for.
     pub(crate) served: bool,
@@ -89,6 +91,7 @@ impl Proxy {
             channels: Vec::new(),
             kept: Arc::new(Kept { number, secrets: Mutex::new(secrets) }),
             began: Instant::now(),
+            came_with: false,
             connected: false,
             served: false,
             failed: false,
@@ -111,6 +114,7 @@ impl Proxy {
                 channel.subscription.forget();
             }
         }
+        self.came_with = self.channels.iter().all(|channel| channel.subscription.is_complete());
     }
 
     pub(crate) fn connected(&mut self, run: &Surroundings) {
@@ -207,7 +211,8 @@ impl Proxy {
             return;
         }
         let current = run.meters.current();
-        current.time("first-secret", self.began.elapsed());
+        let what = if self.came_with { "let-in" } else { "first-secret" };
+        current.time(what, self.began.elapsed());
         if current.is_about_proxies() {
             current.reach();
         }

@@ -14,6 +14,7 @@ mod federation;
 mod hostile;
 mod kubernetes_identity;
 mod late_trust;
+mod load;
 mod membership;
 mod outages;
 mod peers;
