@@ -12,6 +12,7 @@ use super::messages::Node;
 use super::meters::{Current, Meters, lock};
 use super::plan::Role;
 use super::protocol::{Change, Kind, Manner, News, Subscription};
+use super::results::PhaseKind;
 use crate::model::certificate::Validity;
 use crate::runtime::clock::Clock;
 
@@ -63,6 +64,8 @@ pub(crate) struct Proxy {
     pub(crate) served: bool,
     /// Whether it was given up.
     pub(crate) failed: bool,
+    /// The last phase in which it came to be served.
+    counted: u32,
 }
 
 /// What a proxy has to know of the run.
@@ -95,6 +98,7 @@ impl Proxy {
             connected: false,
             served: false,
             failed: false,
+            counted: 0,
         }
     }
 
@@ -213,7 +217,9 @@ impl Proxy {
         let current = run.meters.current();
         let what = if self.came_with { "let-in" } else { "first-secret" };
         current.time(what, self.began.elapsed());
-        if current.is_about_proxies() {
+        // In a storm, who is cut off twice is back only once; churn is about every time.
+        let counted = std::mem::replace(&mut self.counted, current.number) == current.number;
+        if current.is_about_proxies() && (!counted || current.kind == PhaseKind::Churn) {
             current.reach();
         }
     }

@@ -147,16 +147,23 @@ async fn proxies_come_back() {
     assert!(churn["reached"].as_u64().is_some_and(|reached| reached > 0), "{churn:#}");
     assert_eq!(server.metric("issuances_total", &[("outcome", "issued")]).await, Ok(100.0));
 
-    // The command of the storm ends when this test has started the server again.
-    let restarted = dir.join("restarted");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &restarted,
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-        0,
-    )
-    .expect("a pipe can be made");
+    // The storm's command says that it runs, and ends when this test has started the server again.
+    let pipes = ["begun", "restarted"].map(|name| dir.join(name));
+    let made = std::process::Command::new("mkfifo").args(&pipes).status().expect("mkfifo starts");
+    assert!(made.success());
+    let [begun, restarted] = &pipes;
+    let command = format!("echo now > {} && read -r _ < {}", begun.display(), restarted.display());
+    let course = ["--proxies", "100", "--api", "delta", "--reconnect", "--storm-command", &command, &target];
+    let restart = async {
+        tokio::fs::read(begun).await.expect("the pipe can be read");
+        server.kill();
+        server.start_again().await;
+        server.ready().await;
+        tokio::fs::write(restarted, "now\n").await.expect("the pipe can be written");
+    };
+    let (told, ()) = tokio::join!(passes(&course, &dir), restart);
+    assert_eq!(phase(&told, "storm")["reached"], 100);
+    assert_eq!(server.metric("issuances_total", &[("outcome", "issued")]).await, Ok(0.0), "{}", server.log_tail());
     assert!(server.stop(SHUTDOWN).await.success());
 }
 
