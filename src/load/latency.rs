@@ -73,7 +73,7 @@ mod tests {
         let told = timed.summary();
         assert_eq!((told.count, told.min_ms), (1001, 1.0));
         for (found, expected) in [(told.p50_ms, 500.0), (told.p90_ms, 900.0), (told.p99_ms, 990.0)] {
-            assert!((found - expected).abs() < expected * 0.002, "{found} is not {expected}");
+            assert!((found - expected).abs() < expected * 0.005, "{found} is not {expected}");
         }
         assert!((told.max_ms - 3_600_000.0).abs() < 3_600_000.0 * 0.002, "{}", told.max_ms);
         assert!(told.curve.is_sorted() && told.curve.len() > 20 && told.curve.len() < 200, "{:?}", told.curve);
