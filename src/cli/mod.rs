@@ -48,7 +48,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
-    Load(load::Load),
+    Load(Box<load::Load>),
     Check(check::Check),
     Crds(crds::Crds),
     Proxies(proxies::Proxies),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::meters::{Concerns, Current, Meters, between};
-use super::results::{Phase, PhaseKind, Sample, Traffic, Usage};
+use super::results::{Phase, PhaseKind, Sample, Traffic};
 use super::usage::{Look, Process};
 
 /// How often a sample is taken.
@@ -95,7 +95,7 @@ impl Record {
             latencies: phase.latencies(),
             traffic: between(&traffic, &self.meters.traffic()),
             server: of_server.and_then(|(process, before)| process.since(before, peak(&self.processes.server_peak))),
-            client: used.unwrap_or_else(Usage::default),
+            client: used.unwrap_or_default(),
         });
     }
 }
