@@ -5,6 +5,8 @@ mod check;
 mod crds;
 mod demo;
 mod flags;
+mod load;
+mod load_identity;
 mod output;
 mod proxies;
 mod proxy_json;
@@ -46,6 +48,7 @@ pub struct Cli {
 enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
+    Load(Box<load::Load>),
     Check(check::Check),
     Crds(crds::Crds),
     Proxies(proxies::Proxies),
@@ -76,6 +79,7 @@ impl Cli {
         let result = match self.command {
             Command::Serve(command) => command.run(),
             Command::Demo(command) => command.run(),
+            Command::Load(command) => command.run(),
             Command::Check(command) => command.run(),
             Command::Crds(command) => command.run(),
             Command::Proxies(command) => command.run(),

@@ -34,6 +34,16 @@ fn wrong_usage_is_told_by_clap() {
         ("token issue --name web-0 --workload web --label app", "expected KEY=VALUE"),
         ("token issue --name web-0 --workload web --valid-for ever", "is not a duration"),
         ("token issue --name web-0 --workload web --count 0", "0 is not in"),
+        ("load", "required arguments were not provided"),
+        ("load -n 0", "0 is not in"),
+        ("load -n 1 nowhere", "has no port"),
+        ("load -n 1 --nack 2", "expected a share"),
+        ("load -n 1 --rate 0", "expected a number a second"),
+        ("load -n 1 --churn 5", "required arguments were not provided"),
+        ("load -n 1 --storm-command x", "required arguments were not provided"),
+        ("load -n 1 --tls-ca a --insecure-tls", "cannot be used with"),
+        ("load -n 1 --tokens a --state-dir b", "cannot be used with"),
+        ("load -n 1 --metadata a", "expected KEY=VALUE"),
         ("proxies -o yaml", "[possible values: table, wide, json]"),
     ] {
         let words = std::iter::once("envoy-sds").chain(line.split(' '));
@@ -179,4 +189,22 @@ fn serve_tells_everything_that_is_wrong_with_its_configuration_too() {
     let Err(Failure::Configuration(problems)) = serve.run() else { panic!("it is served") };
     let [field, name] = problems.as_slice() else { panic!("{problems:?}") };
     assert!(field.what.contains("zones") && name.what.contains("ROOTCA"), "{problems:?}");
+}
+
+#[test]
+fn what_a_load_run_cannot_do_is_told_before_it_begins() {
+    for (line, expected) in [
+        ("load -n 9 --nack 0.6 --slow 0.6", "more than all"),
+        ("load -n 9 --connections 3 --slow 0.1", "connections of their own"),
+        ("load -n 9 --names a,a", "twice"),
+        ("load -n 9 --trigger x --trigger-changes other", "not among --names"),
+        ("load -n 9 --trigger x --trigger-changes any --trigger-changes any", "more --trigger-changes"),
+        ("load -n 9 --tls-cert a --tls-key b", "--tls-ca"),
+    ] {
+        let words = std::iter::once("envoy-sds").chain(line.split(' '));
+        let Command::Load(command) = Cli::try_parse_from(words).unwrap().command else { panic!("{line}") };
+        let failure = command.run().unwrap_err();
+        let Failure::Usage(told) = failure else { panic!("{line}: {failure:?}") };
+        assert!(told.contains(expected), "{line}: {told}");
+    }
 }

@@ -66,7 +66,8 @@ pub struct Phase {
     pub expected: u64,
     /// Those that did.
     pub reached: u64,
-    /// What was timed, by name: `first-secret`, `fan-out`, `ack`, `renewal-lag`, `handshake`.
+    /// What was timed, by name: `first-secret`, `fan-out`, `ack`, `renewal-lag`, `handshake`; `let-in` of proxies that come
+    /// back with what they had.
     pub latencies: BTreeMap<String, Latency>,
     /// What went over the wire, and what was in it.
     pub traffic: Traffic,

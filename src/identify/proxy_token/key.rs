@@ -89,7 +89,7 @@ impl SigningKey {
     ///
     /// # Errors
     /// What was expected; nothing of what is there.
-    pub(super) fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
+    pub fn from_pem(pem: &[u8]) -> Result<Self, &'static str> {
         const EXPECTED: &str = "expected one private key in PEM, PKCS#8 (BEGIN PRIVATE KEY) on the curve P-256, as `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256` writes it";
         let key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_error| EXPECTED)?;
         Self::from_pkcs8(key.secret_pkcs8_der()).ok_or(EXPECTED)

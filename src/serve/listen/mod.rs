@@ -31,6 +31,11 @@ use crate::runtime::tasks::Tasks;
 use crate::serve::SdsServer;
 use crate::serve::metrics::Metrics;
 
+/// Connections that the kernel keeps until they are accepted, if the system lets it (`net.core.somaxconn`). Where there is no
+/// room, a connecting peer's first packet is dropped, and it comes again a second later: thousands connect at once
+/// when a server comes back.
+const LISTEN_BACKLOG: u32 = 4096;
+
 /// From accepting a connection to the end of HTTP/2's preface, TLS handshake included.
 const HELLO: Duration = Duration::from_secs(10);
 
@@ -128,7 +133,7 @@ pub async fn bind(listeners: &[ListenerSettings], clock: &Clock) -> Result<Bound
                 let failed = |source| BindError::Socket { address: address.clone(), source };
                 let tls = tls.clone().map(|files| tls::Tls::load(files, clock)).transpose();
                 let tls = tls.map_err(|source| BindError::Tls { address: address.clone(), source })?;
-                let socket = TcpListener::bind(address).await.map_err(failed)?;
+                let socket = tcp::bind(address).await.map_err(failed)?;
                 (socket.local_addr().map_err(failed)?.to_string(), Listener::Tcp(socket, tls.map(Box::new)))
             }
             Endpoint::Unix { path, mode } => {

@@ -1,14 +1,37 @@
 //! TCP, with TLS or without.
 
-use tokio::net::TcpListener;
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connection::{Connection, Io};
 use super::handshakes::Handshakes;
 use super::places::ConnectionPlaces;
-use super::{HELLO, accept_failed};
+use super::{HELLO, LISTEN_BACKLOG, accept_failed};
 use crate::runtime::tasks::Tasks;
+
+/// Binds `address`, a `host:port`, at the first of what its name stands for that works.
+pub(super) async fn bind(address: &str) -> io::Result<TcpListener> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address");
+    for address in tokio::net::lookup_host(address).await? {
+        match bind_at(address) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn bind_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart need not wait for connections of the old process to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
 
 /// Accepts connections for as long as somebody takes them.
 pub(super) async fn accept(

@@ -5,13 +5,13 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::places::ConnectionPlaces;
-use super::{HELLO, accept_failed};
+use super::{HELLO, LISTEN_BACKLOG, accept_failed};
 use crate::identify::process;
 
 /// Removed when dropped, if it is still this server's.
@@ -62,7 +62,9 @@ pub(super) async fn bind(path: &Path, mode: u32) -> io::Result<(UnixListener, So
         .permissions(Permissions::from_mode(0o700))
         .tempdir_in(folder)?;
     let hidden = private.path().join("s");
-    let socket = UnixListener::bind(&hidden)?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(&hidden)?;
+    let socket = socket.listen(LISTEN_BACKLOG)?;
     std::fs::set_permissions(&hidden, Permissions::from_mode(mode))?;
     std::fs::hard_link(&hidden, path)?;
     Ok((socket, SocketFile::at(path)?))

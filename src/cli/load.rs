@@ -1,0 +1,370 @@
+//! `envoy-sds load`: simulated Envoys against any SDS server.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, ValueEnum};
+
+use super::load_identity::{IdentityFlags, TlsFlags};
+use super::{Failure, output, runtime};
+use crate::config::Endpoint;
+use crate::load::progress::Progress;
+use crate::load::report::{html, json, table};
+use crate::load::results::Results;
+use crate::load::{Plan, Target, Trigger, Variant, run};
+use crate::model::duration;
+use crate::runtime::clock::Clock;
+
+/// Simulate Envoys against an SDS server, and measure it
+///
+/// Any SDS server: this one, SPIRE's agent, Istio's, one made with go-control-plane. Every proxy connects, asks for its secrets and stays;
+/// then whatever else is asked for happens, one after the other: --trigger, --expect-bundle-pushes, --expect-rotations, --storms,
+/// --storm-command, --churn. What the proxies have got is checked each time: the key is the leaf's, the leaf leads to the bundle, the
+/// identity stays. The run passes if everything came and nothing was wrong.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    envoy-sds load --proxies 1000\n      \
+        1000 Envoys on plain TCP, with what envoy-sds serve --insecure-node-id asks for\n  \
+    envoy-sds load --proxies 5000 --like-envoy --tls-ca ca.crt --state-dir /var/lib/envoy-sds sds.example.com:5678\n      \
+        5000 with a real Envoy's requests, over TLS, with proxy tokens signed here\n  \
+    envoy-sds load --proxies 200 --trigger 'touch ca/rotate' --trigger-changes ROOTCA --server-pid $(pgrep envoy-sds) --html report.html\n      \
+        how long a new CA takes to reach all of them, and what that costs the server\n  \
+    envoy-sds load --proxies 500 --churn 50 --churn-for 1h --timeout 2h unix:/run/envoy-sds/sds.sock\n      \
+        an hour in which 50 proxies a second leave and come back\n\n\
+    ack is the time from a response to when all of its answer has gone out, the server's windows permitting.\n\
+    Exit codes: 0 passed, 1 not, 2 wrong usage")]
+pub(super) struct Load {
+    /// The server: host:port or unix:PATH
+    #[arg(value_name = "TARGET", default_value = "127.0.0.1:5678")]
+    target: Endpoint,
+
+    /// How many Envoys
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    proxies: u32,
+
+    /// Connections that they share [default: one each]
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connections: Option<u32>,
+
+    /// How they ask
+    #[arg(long, value_name = "API", default_value = "sotw")]
+    api: Api,
+
+    /// Secrets that each asks for
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "default,ROOTCA")]
+    names: Vec<String>,
+
+    /// One stream for all names [default: one for each, as Envoy has it]
+    #[arg(long)]
+    one_stream: bool,
+
+    /// Requests like a real Envoy's: a node of 61 KB in each of them
+    #[arg(long)]
+    like_envoy: bool,
+
+    #[command(flatten)]
+    identity: IdentityFlags,
+
+    #[command(flatten)]
+    tls: TlsFlags,
+
+    #[command(flatten)]
+    behaviour: Behaviour,
+
+    #[command(flatten)]
+    course: CourseFlags,
+
+    #[command(flatten)]
+    report: Report,
+}
+
+/// How proxies behave.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Behaviour")]
+struct Behaviour {
+    /// New connections a second [default: as fast as --in-flight lets]
+    #[arg(long, value_name = "R", value_parser = rate)]
+    rate: Option<f64>,
+
+    /// Connections that wait for their first secrets at one time
+    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
+    in_flight: u32,
+
+    /// Share of proxies that refuse everything (NACK), 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    nack: f64,
+
+    /// Share of proxies that read seldom once they have their secrets, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
+    slow: f64,
+
+    /// How long those look away each time; 0s: for ever
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
+    slow_pause: Duration,
+
+    /// Come back when the server ends a stream or connection, with Envoy's backoff, rather than call it a failure
+    #[arg(long)]
+    reconnect: bool,
+
+    /// Who comes back says nothing of what it had, like an Envoy that was started anew
+    #[arg(long)]
+    forget: bool,
+}
+
+/// What happens.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What happens")]
+struct CourseFlags {
+    /// Rest after connecting, to see the server's memory
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
+    rest: Duration,
+
+    /// Shell command after which all have to get something new, timed from its start; repeatable
+    #[arg(long, value_name = "COMMAND")]
+    trigger: Vec<String>,
+
+    /// Names of the secrets that the --trigger at the same place changes, or any; repeatable [default: any]
+    #[arg(long, value_name = "NAMES", requires = "trigger")]
+    trigger_changes: Vec<String>,
+
+    /// Wait for this many new versions of the validation contexts
+    #[arg(long, value_name = "K", default_value = "0")]
+    expect_bundle_pushes: u32,
+
+    /// Wait for this many new leaves
+    #[arg(long, value_name = "K", default_value = "0")]
+    expect_rotations: u32,
+
+    /// Share of a leaf's life after which its successor is late (renewal-lag)
+    #[arg(long, value_name = "SHARE", default_value = "0.75", value_parser = share)]
+    renew_by: f64,
+
+    /// How often all lose their connection at once and come back
+    #[arg(long, value_name = "K", default_value = "0")]
+    storms: u32,
+
+    /// Shell command that cuts all of them off, such as the server's restart, after which all have to be back; repeatable
+    #[arg(long, value_name = "COMMAND", requires = "reconnect")]
+    storm_command: Vec<String>,
+
+    /// Proxies a second that leave and come back
+    #[arg(long, value_name = "R", value_parser = rate, requires = "churn_for")]
+    churn: Option<f64>,
+
+    /// For how long
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "churn")]
+    churn_for: Option<Duration>,
+
+    /// Bound of the whole run
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
+    timeout: Duration,
+
+    /// Give up at this many failures
+    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(1..))]
+    max_failures: u64,
+}
+
+/// How it is told.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Results")]
+struct Report {
+    /// Process of the server, whose memory and CPU are to be measured (Linux)
+    #[arg(long, value_name = "PID")]
+    server_pid: Option<u32>,
+
+    /// What is written to stdout
+    #[arg(long, short, value_name = "FORMAT", default_value = "table")]
+    output: Format,
+
+    /// Write the results as JSON too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// Write a page with plots, which needs nothing else
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+/// Variants of the protocol, by service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Api {
+    /// SDS, state of the world.
+    Sotw,
+    /// SDS, Delta.
+    Delta,
+    /// ADS, state of the world.
+    Ads,
+    /// ADS, Delta.
+    AdsDelta,
+}
+
+/// What is written to stdout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+impl Load {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let plan = self.plan()?;
+        let results = runtime()?.block_on(async {
+            // Ctrl-C ends the run with what there is; if it cannot be heard, it ends the program.
+            let stop = async {
+                if tokio::signal::ctrl_c().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let progress = Progress::new(plan.proxies as u64, true);
+            let results = run(plan, Clock::system(), stop, &mut |sample, phase| progress.update(sample, phase)).await;
+            progress.finish();
+            results
+        });
+        self.tell(&results.map_err(|why| anyhow!(why))?)
+    }
+
+    fn plan(&self) -> Result<Plan, Failure> {
+        let Self { behaviour, course, .. } = self;
+        let usage = |what: &str| Err(Failure::Usage(what.to_owned()));
+        if behaviour.nack + behaviour.slow > 1.0 {
+            return usage("--nack and --slow are together more than all proxies");
+        }
+        let shared = self.connections.is_some_and(|connections| connections < self.proxies);
+        if behaviour.slow > 0.0 && shared {
+            return usage(
+                "--slow is for connections of their own: who shares one (--connections) cannot read it slowly alone",
+            );
+        }
+        if course.trigger_changes.len() > course.trigger.len() {
+            return usage("there are more --trigger-changes than --trigger");
+        }
+        let mut names: Vec<Arc<str>> = self.names.iter().map(|name| Arc::from(name.trim())).collect();
+        names.sort();
+        names.dedup();
+        if names.len() != self.names.len() || names.iter().any(|name| name.is_empty()) {
+            return usage("--names has an empty one in it, or one twice");
+        }
+        let proxies = self.proxies as usize;
+        let (variant, ads) = match self.api {
+            Api::Sotw => (Variant::Sotw, false),
+            Api::Delta => (Variant::Delta, false),
+            Api::Ads => (Variant::Sotw, true),
+            Api::AdsDelta => (Variant::Delta, true),
+        };
+        Ok(Plan {
+            proxies,
+            connections: self.connections.map(|connections| connections as usize),
+            target: match &self.target {
+                Endpoint::Tcp(at) => Target::Tcp(at.host.clone(), at.port),
+                Endpoint::Unix(path) => Target::Unix(path.clone()),
+            },
+            target_text: self.target.to_string(),
+            variant,
+            ads,
+            names: self.names.iter().map(|name| Arc::from(name.trim())).collect(),
+            one_stream: self.one_stream,
+            like_envoy: self.like_envoy,
+            node_id: self.identity.node_id.clone(),
+            node_cluster: self.identity.node_cluster.clone(),
+            tls: self.tls.config()?,
+            server_name: self.tls.server_name.clone(),
+            credentials: self.identity.credentials(proxies)?,
+            metadata: self.identity.metadata.clone(),
+            expect_identity: self.identity.expect_identity.clone(),
+            rate: behaviour.rate,
+            in_flight: behaviour.in_flight as usize,
+            nack: behaviour.nack,
+            slow: behaviour.slow,
+            slow_pause: behaviour.slow_pause,
+            reconnect: behaviour.reconnect,
+            forget: behaviour.forget,
+            rest: course.rest,
+            triggers: self.triggers()?,
+            bundle_pushes: course.expect_bundle_pushes,
+            rotations: course.expect_rotations,
+            storms: course.storms,
+            storm_commands: course.storm_command.clone(),
+            churn: course.churn.zip(course.churn_for),
+            renew_by: course.renew_by,
+            server_pid: self.report.server_pid,
+            timeout: course.timeout,
+            max_failures: course.max_failures,
+            told: told(),
+        })
+    }
+
+    fn triggers(&self) -> Result<Vec<Trigger>, Failure> {
+        let course = &self.course;
+        let trigger = |(number, command): (usize, &String)| {
+            let changes = course.trigger_changes.get(number).map_or("any", String::as_str);
+            let changes: Vec<String> = match changes {
+                "any" => Vec::new(),
+                names => names.split(',').map(|name| name.trim().to_owned()).collect(),
+            };
+            match changes.iter().find(|name| !self.names.contains(name)) {
+                Some(stranger) => Err(Failure::Usage(format!("--trigger-changes {stranger} is not among --names"))),
+                None => Ok(Trigger { command: command.clone(), changes }),
+            }
+        };
+        course.trigger.iter().enumerate().map(trigger).collect()
+    }
+
+    fn tell(&self, results: &Results) -> Result<(), Failure> {
+        if let Some(file) = &self.report.json {
+            write(file, &json(results))?;
+        }
+        if let Some(file) = &self.report.html {
+            write(file, &html(results))?;
+        }
+        match self.report.output {
+            Format::Table => output::text(table(results))?,
+            Format::Json => output::text(json(results))?,
+        }
+        if results.passed { Ok(()) } else { Err(anyhow!("the run did not pass: {}", why(results)).into()) }
+    }
+}
+
+/// The worst of it, in a line.
+fn why(results: &Results) -> String {
+    match results.failures.first() {
+        Some(failure) => format!("{} ({} times; {})", failure.what, failure.count, failure.example),
+        None => "not everything that was waited for came".to_owned(),
+    }
+}
+
+/// The flags that this process was given, in the order of the help.
+fn told() -> Vec<(String, String)> {
+    let command = super::Cli::command();
+    let flags: Vec<String> = command
+        .find_subcommand("load")
+        .map(|load| load.get_arguments().map(|flag| flag.get_id().to_string()).collect())
+        .unwrap_or_default();
+    let Ok(matches) = command.try_get_matches_from(std::env::args_os()) else { return Vec::new() };
+    let Some(matches) = matches.subcommand_matches("load") else { return Vec::new() };
+    let given = |flag: &&String| matches.value_source(flag).is_some_and(|source| source != ValueSource::DefaultValue);
+    let value = |flag: &String| {
+        let values = matches.get_raw(flag)?.map(|value| value.to_string_lossy().into_owned());
+        Some((flag.replace('_', "-"), values.collect::<Vec<_>>().join(" ")))
+    };
+    // A header may be a secret.
+    flags.iter().filter(|flag| *flag != "metadata").filter(given).filter_map(value).collect()
+}
+
+fn write(file: &PathBuf, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display())).map_err(Failure::from)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e6).contains(rate));
+    rate.ok_or_else(|| "expected a number a second, such as 200 or 0.5".to_owned())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a share between 0 and 1, such as 0.1".to_owned())
+}

@@ -1,0 +1,303 @@
+//! A run: connects the proxies, makes or awaits what is to be measured, and checks what they got.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use futures::FutureExt;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use tokio::process::Command;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::connection::{self, Shared};
+use super::inspect::Inspection;
+use super::messages::Node;
+use super::meters::{Concerns, Current, Meters};
+use super::node;
+use super::phases::{self, Processes, Record};
+use super::plan::{Credentials, Plan, Role, Trigger, numbered};
+use super::protocol::{Kind, Manner, Variant};
+use super::proxy::{Proxy, Surroundings};
+use super::results::{PhaseKind, Results, Sample};
+use super::transport::Server;
+use super::usage::Process;
+use crate::runtime::clock::Clock;
+use crate::runtime::descriptors;
+use crate::runtime::tasks::Tasks;
+
+/// How long connections may take to be gone at the end.
+const STOP: Duration = Duration::from_secs(5);
+
+/// Phase numbers begin with 1: no stream has seen this one.
+const BEFORE_THE_FIRST: u32 = 0;
+
+/// Runs `plan` to its end, or until `stop`, its timeout or too many failures; `observe` is told how things are, several times
+/// a second.
+///
+/// # Errors
+/// Why it could not begin. What goes wrong later is in the results.
+pub async fn run(
+    plan: Plan,
+    clock: Clock,
+    stop: impl Future<Output = ()>,
+    observe: &mut (dyn FnMut(&Sample, &str) + Send),
+) -> Result<Results, String> {
+    let connections = plan.connection_count();
+    let room = descriptors::for_connections();
+    if connections > room {
+        return Err(format!(
+            "{connections} connections do not fit into this process's file descriptors, which have room for {room}: raise \
+             the hard limit (ulimit -Hn), or share connections (--connections)"
+        ));
+    }
+    let server_process = plan.server_pid.map(Process::numbered).transpose()?;
+    let first = Current::new(BEFORE_THE_FIRST, "start".to_owned(), PhaseKind::Rest, Concerns::Nothing, 0);
+    let meters = Arc::new(Meters::new(plan.names.len(), plan.max_failures, first));
+    let server =
+        Server::find(&plan.target, plan.server_name.as_deref(), plan.tls.clone(), meters.counters.clone()).await?;
+    let run = Surroundings { meters: meters.clone(), clock: clock.clone(), renew_by: plan.renew_by };
+    let shared = Arc::new(Shared {
+        uri: uri(&plan, &server)?,
+        run,
+        server,
+        connections,
+        reconnect: plan.reconnect,
+        forget: plan.forget,
+        slow_pause: plan.slow_pause,
+        nudges: (0..connections).map(|_| Notify::new()).collect(),
+    });
+    let groups = groups(&plan)?;
+    let inspection = Inspection {
+        kept: groups.iter().flatten().map(|proxy| proxy.kept.clone()).collect(),
+        names: plan.names.clone().into(),
+        expected: plan.expect_identity.as_deref().map(Arc::from),
+        meters: meters.clone(),
+    };
+    let (tasks, _deaths) = Tasks::new();
+    let processes = Arc::new(Processes::new(server_process));
+    let started = clock.now();
+    let mut course =
+        Course { record: Record::new(meters.clone(), processes.clone()), plan: &plan, shared, inspection, clock };
+    let mut samples = Vec::new();
+    let interrupted = tokio::select! {
+        () = course.go(groups, &tasks) => None,
+        () = phases::sample(&meters, &processes, &mut samples, observe) => None,
+        () = stop => Some("interrupted"),
+        () = meters.too_many_failures() => Some("given up because of too many failures (--max-failures)"),
+        () = sleep(plan.timeout) => Some("given up at the timeout (--timeout)"),
+    };
+    course.record.end();
+    let phases = std::mem::take(&mut course.record.phases);
+    samples.push(phases::now(&meters, &processes));
+    if let Some(why) = interrupted {
+        let last = phases.last();
+        meters.fail(why, || match last {
+            Some(phase) => format!("in {}, which {} of {} had reached", phase.name, phase.reached, phase.expected),
+            None => "before anything".to_owned(),
+        });
+    }
+    tasks.stop(STOP).await;
+    let failures = meters.failures();
+    let complete = phases.iter().all(|phase| phase.kind == PhaseKind::Churn || phase.reached >= phase.expected);
+    Ok(Results {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: started.to_string(),
+        target: plan.target_text.clone(),
+        proxies: plan.proxies as u64,
+        connections: connections as u64,
+        streams: (plan.proxies * plan.streams_each()) as u64,
+        plan: plan.told,
+        phases,
+        samples,
+        passed: failures.is_empty() && complete,
+        failures,
+    })
+}
+
+/// The method of the plan, at the server.
+fn uri(plan: &Plan, server: &Server) -> Result<Uri, String> {
+    let method = match (plan.ads, plan.variant) {
+        (false, Variant::Sotw) => "envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
+        (false, Variant::Delta) => "envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
+        (true, Variant::Sotw) => "envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+        (true, Variant::Delta) => "envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
+    };
+    let uri = format!("{}://{}/{method}", server.scheme(), server.authority);
+    uri.parse().map_err(|error| format!("{uri} is no address: {error}"))
+}
+
+/// The proxies, by connection.
+fn groups(plan: &Plan) -> Result<Vec<Vec<Proxy>>, String> {
+    let shared = node::shared(plan.like_envoy);
+    let names: Vec<_> = plan.names.iter().cloned().enumerate().collect();
+    let mut groups: Vec<Vec<Proxy>> = (0..plan.connection_count()).map(|_| Vec::new()).collect();
+    for number in 0..plan.proxies {
+        let role = plan.role(number);
+        let manner = Manner { variant: plan.variant, repeats_node: plan.like_envoy, refuses: role == Role::Refuses };
+        let mut proxy = Proxy::new(number, role, manner, headers(plan, number)?, names.len());
+        let own = node::own(&numbered(&plan.node_id, number), &numbered(&plan.node_cluster, number));
+        for of_stream in names.chunks(names.len() / plan.streams_each()) {
+            proxy.subscribe(of_stream, Node { own: own.clone(), shared: shared.clone() });
+        }
+        let group = number % groups.len();
+        groups[group].push(proxy);
+    }
+    Ok(groups)
+}
+
+/// What a proxy says in each stream's headers.
+fn headers(plan: &Plan, number: usize) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    if let Credentials::Tokens(tokens) = &plan.credentials
+        && let Some(token) = tokens.get(number % tokens.len().max(1))
+    {
+        let value = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut value = value.map_err(|_error| format!("token {} has characters that no header may", number + 1))?;
+        value.set_sensitive(true);
+        headers.insert(http::header::AUTHORIZATION, value);
+    }
+    for (key, value) in &plan.metadata {
+        let name =
+            HeaderName::try_from(key.as_str()).map_err(|_error| format!("{key:?} is no header's name (--metadata)"))?;
+        let value = HeaderValue::try_from(numbered(value, number));
+        headers.append(name, value.map_err(|_error| format!("the value of {key} is no header's (--metadata)"))?);
+    }
+    Ok(headers)
+}
+
+/// What is done, one after the other.
+struct Course<'p> {
+    plan: &'p Plan,
+    shared: Arc<Shared>,
+    record: Record,
+    inspection: Inspection,
+    clock: Clock,
+}
+
+impl Course<'_> {
+    async fn go(&mut self, groups: Vec<Vec<Proxy>>, tasks: &Tasks) {
+        let plan = self.plan;
+        self.connect(groups, tasks).await;
+        if !plan.rest.is_zero() {
+            self.record.begin(PhaseKind::Rest, Concerns::Nothing, 0);
+            sleep(plan.rest).await;
+            self.record.end();
+        }
+        self.inspection.run(self.clock.now()).await;
+        for trigger in &plan.triggers {
+            self.trigger(trigger).await;
+        }
+        for _ in 0..plan.bundle_pushes {
+            self.await_new(PhaseKind::BundlePush, Kind::ValidationContext).await;
+        }
+        for _ in 0..plan.rotations {
+            self.await_new(PhaseKind::LeafRotation, Kind::Certificate).await;
+        }
+        for _ in 0..plan.storms {
+            let phase = self.record.begin(PhaseKind::Storm, Concerns::Nothing, self.readers());
+            self.shared.nudges.iter().for_each(Notify::notify_one);
+            phase.over().await;
+            self.end().await;
+        }
+        for command in &plan.storm_commands {
+            let phase = self.record.begin(PhaseKind::Storm, Concerns::Nothing, self.readers());
+            self.after(command, &phase).await;
+            self.end().await;
+        }
+        if let Some((rate, lasts)) = plan.churn {
+            self.churn(rate, lasts).await;
+        }
+    }
+
+    async fn end(&mut self) {
+        self.record.end();
+        self.inspection.run(self.clock.now()).await;
+    }
+
+    /// Proxies that are to be served.
+    fn readers(&self) -> u64 {
+        (0..self.plan.proxies).filter(|number| self.plan.role(*number) != Role::Refuses).count() as u64
+    }
+
+    async fn connect(&mut self, groups: Vec<Vec<Proxy>>, tasks: &Tasks) {
+        let phase = self.record.begin(PhaseKind::Connect, Concerns::Nothing, self.readers());
+        let room = Arc::new(Semaphore::new(self.plan.in_flight));
+        let mut ticks = self.plan.rate.map(ticks);
+        for (index, proxies) in groups.into_iter().enumerate() {
+            if let Some(ticks) = &mut ticks {
+                ticks.tick().await;
+            }
+            // Nobody closes it.
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            tasks.spawn(connection::run(self.shared.clone(), index, proxies, permit));
+        }
+        phase.over().await;
+        self.record.end();
+    }
+
+    async fn trigger(&mut self, trigger: &Trigger) {
+        let meters = self.shared.run.meters.clone();
+        let changes = |name: &str| trigger.changes.is_empty() || trigger.changes.iter().any(|of| of == name);
+        let places: Vec<usize> =
+            self.plan.names.iter().enumerate().filter(|(_, name)| changes(name)).map(|(place, _)| place).collect();
+        let only_bundles = places.iter().all(|place| meters.names[*place].kind.get() == Some(&Kind::ValidationContext));
+        let kind = if only_bundles { PhaseKind::BundlePush } else { PhaseKind::LeafRotation };
+        let holders = places.iter().map(|place| meters.names[*place].holders.load(Relaxed)).sum();
+        let phase = self.record.begin(kind, Concerns::Names(places), holders);
+        phase.since.get_or_init(|| phase.began);
+        self.after(&trigger.command, &phase).await;
+        self.end().await;
+    }
+
+    /// Waits for a command and for what it brings about; if it fails, for nothing more.
+    async fn after(&self, command: &str, phase: &Current) {
+        let brought_about = phase.over().map(Ok);
+        // Whichever is wrong is in the results.
+        let _ = futures::future::try_join(self.run_command(command), brought_about).await;
+    }
+
+    async fn run_command(&self, command: &str) -> Result<(), ()> {
+        let meters = &self.shared.run.meters;
+        let output = Command::new("sh").args(["-c", command]).kill_on_drop(true).output().await;
+        match output {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => meters.fail("a command failed", || {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                format!("{command}: {}: {said}", output.status)
+            }),
+            Err(error) => meters.fail("a command failed", || format!("{command}: {error}")),
+        }
+        Err(())
+    }
+
+    async fn await_new(&mut self, phase: PhaseKind, kind: Kind) {
+        let names = self.shared.run.meters.names.iter().filter(|name| name.kind.get() == Some(&kind));
+        let holders = names.map(|name| name.holders.load(Relaxed)).sum();
+        let phase = self.record.begin(phase, Concerns::Kind(kind), holders);
+        phase.over().await;
+        self.end().await;
+    }
+
+    async fn churn(&mut self, rate: f64, lasts: Duration) {
+        // As many as there is time for: nothing is waited for but the time.
+        let expected = (rate * lasts.as_secs_f64()) as u64;
+        self.record.begin(PhaseKind::Churn, Concerns::Nothing, expected);
+        let mut ticks = ticks(rate);
+        let _ = timeout(lasts, async {
+            loop {
+                ticks.tick().await;
+                self.shared.nudges[fastrand::usize(..self.shared.nudges.len())].notify_one();
+            }
+        })
+        .await;
+        self.end().await;
+    }
+}
+
+/// That many ticks a second; those that were missed are made up for.
+fn ticks(rate: f64) -> tokio::time::Interval {
+    let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    ticks
+}

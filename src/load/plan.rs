@@ -1,0 +1,153 @@
+//! What a run is to do, as the command line gives it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::protocol::Variant;
+
+/// A share of the proxies, from 0 to 1.
+pub type Share = f64;
+
+/// Where the server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// TCP, by name or address.
+    Tcp(String, u16),
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// How proxies prove who they are, beside a client certificate and what a unix socket tells.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// Not at all.
+    None,
+    /// Bearer tokens, the first for the first proxy, and from the beginning again when they are used up.
+    Tokens(Vec<Arc<str>>),
+}
+
+/// A command that makes the server send something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    /// For `sh -c`.
+    pub command: String,
+    /// Names of the secrets that it changes; all of them if empty.
+    pub changes: Vec<String>,
+}
+
+/// All of it. Texts that say `{n}` have the proxy's number there.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Simulated proxies.
+    pub proxies: usize,
+    /// Connections that they share; one each if `None`.
+    pub connections: Option<usize>,
+    /// The server.
+    pub target: Target,
+    /// The target as it was given.
+    pub target_text: String,
+    /// SotW or Delta.
+    pub variant: Variant,
+    /// Over the aggregated service.
+    pub ads: bool,
+    /// Secrets that each proxy asks for.
+    pub names: Vec<Arc<str>>,
+    /// One stream for all names, and not one each.
+    pub one_stream: bool,
+    /// A real Envoy's node, in every request.
+    pub like_envoy: bool,
+    /// `node.id`.
+    pub node_id: String,
+    /// `node.cluster`.
+    pub node_cluster: String,
+    /// TLS, if any: what to trust and to show is in it.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// Name in the server's certificate and in `:authority`.
+    pub server_name: Option<String>,
+    /// How proxies prove who they are.
+    pub credentials: Credentials,
+    /// Further headers.
+    pub metadata: Vec<(String, String)>,
+    /// The SPIFFE ID that each proxy has to get.
+    pub expect_identity: Option<String>,
+    /// New connections a second; as fast as it goes if `None`.
+    pub rate: Option<f64>,
+    /// Connections that wait for their first secrets at one time.
+    pub in_flight: usize,
+    /// Those that refuse everything.
+    pub nack: Share,
+    /// Those that read seldom, once they have their secrets.
+    pub slow: Share,
+    /// How seldom; never again if zero.
+    pub slow_pause: Duration,
+    /// Comes back when the server ends a connection, rather than call that a failure.
+    pub reconnect: bool,
+    /// Who comes back says nothing of what it had, like a new process.
+    pub forget: bool,
+    /// How long to rest after connecting.
+    pub rest: Duration,
+    /// Commands, one after the other.
+    pub triggers: Vec<Trigger>,
+    /// New validation contexts to wait for.
+    pub bundle_pushes: u32,
+    /// New leaves to wait for.
+    pub rotations: u32,
+    /// How often all lose their connection at once.
+    pub storms: u32,
+    /// Commands after each of which all have to be back, such as the server's restart.
+    pub storm_commands: Vec<String>,
+    /// Reconnections a second, and for how long.
+    pub churn: Option<(f64, Duration)>,
+    /// Share of a leaf's life after which its successor is late.
+    pub renew_by: f64,
+    /// The server's process.
+    pub server_pid: Option<u32>,
+    /// Bound of the whole run.
+    pub timeout: Duration,
+    /// Failures at which it is given up.
+    pub max_failures: u64,
+    /// What was asked for, for who reads the results.
+    pub told: Vec<(String, String)>,
+}
+
+/// What a proxy does beside asking for secrets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Nothing.
+    Sound,
+    /// Refuses every response.
+    Refuses,
+    /// Reads seldom.
+    Slow,
+}
+
+impl Plan {
+    /// What this proxy does: shares are spread evenly over the numbers.
+    pub(crate) fn role(&self, number: usize) -> Role {
+        let upto = |count: usize, share: Share| (count as f64 * share + 1e-9).floor() as usize;
+        let falls_in = |number: usize, share: Share| upto(number + 1, share) > upto(number, share);
+        if falls_in(number, self.nack) {
+            return Role::Refuses;
+        }
+        // Among the others, the share is a larger one.
+        let others = number - upto(number, self.nack);
+        let slow = if self.nack < 1.0 { (self.slow / (1.0 - self.nack)).min(1.0) } else { 0.0 };
+        if falls_in(others, slow) { Role::Slow } else { Role::Sound }
+    }
+
+    /// Connections, if nobody reconnects.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.connections.unwrap_or(self.proxies).min(self.proxies)
+    }
+
+    /// Streams of one proxy.
+    pub(crate) fn streams_each(&self) -> usize {
+        if self.one_stream { 1 } else { self.names.len() }
+    }
+}
+
+/// `{n}` replaced by the number.
+pub(crate) fn numbered(template: &str, number: usize) -> String {
+    template.replace("{n}", &number.to_string())
+}

@@ -1,0 +1,271 @@
+//! One simulated Envoy: its streams, and what of them the whole run needs to know.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::messages::Node;
+use super::meters::{Current, Meters, lock};
+use super::plan::Role;
+use super::protocol::{Change, Kind, Manner, News, Subscription};
+use super::results::PhaseKind;
+use crate::model::certificate::Validity;
+use crate::runtime::clock::Clock;
+
+/// What a proxy has, for the checks between phases.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) number: usize,
+    pub(crate) secrets: Mutex<KeptSecrets>,
+}
+
+/// See [`Kept`].
+#[derive(Debug, Default)]
+pub(crate) struct KeptSecrets {
+    /// The Secrets, encoded, in the order of the run's names.
+    pub(crate) latest: Vec<Option<Bytes>>,
+    /// Whether one of them has come since the last check.
+    pub(crate) unchecked: bool,
+    /// What the last check found.
+    pub(crate) spiffe_id: Option<Arc<str>>,
+    pub(crate) validity: Option<Validity>,
+}
+
+/// One stream's part of a proxy, for as long as the proxy lives.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) subscription: Subscription,
+    /// The stream's names, as places in the list of all.
+    names: Vec<usize>,
+    /// The last phase in which a new version of that name came.
+    seen: Vec<u32>,
+    /// Whether it is served in this life of the connection.
+    ready: bool,
+}
+
+/// A proxy, as its connection's task has it.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) number: usize,
+    pub(crate) role: Role,
+    pub(crate) manner: Manner,
+    pub(crate) headers: HeaderMap,
+    pub(crate) channels: Vec<Channel>,
+    pub(crate) kept: Arc<Kept>,
+    began: Instant,
+    /// Whether it had all its secrets when it began to connect: then to be let in is all that it can count on.
+    came_with: bool,
+    connected: bool,
+    /// Whether it has what it connected for.
+    pub(crate) served: bool,
+    /// Whether it was given up.
+    pub(crate) failed: bool,
+    /// The last phase in which it came to be served.
+    counted: u32,
+}
+
+/// What a proxy has to know of the run.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) clock: Clock,
+    pub(crate) renew_by: f64,
+}
+
+impl Channel {
+    pub(crate) fn new(subscription: Subscription, names: Vec<usize>) -> Self {
+        let seen = vec![0; names.len()];
+        Self { subscription, names, seen, ready: false }
+    }
+}
+
+impl Proxy {
+    pub(crate) fn new(number: usize, role: Role, manner: Manner, headers: HeaderMap, names: usize) -> Self {
+        let secrets = KeptSecrets { latest: vec![None; names], ..KeptSecrets::default() };
+        Self {
+            number,
+            role,
+            manner,
+            headers,
+            channels: Vec::new(),
+            kept: Arc::new(Kept { number, secrets: Mutex::new(secrets) }),
+            began: Instant::now(),
+            came_with: false,
+            connected: false,
+            served: false,
+            failed: false,
+            counted: 0,
+        }
+    }
+
+    /// Adds the stream of these names.
+    pub(crate) fn subscribe(&mut self, names: &[(usize, Arc<str>)], node: Node) {
+        let texts: Vec<_> = names.iter().map(|(_, name)| name.clone()).collect();
+        let places = names.iter().map(|(place, _)| *place).collect();
+        self.channels.push(Channel::new(Subscription::new(&texts, node), places));
+    }
+
+    /// Begins to connect.
+    pub(crate) fn begin(&mut self, forget: bool) {
+        self.began = Instant::now();
+        for channel in &mut self.channels {
+            channel.ready = false;
+            if forget {
+                channel.subscription.forget();
+            }
+        }
+        self.came_with = self.channels.iter().all(|channel| channel.subscription.is_complete());
+    }
+
+    pub(crate) fn connected(&mut self, run: &Surroundings) {
+        self.connected = true;
+        run.meters.connected.fetch_add(1, Relaxed);
+    }
+
+    /// The connection is gone.
+    pub(crate) fn disconnected(&mut self, run: &Surroundings) {
+        if std::mem::take(&mut self.connected) {
+            run.meters.connected.fetch_sub(1, Relaxed);
+        }
+        if std::mem::take(&mut self.served) {
+            run.meters.served.fetch_sub(1, Relaxed);
+        }
+    }
+
+    /// The server has let a stream in. Who has all it needs and says so may hear nothing more, and is served.
+    pub(crate) fn let_in(&mut self, channel: usize, run: &Surroundings) {
+        if self.channels[channel].subscription.is_complete() {
+            self.settle(channel, run);
+        }
+    }
+
+    /// A response came on a stream at `at`.
+    pub(crate) fn received(&mut self, channel: usize, changes: Vec<Change>, at: Instant, run: &Surroundings) {
+        let current = run.meters.current();
+        run.meters.counters.secrets.fetch_add(changes.len() as u64, Relaxed);
+        for change in changes {
+            if self.role == Role::Refuses {
+                continue;
+            }
+            match change.news {
+                News::Unchanged => {
+                    run.meters.counters.unchanged.fetch_add(1, Relaxed);
+                    continue;
+                }
+                News::First => self.holds(channel, &change, run),
+                News::Changed => self.has_new(channel, &change, &current, at, run),
+                News::Again => {}
+            }
+            let place = self.channels[channel].names[change.index];
+            let mut kept = lock(&self.kept.secrets);
+            kept.latest[place] = Some(change.secret);
+            kept.unchecked = true;
+        }
+        if self.role == Role::Refuses || self.channels[channel].subscription.is_complete() {
+            self.settle(channel, run);
+        }
+    }
+
+    fn holds(&mut self, channel: usize, change: &Change, run: &Surroundings) {
+        let place = self.channels[channel].names[change.index];
+        let name = &run.meters.names[place];
+        if *name.kind.get_or_init(|| change.kind) != change.kind {
+            let number = self.number;
+            run.meters.fail("a name is a certificate for one proxy and a validation context for another", || {
+                format!("proxy {number}, the name at place {place}")
+            });
+        }
+        let first = lock(&self.kept.secrets).latest[place].is_none();
+        if first && self.role == Role::Sound {
+            name.holders.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn has_new(&mut self, channel: usize, change: &Change, current: &Current, at: Instant, run: &Surroundings) {
+        let channel = &mut self.channels[channel];
+        let (place, seen) = (channel.names[change.index], &mut channel.seen[change.index]);
+        if self.role != Role::Sound || *seen == current.number || !current.is_concerned(place, change.kind) {
+            return;
+        }
+        *seen = current.number;
+        let since = *current.since.get_or_init(|| at);
+        current.time("fan-out", at.saturating_duration_since(since));
+        if change.kind == Kind::Certificate {
+            let known = validity_in(&change.before).or_else(|| lock(&self.kept.secrets).validity);
+            if let Some(lag) = known.and_then(|validity| lag(validity, run.renew_by, run.clock.now())) {
+                current.time("renewal-lag", lag);
+            }
+        }
+        current.reach();
+    }
+
+    /// A stream has all that it was opened for.
+    fn settle(&mut self, channel: usize, run: &Surroundings) {
+        let channel = &mut self.channels[channel];
+        if std::mem::replace(&mut channel.ready, true) || self.served || !self.channels.iter().all(|c| c.ready) {
+            return;
+        }
+        self.served = true;
+        run.meters.served.fetch_add(1, Relaxed);
+        if self.role == Role::Refuses {
+            return;
+        }
+        let current = run.meters.current();
+        let what = if self.came_with { "let-in" } else { "first-secret" };
+        current.time(what, self.began.elapsed());
+        // In a storm, who is cut off twice is back only once; churn is about every time.
+        let counted = std::mem::replace(&mut self.counted, current.number) == current.number;
+        if current.is_about_proxies() && (!counted || current.kind == PhaseKind::Churn) {
+            current.reach();
+        }
+    }
+
+    /// Something went wrong for which the proxy is given up.
+    pub(crate) fn fail(&mut self, run: &Surroundings, what: impl Into<String>, detail: &str) {
+        let number = self.number;
+        run.meters.fail(what, || format!("proxy {number}: {detail}"));
+        if std::mem::replace(&mut self.failed, true) || self.role == Role::Refuses {
+            return;
+        }
+        let current = run.meters.current();
+        if current.is_about_proxies() && !self.served {
+            current.lose();
+        }
+        for channel in &self.channels {
+            for (place, seen) in channel.names.iter().zip(&channel.seen) {
+                let name = &run.meters.names[*place];
+                let held = lock(&self.kept.secrets).latest[*place].is_some();
+                if !held || self.role != Role::Sound {
+                    continue;
+                }
+                name.holders.fetch_sub(1, Relaxed);
+                let concerned = name.kind.get().is_some_and(|kind| current.is_concerned(*place, *kind));
+                if concerned && *seen != current.number {
+                    current.lose();
+                }
+            }
+        }
+    }
+}
+
+/// What this server's versions say of a leaf, `certificate.<notBefore>.<notAfter>.…`; `None` for other servers'.
+fn validity_in(version: &str) -> Option<Validity> {
+    let mut parts = version.strip_prefix("certificate.")?.split('.');
+    let mut time = || parts.next()?.parse().ok().and_then(|second| Timestamp::from_second(second).ok());
+    Some(Validity { not_before: time()?, not_after: time()? })
+}
+
+/// How late a successor comes at `now`; `None` before it is due.
+fn lag(validity: Validity, renew_by: f64, now: Timestamp) -> Option<std::time::Duration> {
+    let life = validity.not_after.duration_since(validity.not_before).max(SignedDuration::ZERO);
+    let due = validity.not_before.saturating_add(life.mul_f64(renew_by)).ok()?;
+    now.duration_since(due).try_into().ok()
+}
+
+#[cfg(test)]
+#[path = "proxy_tests.rs"]
+mod tests;

@@ -1,0 +1,251 @@
+//! `envoy-sds load` against a good server, in every way that it can connect, and against one that is not.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Output;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, TlsCertificate, secret,
+};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
+use envoy_types::pb::google::protobuf::Any;
+use futures::{Stream, StreamExt};
+use prost::Message;
+use serde_json::Value;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::SHUTDOWN;
+use super::cli::run;
+use crate::support::mesh::builtin_mesh;
+use crate::support::pki::{Leaf, TestCa, new_key};
+use crate::support::scratch;
+use crate::support::sds::SECRET;
+use crate::support::server::{NODE_ID, PROGRAM, Server, Settings};
+
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// Runs it with these arguments; gives what it said, and its exit code.
+async fn load(arguments: &[&str], dir: &Path) -> (Value, Option<i32>) {
+    let common = ["load", "--output", "json", "--rest", "0s", "--timeout", "60s"];
+    let Output { status, stdout, stderr } = run(&[&common, arguments].concat(), dir, DEADLINE).await;
+    let told = serde_json::from_slice(&stdout);
+    let told = told.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&stderr)));
+    let text = String::from_utf8_lossy(&stdout);
+    assert!(!text.contains("PRIVATE KEY") && !text.contains("eyJ"), "no key and no token is told");
+    (told, status.code())
+}
+
+/// The same, for a run that has to pass.
+async fn passes(arguments: &[&str], dir: &Path) -> Value {
+    let (told, code) = load(arguments, dir).await;
+    assert_eq!((&told["passed"], code), (&Value::Bool(true), Some(0)), "{arguments:?}: {:#}", told["failures"]);
+    told
+}
+
+fn phase<'v>(told: &'v Value, name: &str) -> &'v Value {
+    let phases = told["phases"].as_array().expect("there are phases");
+    phases.iter().find(|phase| phase["name"] == name).unwrap_or_else(|| panic!("no {name} in {told:#}"))
+}
+
+fn count(phase: &Value, what: &str) -> u64 {
+    phase["latencies"][what]["count"].as_u64().unwrap_or_default()
+}
+
+/// Every variant of the protocol over a unix socket, with connections of their own and shared, small requests and real ones.
+#[tokio::test]
+async fn proxies_get_their_secrets_in_every_way() {
+    let (mesh, dir) = (builtin_mesh("1h"), scratch::dir("load"));
+    let mut server = Server::start(Settings { mesh: &mesh, ..NODE_ID }).await;
+    server.ready().await;
+    let target = format!("unix:{}", server.socket.display());
+    let pid = server.pid().to_string();
+    for (api, more, connections, streams) in [
+        ("sotw", &[][..], 200, 400),
+        ("delta", &["--like-envoy"], 200, 400),
+        ("ads", &["--one-stream", "--like-envoy"], 200, 200),
+        ("ads-delta", &["--connections", "10"], 10, 400),
+    ] {
+        let common =
+            ["--proxies", "200", "--api", api, "--server-pid", &pid, "--expect-identity", "spiffe://default/load"];
+        let told = passes(&[&common, more, &[&target]].concat(), &dir).await;
+        assert_eq!((&told["connections"], &told["streams"]), (&connections.into(), &streams.into()), "{api}");
+        let connect = phase(&told, "connect");
+        assert_eq!((&connect["expected"], &connect["reached"]), (&200.into(), &200.into()), "{api}");
+        assert_eq!((count(connect, "first-secret"), count(connect, "handshake")), (200, connections), "{api}");
+        let traffic = &connect["traffic"];
+        assert_eq!(
+            (&traffic["secrets"], &traffic["unchanged"], &traffic["nacks"]),
+            (&400.into(), &0.into(), &0.into())
+        );
+        let sent = traffic["bytes_out"].as_u64().expect("it is a number");
+        assert_eq!(sent > 200 * 100_000, more.contains(&"--like-envoy"), "{api}: {sent} bytes");
+        assert!(connect["server"]["rss_bytes"].as_u64().is_some_and(|rss| rss > 1 << 20), "{connect:#}");
+    }
+    server.assert_discreet();
+    assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// With TLS and tokens that it signs itself, a leaf rotation reaches everybody who reads and accepts; who refuses or does not
+/// read is not waited for. Without a token, and with one of another workload, the run does not pass.
+#[tokio::test]
+async fn a_rotation_reaches_all_and_who_is_not_let_in_is_told() {
+    let (mesh, dir) = (builtin_mesh("1h"), scratch::dir("load"));
+    let identify = "{proxyToken: {}}";
+    let mut server = Server::start(Settings { mesh: &mesh, identify, ..NODE_ID }).await;
+    server.ready().await;
+    let (ca, state) = (server.ca_file().display().to_string(), server.state_dir().display().to_string());
+    let target = format!("localhost:{}", server.tls_port);
+    let rotate = format!("{PROGRAM} rotate --all --admin {}", server.admin);
+    let common = ["--tls-ca", &ca, &target];
+    let signed = [&common[..], &["--state-dir", &state, "--token-workload", "web"]].concat();
+    let course = ["--nack", "0.1", "--slow", "0.2", "--trigger", &rotate, "--trigger-changes", "default"];
+    let told = passes(
+        &[&signed[..], &course, &["--proxies", "100", "--expect-identity", "spiffe://default/web"]].concat(),
+        &dir,
+    )
+    .await;
+    let (connect, rotation) = (phase(&told, "connect"), phase(&told, "leaf-rotation"));
+    assert_eq!(connect["reached"], 90, "a tenth refuses everything");
+    assert_eq!((&rotation["reached"], count(rotation, "fan-out")), (&70.into(), 70));
+    assert_eq!(rotation["traffic"]["unchanged"], 0, "only leaves are sent, not the bundle again");
+    assert!(connect["traffic"]["nacks"].as_u64().is_some_and(|nacks| nacks > 0), "{connect:#}");
+
+    let (told, code) = load(&[&common[..], &["--proxies", "5"]].concat(), &dir).await;
+    assert_eq!((&told["passed"], code), (&Value::Bool(false), Some(1)));
+    assert_eq!(
+        (&told["failures"][0]["what"], &phase(&told, "connect")["reached"]),
+        (&Value::from("stream ended: UNAUTHENTICATED"), &0.into())
+    );
+    let other = ["--proxies", "5", "--expect-identity", "spiffe://default/other"];
+    let (told, code) = load(&[&signed[..], &other].concat(), &dir).await;
+    assert_eq!((&told["passed"], code), (&Value::Bool(false), Some(1)));
+    let failure = &told["failures"][0];
+    assert_eq!((&failure["what"], &failure["count"]), (&Value::from("another identity than expected"), &5.into()));
+    server.assert_discreet();
+    assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// Proxies lose their connections and come back: all at once, also because the server is started again, and at a rate. With
+/// what they had, nobody needs another leaf.
+#[tokio::test]
+async fn proxies_come_back() {
+    let (mesh, dir) = (builtin_mesh("1h"), scratch::dir("load"));
+    let mut server = Server::start(Settings { mesh: &mesh, ..NODE_ID }).await;
+    server.ready().await;
+    let target = format!("unix:{}", server.socket.display());
+    let course = ["--proxies", "100", "--storms", "1", "--churn", "100", "--churn-for", "1s", &target];
+    let told = passes(&course, &dir).await;
+    let (storm, churn) = (phase(&told, "storm"), phase(&told, "churn"));
+    assert_eq!((&storm["reached"], &storm["traffic"]["connections"]), (&100.into(), &100.into()));
+    assert!(churn["reached"].as_u64().is_some_and(|reached| reached > 0), "{churn:#}");
+    assert_eq!(server.metric("issuances_total", &[("outcome", "issued")]).await, Ok(100.0));
+
+    // The storm's command says that it runs, and ends when this test has started the server again.
+    let pipes = ["begun", "restarted"].map(|name| dir.join(name));
+    let made = std::process::Command::new("mkfifo").args(&pipes).status().expect("mkfifo starts");
+    assert!(made.success());
+    let [begun, restarted] = &pipes;
+    let command = format!("echo now > {} && read -r _ < {}", begun.display(), restarted.display());
+    let course = ["--proxies", "100", "--api", "delta", "--reconnect", "--storm-command", &command, &target];
+    let restart = async {
+        tokio::fs::read(begun).await.expect("the pipe can be read");
+        server.kill();
+        server.start_again().await;
+        server.ready().await;
+        tokio::fs::write(restarted, "now\n").await.expect("the pipe can be written");
+    };
+    let (told, ()) = tokio::join!(passes(&course, &dir), restart);
+    assert_eq!(phase(&told, "storm")["reached"], 100);
+    assert_eq!(server.metric("issuances_total", &[("outcome", "issued")]).await, Ok(0.0), "{}", server.log_tail());
+    assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// A server that sends keys which are not the leaves' is found out.
+#[tokio::test]
+async fn a_wrong_server_is_found_out() {
+    let dir = scratch::dir("load");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let incoming = futures::stream::unfold(listener, async |listener| {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    });
+    let service = SecretDiscoveryServiceServer::new(WrongKeys(TestCa::root("CA")));
+    let server = tonic::transport::Server::builder().add_service(service).serve_with_incoming(Box::pin(incoming));
+    let server = tokio::spawn(server);
+    let (told, code) = load(&["--proxies", "10", &address], &dir).await;
+    server.abort();
+    assert_eq!((&told["passed"], code), (&Value::Bool(false), Some(1)));
+    assert_eq!(phase(&told, "connect")["reached"], 10, "they all came");
+    let failure = &told["failures"][0];
+    assert_eq!((&failure["what"], &failure["count"]), (&Value::from("a leaf does not match its key"), &10.into()));
+}
+
+/// Gives everybody a leaf with another key.
+#[derive(Debug)]
+struct WrongKeys(TestCa);
+
+impl WrongKeys {
+    fn answer(&self, name: &str) -> DiscoveryResponse {
+        let inline = |text: &str| {
+            Some(DataSource { specifier: Some(Specifier::InlineString(text.to_owned())), ..DataSource::default() })
+        };
+        let content = match name {
+            "ROOTCA" => secret::Type::ValidationContext(CertificateValidationContext {
+                trusted_ca: inline(&self.0.root_pem),
+                ..CertificateValidationContext::default()
+            }),
+            _ => secret::Type::TlsCertificate(TlsCertificate {
+                certificate_chain: inline(&self.0.issue(&Leaf::spiffe("spiffe://default/web")).chain_pem),
+                private_key: inline(&new_key().serialize_pem()),
+                ..TlsCertificate::default()
+            }),
+        };
+        let secret = Secret { name: name.to_owned(), r#type: Some(content) };
+        DiscoveryResponse {
+            version_info: "1".to_owned(),
+            nonce: "1".to_owned(),
+            type_url: SECRET.to_owned(),
+            resources: vec![Any { type_url: SECRET.to_owned(), value: secret.encode_to_vec() }],
+            ..DiscoveryResponse::default()
+        }
+    }
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for WrongKeys {
+    type DeltaSecretsStream = Responses<DeltaDiscoveryResponse>;
+    type StreamSecretsStream = Responses<DiscoveryResponse>;
+
+    async fn delta_secrets(
+        &self,
+        _requests: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn stream_secrets(
+        &self,
+        requests: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        let mut requests = requests.into_inner();
+        let first = requests.message().await?.ok_or_else(|| Status::invalid_argument("nothing was asked for"))?;
+        let answer = futures::stream::iter([Ok(self.answer(&first.resource_names[0]))]);
+        // What answers it is read, until the client is gone.
+        let rest = requests.filter_map(async |_request| None);
+        Ok(Response::new(Box::pin(answer.chain(rest))))
+    }
+
+    async fn fetch_secrets(&self, _request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
