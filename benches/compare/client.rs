@@ -5,13 +5,14 @@ use std::process::{Command, Stdio};
 
 use envoy_sds::load::results::Results;
 
-use crate::cases::{Api, Case};
+use crate::cases::{Api, Case, FEW};
 
 /// Whom it talks to.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) address: String,
-    /// The CA of the address's certificate, if it speaks TLS.
+    /// On this machine; the certificate is for `localhost`.
+    pub(crate) port: u16,
+    /// The CA of its certificate, if it speaks TLS.
     pub(crate) tls_ca: Option<PathBuf>,
     pub(crate) pid: u32,
     /// Where the keys are that tokens are to be signed with, if it wants tokens.
@@ -20,12 +21,19 @@ pub(crate) struct Target {
     pub(crate) triggers: Vec<(String, &'static str)>,
 }
 
-/// Seconds after which a run is given up.
-const TIMEOUT: u32 = 300;
+/// After which a run is given up.
+const TIMEOUT: &str = "5m";
+
+/// How long a server has for coming to rest before its memory is looked at.
+const REST: &str = "2s";
 
 /// The client's command line.
 fn arguments(case: &Case, proxies: u64, target: &Target) -> Vec<String> {
-    let mut arguments: Vec<String> = vec!["load".into(), target.address.clone()];
+    let address = match target.tls_ca {
+        Some(_) => format!("https://localhost:{}", target.port),
+        None => format!("http://127.0.0.1:{}", target.port),
+    };
+    let mut arguments: Vec<String> = vec!["load".into(), address];
     let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
     flag("proxies", proxies.to_string());
     flag(
@@ -36,7 +44,8 @@ fn arguments(case: &Case, proxies: u64, target: &Target) -> Vec<String> {
         },
     );
     flag("server-pid", target.pid.to_string());
-    flag("timeout", format!("{TIMEOUT}s"));
+    flag("timeout", TIMEOUT.into());
+    flag("rest", if proxies > FEW { REST.into() } else { "100ms".into() });
     flag("output", "json".into());
     if let Some(rate) = case.rate {
         flag("rate", rate.to_string());

@@ -27,6 +27,9 @@ pub(crate) enum Figure {
     BundleCpu,
     /// From the change to the secret's arrival.
     BundleP99,
+    /// Of that, until the first arrives: what noticing the change takes. Our server is given a file, and waits a moment
+    /// for more of them; the peer is called.
+    BundleFirst,
     /// CPU of the server for new leaves, by proxy.
     LeafCpu,
     /// From the command to the secret's arrival.
@@ -36,7 +39,7 @@ pub(crate) enum Figure {
 }
 
 /// All of them.
-pub(crate) const ALL: [Figure; 11] = [
+pub(crate) const ALL: [Figure; 12] = [
     Figure::RestMemory,
     Figure::PeakMemory,
     Figure::ConnectCpu,
@@ -45,6 +48,7 @@ pub(crate) const ALL: [Figure; 11] = [
     Figure::FirstP99,
     Figure::BundleCpu,
     Figure::BundleP99,
+    Figure::BundleFirst,
     Figure::LeafCpu,
     Figure::LeafP99,
     Figure::Unchanged,
@@ -60,7 +64,7 @@ impl Figure {
             Self::RestMemory | Self::PeakMemory => "KiB",
             Self::ConnectCpu | Self::BundleCpu | Self::LeafCpu => "µs",
             Self::ConnectSeconds => "s",
-            Self::FirstP50 | Self::FirstP99 | Self::BundleP99 | Self::LeafP99 => "ms",
+            Self::FirstP50 | Self::FirstP99 | Self::BundleP99 | Self::BundleFirst | Self::LeafP99 => "ms",
             Self::Unchanged => "",
         }
     }
@@ -76,6 +80,7 @@ impl Figure {
             Self::FirstP99 => "first secret, p99",
             Self::BundleCpu => "CPU per CA push",
             Self::BundleP99 => "fan-out of a CA push, p99",
+            Self::BundleFirst => "of that, until the first proxy has it",
             Self::LeafCpu => "CPU per leaf in a rotation",
             Self::LeafP99 => "leaf rotation, p99",
             Self::Unchanged => "unchanged secrets per proxy and rotation",
@@ -115,6 +120,9 @@ pub(crate) fn add(figures: &mut Figures, run: &Results, memory: Memory) {
         for phase in of(kind) {
             note(by_cpu, cpu(phase, phase.expected.max(1) as f64));
             note(by_p99, quantile(phase, "fan-out", |latency| latency.p99_ms));
+            if kind == PhaseKind::BundlePush {
+                note(Figure::BundleFirst, quantile(phase, "fan-out", |latency| latency.min_ms));
+            }
             note(Figure::Unchanged, Some(phase.traffic.unchanged as f64 / proxies));
         }
     }

@@ -9,7 +9,7 @@ use envoy_sds::load::results::Results;
 use envoy_sds::runtime::clock::Clock;
 use serde::Serialize;
 
-use crate::cases::{APART, Goal, ROWS};
+use crate::cases::{APART, Goal, ROWS, Row};
 use crate::figures::{self, Figure, Figures};
 use crate::servers::{Memory, Side};
 
@@ -25,6 +25,8 @@ pub(crate) struct Scene {
     peer: String,
     command: String,
     runs: usize,
+    /// Whether it was done as the goals have it.
+    judged: bool,
 }
 
 /// One run of one server.
@@ -44,7 +46,7 @@ pub(crate) struct Report {
 }
 
 impl Scene {
-    pub(crate) fn now(arguments: &[String], runs: usize) -> Self {
+    pub(crate) fn now(arguments: &[String], runs: usize, judged: bool) -> Self {
         let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
         let (cpus, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
         let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
@@ -70,6 +72,7 @@ impl Scene {
                 .collect::<Vec<_>>()
                 .join(" "),
             runs,
+            judged,
         }
     }
 }
@@ -90,7 +93,7 @@ impl Report {
 
     /// The tables. A row whose case was not run is left out.
     pub(crate) fn to_markdown(&self) -> String {
-        let Scene { date, machine, kernel, load_before, envoy_sds, peer, command, runs } = &self.scene;
+        let Scene { date, machine, kernel, load_before, envoy_sds, peer, command, runs, judged } = &self.scene;
         let mut text = format!(
             "{date}, {machine}, Linux {kernel} (load before: {load_before}), envoy-sds {envoy_sds}, peer {peer}; \
              medians of {runs} runs, each with a fresh server; `{command}`\n\n\
@@ -104,27 +107,20 @@ impl Report {
         for row in ROWS {
             let [peer, ours] = [Side::Peer, Side::Ours].map(|side| of(row.case, side, row.figure));
             if let (Some(peer), Some(ours)) = (peer, ours) {
-                line(&mut text, row.what, row.figure, peer, ours, row.goal);
+                line(&mut text, row, [peer, ours], *judged);
             }
         }
         text.push_str(
             "| rate through cert-manager / of a bare client | | | `cargo bench --bench cert_manager` | 0.90 | 0.97 | |\n",
         );
         for (case, what) in APART {
-            if !measured.contains_key(&((*case).to_owned(), Side::Ours)) {
-                continue;
-            }
-            let _ = write!(text, "\n{what}:\n\n| | peer | ours | ours / peer |\n|---|---|---|---|\n");
-            for figure in figures::ALL {
-                if let [Some(peer), Some(ours)] = [Side::Peer, Side::Ours].map(|side| of(case, side, figure)) {
-                    let [peer_shown, ours_shown] = [peer, ours].map(|value| shown(value, figure));
-                    let _ = writeln!(
-                        text,
-                        "| {} | {peer_shown} | {ours_shown} | {} |",
-                        figure.what(),
-                        ratio(peer, ours).map_or("–".to_owned(), |ratio| format!("{ratio:.2}"))
-                    );
-                }
+            let lines: Vec<String> = figures::ALL
+                .into_iter()
+                .filter_map(|figure| Some(apart(figure, of(case, Side::Peer, figure)?, of(case, Side::Ours, figure)?)))
+                .collect();
+            if !lines.is_empty() {
+                let _ =
+                    write!(text, "\n{what}:\n\n| | peer | ours | ours / peer |\n|---|---|---|---|\n{}", lines.concat());
             }
         }
         text
@@ -139,28 +135,37 @@ impl Report {
     }
 }
 
-fn line(text: &mut String, what: &str, figure: Figure, peer: f64, ours: f64, goal: Goal) {
+fn line(text: &mut String, row: &Row, [peer, ours]: [f64; 2], judged: bool) {
     let ratio = ratio(peer, ours);
-    let (must, bold, mark) = match (goal, ratio) {
-        (Goal::Zero, _) => ("0".to_owned(), "0".to_owned(), if ours == 0.0 { "bold" } else { "**missed**" }),
-        (Goal::Ratio(must, bold), Some(ratio)) => {
-            let mark = match ratio {
-                ratio if ratio <= bold => "bold",
-                ratio if ratio <= must => "must",
-                _ => "**missed**",
-            };
-            (format!("{must:.2}"), format!("{bold:.2}"), mark)
-        }
-        (Goal::Ratio(must, bold), None) => (format!("{must:.2}"), format!("{bold:.2}"), "not measurable"),
+    let (must, bold) = match row.goal {
+        Goal::Ratio(must, bold) => (format!("{must:.2}"), format!("{bold:.2}")),
+        Goal::Zero => ("0".to_owned(), "0".to_owned()),
+        Goal::Known => Default::default(),
     };
-    let ratio = match goal {
-        Goal::Zero => "–".to_owned(),
-        Goal::Ratio(..) => ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}")),
+    let mark = match (row.goal, ratio) {
+        _ if !judged => "",
+        (Goal::Known, _) => "",
+        (Goal::Ratio(_, bold), Some(ratio)) if ratio <= bold => "bold",
+        (Goal::Ratio(must, _), Some(ratio)) if ratio <= must => "must",
+        (Goal::Zero, _) if ours == 0.0 => "bold",
+        _ => "**missed**",
     };
-    let [peer, ours] = [peer, ours].map(|value| shown(value, figure));
-    let _ = writeln!(text, "| {what} | {peer} | {ours} | {ratio} | {must} | {bold} | {mark} |");
+    let cells = cells(row.figure, peer, ours);
+    let _ = writeln!(text, "| {} | {cells} | {must} | {bold} | {mark} |", row.what);
 }
 
+/// A line of a table without goals.
+fn apart(figure: Figure, peer: f64, ours: f64) -> String {
+    format!("| {} | {} |\n", figure.what(), cells(figure, peer, ours))
+}
+
+/// Both values and their ratio.
+fn cells(figure: Figure, peer: f64, ours: f64) -> String {
+    let ratio = ratio(peer, ours).map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
+    format!("{} | {} | {ratio}", shown(peer, figure), shown(ours, figure))
+}
+
+/// Ours by the peer's, which may have been too little to be measured.
 fn ratio(peer: f64, ours: f64) -> Option<f64> {
     (peer > 0.0).then(|| ours / peer)
 }

@@ -90,7 +90,7 @@ impl Server {
         };
         let leaves = format!("{program} rotate --all --admin 127.0.0.1:{admin}");
         let target = Target {
-            address: address(case, listener),
+            port: listener,
             tls_ca: case.tls.then(|| at("tls-ca.crt")),
             pid: process.pid(),
             token_keys: case.tokens.then(|| at("state/proxy-token")),
@@ -113,7 +113,7 @@ impl Server {
         let rotate = |what: &str| format!("{} -rotate {what} -control {control}", program.display());
         let port = |at: String| at.rsplit(':').next().and_then(|port| port.parse().ok()).ok_or("no port");
         let target = Target {
-            address: address(case, port(at(if case.tls { "tls" } else { "plaintext" })?)?),
+            port: port(at(if case.tls { "tls" } else { "plaintext" })?)?,
             tls_ca: case.tls.then_some(ca),
             pid: process.pid(),
             token_keys: None,
@@ -147,10 +147,6 @@ impl Server {
 fn triggers(case: &Case, commands: [String; 4]) -> Vec<(String, &'static str)> {
     let of = [BUNDLE, CERTIFICATE, BUNDLE, CERTIFICATE];
     if case.rotates { commands.into_iter().zip(of).collect() } else { Vec::new() }
-}
-
-fn address(case: &Case, port: u16) -> String {
-    if case.tls { format!("https://localhost:{port}") } else { format!("http://127.0.0.1:{port}") }
 }
 
 /// A `MeshTrust` that adds one CA to what the mesh trusts.
