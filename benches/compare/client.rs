@@ -15,8 +15,8 @@ pub(crate) struct Target {
     /// The CA of its certificate, if it speaks TLS.
     pub(crate) tls_ca: Option<PathBuf>,
     pub(crate) pid: u32,
-    /// Where the keys are that tokens are to be signed with, if it wants tokens.
-    pub(crate) token_keys: Option<PathBuf>,
+    /// Where the key is that tokens are to be signed with, if it wants tokens: our server's state.
+    pub(crate) state_dir: Option<PathBuf>,
     /// What it is to be told, one after the other: a shell command, and the name of the secret that changes by it.
     pub(crate) triggers: Vec<(String, &'static str)>,
 }
@@ -29,11 +29,7 @@ const REST: &str = "2s";
 
 /// The client's command line.
 fn arguments(case: &Case, proxies: u64, target: &Target) -> Vec<String> {
-    let address = match target.tls_ca {
-        Some(_) => format!("https://localhost:{}", target.port),
-        None => format!("http://127.0.0.1:{}", target.port),
-    };
-    let mut arguments: Vec<String> = vec!["load".into(), address];
+    let mut arguments: Vec<String> = vec!["load".into(), format!("127.0.0.1:{}", target.port)];
     let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
     flag("proxies", proxies.to_string());
     flag(
@@ -52,9 +48,10 @@ fn arguments(case: &Case, proxies: u64, target: &Target) -> Vec<String> {
     }
     if let Some(ca) = &target.tls_ca {
         flag("tls-ca", ca.display().to_string());
+        flag("server-name", "localhost".into());
     }
-    if let Some(keys) = &target.token_keys {
-        flag("token-keys", keys.display().to_string());
+    if let Some(folder) = &target.state_dir {
+        flag("state-dir", folder.display().to_string());
     }
     for (command, name) in &target.triggers {
         flag("trigger", command.clone());

@@ -102,7 +102,7 @@ fn compare(options: &Options) -> Result<(), String> {
     let target = target_folder();
     let peer = build_peer(&target)?;
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let mut report = Report::new(Scene::now(&arguments, runs, proxies.is_none()));
+    let mut report = Report::new(Scene::now(&arguments, runs, proxies));
     let mut failed = Vec::new();
     for number in 1..=runs {
         for case in &cases {

@@ -25,8 +25,8 @@ pub(crate) struct Scene {
     peer: String,
     command: String,
     runs: usize,
-    /// Whether it was done as the goals have it.
-    judged: bool,
+    /// In every case, if not what the case itself has: nothing to compare with the goals then.
+    proxies: Option<u64>,
 }
 
 /// One run of one server.
@@ -46,7 +46,7 @@ pub(crate) struct Report {
 }
 
 impl Scene {
-    pub(crate) fn now(arguments: &[String], runs: usize, judged: bool) -> Self {
+    pub(crate) fn now(arguments: &[String], runs: usize, proxies: Option<u64>) -> Self {
         let read = |file: &str| fs::read_to_string(file).unwrap_or_default();
         let (cpus, memory) = (read("/proc/cpuinfo"), read("/proc/meminfo"));
         let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
@@ -72,7 +72,7 @@ impl Scene {
                 .collect::<Vec<_>>()
                 .join(" "),
             runs,
-            judged,
+            proxies,
         }
     }
 }
@@ -93,10 +93,11 @@ impl Report {
 
     /// The tables. A row whose case was not run is left out.
     pub(crate) fn to_markdown(&self) -> String {
-        let Scene { date, machine, kernel, load_before, envoy_sds, peer, command, runs, judged } = &self.scene;
+        let Scene { date, machine, kernel, load_before, envoy_sds, peer, command, runs, proxies } = &self.scene;
+        let with = proxies.map(|proxies| format!(", **{proxies} proxies in every case**")).unwrap_or_default();
         let mut text = format!(
             "{date}, {machine}, Linux {kernel} (load before: {load_before}), envoy-sds {envoy_sds}, peer {peer}; \
-             medians of {runs} runs, each with a fresh server; `{command}`\n\n\
+             medians of {runs} runs, each with a fresh server{with}; `{command}`\n\n\
              | | peer | ours | ours / peer | must | bold | |\n|---|---|---|---|---|---|---|\n"
         );
         let measured = self.figures();
@@ -107,7 +108,7 @@ impl Report {
         for row in ROWS {
             let [peer, ours] = [Side::Peer, Side::Ours].map(|side| of(row.case, side, row.figure));
             if let (Some(peer), Some(ours)) = (peer, ours) {
-                line(&mut text, row, [peer, ours], *judged);
+                line(&mut text, row, [peer, ours], proxies.is_none());
             }
         }
         text.push_str(

@@ -93,7 +93,7 @@ impl Server {
             port: listener,
             tls_ca: case.tls.then(|| at("tls-ca.crt")),
             pid: process.pid(),
-            token_keys: case.tokens.then(|| at("state/proxy-token")),
+            state_dir: case.tokens.then(|| at("state")),
             triggers: triggers(case, [bundle(1), leaves.clone(), bundle(0), leaves]),
         };
         Self::started(process, target, folder)
@@ -116,7 +116,7 @@ impl Server {
             port: port(at(if case.tls { "tls" } else { "plaintext" })?)?,
             tls_ca: case.tls.then_some(ca),
             pid: process.pid(),
-            token_keys: None,
+            state_dir: None,
             triggers: triggers(case, ["ca", "leaves", "ca", "leaves"].map(rotate)),
         };
         Self::started(process, target, folder)

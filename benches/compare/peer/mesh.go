@@ -239,7 +239,7 @@ func (m *mesh) forEach(act func(*proxy) error) error {
 	return errors.Join(failed...)
 }
 
-// issue makes the leaf of the proxy with this node id, which is MESH.NAME as this project's server has it.
+// issue makes the leaf of the proxy with this node id, which is NAME or MESH.NAME.
 func issue(signer *authority, id string) (*tls.Secret, error) {
 	domain, name, found := strings.Cut(id, ".")
 	if !found {
