@@ -128,6 +128,17 @@ pub(crate) fn add(figures: &mut Figures, run: &Results, memory: Memory) {
     }
 }
 
+/// What a run should have shown and has not: a figure that went missing would be a row that nobody misses.
+pub(crate) fn missing(figures: &Figures, rotates: bool) -> Vec<&'static str> {
+    use Figure::{BundleCpu, BundleFirst, BundleP99, LeafCpu, LeafP99, Unchanged};
+    let of_rotations = [BundleCpu, BundleP99, BundleFirst, LeafCpu, LeafP99, Unchanged];
+    let is_expected = |figure: &Figure| rotates || !of_rotations.contains(figure);
+    ALL.iter()
+        .filter(|figure| is_expected(figure) && !figures.contains_key(figure))
+        .map(|figure| figure.what())
+        .collect()
+}
+
 /// The middle one of several; of an even number, the mean of the two in the middle.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();

@@ -37,6 +37,7 @@ use std::process::{Command, ExitCode};
 use clap::Parser;
 
 use cases::{CASES, Case, FEW, When};
+use figures::Figures;
 use report::{Report, Run, Scene};
 use servers::{Server, Side};
 
@@ -138,6 +139,12 @@ fn run(options: &Options, peer: &Path, case: &'static Case, proxies: u64, side: 
     let results = client::run(&options.client, case, proxies, &server.target)
         .map_err(|error| wrong(format!("{error}\nThe server: {}", server.log())))?;
     let memory = server.memory().map_err(wrong)?;
+    let mut figures = Figures::new();
+    figures::add(&mut figures, &results, memory);
+    match figures::missing(&figures, case.rotates).as_slice() {
+        [] => {}
+        missing => return Err(wrong(format!("the client does not say: {}", missing.join(", ")))),
+    }
     Ok(Run { case: case.name, side, memory, results })
 }
 
