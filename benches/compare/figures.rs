@@ -96,19 +96,26 @@ pub(crate) fn add(figures: &mut Figures, run: &Results, memory: Memory) {
             figures.entry(figure).or_default().push(value);
         }
     };
-    let of = |kind| run.phases.iter().filter(move |phase| phase.kind == kind);
+    // Each with what comes after it.
+    let all = || run.phases.iter().zip(run.phases.iter().skip(1).map(Some).chain([None]));
+    let of = |kind| all().filter(move |(phase, _)| phase.kind == kind);
     let quantile = |phase: &Phase, of: &str, pick: fn(&envoy_sds::load::results::Latency) -> f64| {
         phase.latencies.get(of).filter(|latency| latency.count > 0).map(pick)
     };
     let per_proxy = |bytes: u64| bytes.saturating_sub(memory.before) as f64 / 1024.0 / proxies;
-    let cpu = |phase: &Phase, by: f64| phase.server.map(|used| used.cpu_seconds * 1e6 / by);
+    // A phase is over when the last secret has come. The server has ACKs to read then, which it does in the rest.
+    let cpu = |phase: &Phase, next: Option<&Phase>, by: f64| {
+        let rest = next.filter(|next| next.kind == PhaseKind::Rest).and_then(|rest| rest.server);
+        let after = rest.map_or(0.0, |used| used.cpu_seconds);
+        phase.server.map(|used| (used.cpu_seconds + after) * 1e6 / by)
+    };
 
     // The first rest: what comes later has seen rotations.
-    let rest = of(PhaseKind::Rest).next().and_then(|phase| phase.server);
+    let rest = of(PhaseKind::Rest).next().and_then(|(phase, _)| phase.server);
     note(Figure::RestMemory, rest.map(|used| per_proxy(used.rss_bytes)));
     note(Figure::PeakMemory, memory.peak.map(per_proxy));
-    for phase in of(PhaseKind::Connect) {
-        note(Figure::ConnectCpu, cpu(phase, proxies));
+    for (phase, next) in of(PhaseKind::Connect) {
+        note(Figure::ConnectCpu, cpu(phase, next, proxies));
         note(Figure::ConnectSeconds, Some(phase.seconds));
         note(Figure::FirstP50, quantile(phase, "first-secret", |latency| latency.p50_ms));
         note(Figure::FirstP99, quantile(phase, "first-secret", |latency| latency.p99_ms));
@@ -117,8 +124,8 @@ pub(crate) fn add(figures: &mut Figures, run: &Results, memory: Memory) {
         (PhaseKind::BundlePush, Figure::BundleCpu, Figure::BundleP99),
         (PhaseKind::LeafRotation, Figure::LeafCpu, Figure::LeafP99),
     ] {
-        for phase in of(kind) {
-            note(by_cpu, cpu(phase, phase.expected.max(1) as f64));
+        for (phase, next) in of(kind) {
+            note(by_cpu, cpu(phase, next, phase.expected.max(1) as f64));
             note(by_p99, quantile(phase, "fan-out", |latency| latency.p99_ms));
             if kind == PhaseKind::BundlePush {
                 note(Figure::BundleFirst, quantile(phase, "fan-out", |latency| latency.min_ms));
