@@ -5,6 +5,8 @@
 //! `secret` and `wire`. Numbered items in the documentation are those of the project's conformance list for SDS servers.
 
 mod admission;
+#[doc(hidden)]
+pub mod benching;
 mod blocked;
 mod bucket;
 mod client;
