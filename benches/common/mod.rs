@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use envoy_sds::issue::ca::builtin::Builtin;
 use envoy_sds::issue::ca::{CertificateAuthority, IssuedChain, SigningRequest};
-use envoy_sds::issue::csr::{self, KeyAndRequest};
+use envoy_sds::issue::csr::SubjectKey;
 use envoy_sds::issue::verify::{self, Expected};
 use envoy_sds::model::bundle::Bundle;
 use envoy_sds::model::svid::Svid;
@@ -33,13 +33,13 @@ impl Ca {
         Self { builtin, runtime, _folder: folder }
     }
 
-    /// Has a request signed.
-    pub(crate) fn sign(&self, csr: &[u8]) -> IssuedChain {
+    /// Has a leaf signed.
+    pub(crate) fn sign(&self, key: &Arc<SubjectKey>) -> IssuedChain {
         let request = SigningRequest {
             mesh: "default".into(),
             proxy: "web-0".into(),
             spiffe_id: SPIFFE_ID.into(),
-            csr: csr.to_vec(),
+            key: key.clone(),
             lifetime: Some(Duration::from_secs(24 * 3600)),
             request_timeout: Duration::from_secs(10),
         };
@@ -52,20 +52,20 @@ impl Ca {
     }
 
     /// A key, its leaf, and what the leaf has to be.
-    pub(crate) fn issued(&self) -> (KeyAndRequest, IssuedChain, Expected) {
-        let made = csr::generate(SPIFFE_ID).expect("a key");
+    pub(crate) fn issued(&self) -> (Arc<SubjectKey>, IssuedChain, Expected) {
+        let key = Arc::new(SubjectKey::generate().expect("a key"));
         let expected = Expected {
             spiffe_id: SPIFFE_ID.into(),
-            public_key: made.public_key.clone(),
+            public_key: key.public_key().to_vec(),
             policy_digest: Arc::from("0123456789abcdef"),
         };
-        let issued = self.sign(&made.request);
-        (made, issued, expected)
+        let issued = self.sign(&key);
+        (key, issued, expected)
     }
 
     /// What a proxy is given.
     pub(crate) fn svid(&self) -> Svid {
-        let (made, issued, expected) = self.issued();
-        verify::verify(&issued, &expected, made.key, &self.bundle(), Clock::system().now()).expect("a good leaf")
+        let (key, issued, expected) = self.issued();
+        verify::verify(&issued, &expected, key.pem(), &self.bundle(), Clock::system().now()).expect("a good leaf")
     }
 }

@@ -12,7 +12,7 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
         // Nobody waits any more if the request was given up.
         let _ = done.send(work());
     });
-    outcome.await.map_err(|_| "the computation died".to_owned())
+    outcome.await.map_err(|_dropped| "the computation died".to_owned())
 }
 
 /// In unit tests it is done at once: they count what other tasks do meanwhile, which must not depend on how fast another

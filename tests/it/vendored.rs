@@ -32,13 +32,14 @@ fn digest_of(folder: &Path) -> String {
     let mut files = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
-        for entry in std::fs::read_dir(next).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(next).expect("the folder can be read") {
+            let path = entry.expect("the folder can be read").path();
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
-                files.insert(name, std::fs::read(&path).unwrap());
+                let name =
+                    path.strip_prefix(folder).expect("it is below").to_str().expect("a name in UTF-8").to_owned();
+                files.insert(name, std::fs::read(&path).expect("the file can be read"));
             }
         }
     }
