@@ -1,18 +1,14 @@
-//! Where computing is done that would hold up streams: making keys, signing, verifying.
+//! Where computing is done that would hold up streams: making keys, signing.
 
 /// Runs `work` off the threads that serve streams, and waits for it. There are as many threads for it as cores, and a queue
-/// before them: thousands of keys at once are no reason for hundreds of threads that take the cores from one another.
+/// before them: thousands of keys at once are no reason for hundreds of threads that take the cores from one another. They
+/// are apart from the runtime's own threads for blocking calls, which wait for files and names, and so may be many.
 ///
 /// # Errors
 /// A sentence, if `work` died.
 #[cfg(not(test))]
 pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let (done, outcome) = tokio::sync::oneshot::channel();
-    pool::get()?.spawn(move || {
-        // Nobody waits any more if the request was given up.
-        let _ = done.send(work());
-    });
-    outcome.await.map_err(|_dropped| "the computation died".to_owned())
+    threads::get()?.spawn_blocking(work).await.map_err(|error| error.to_string())
 }
 
 /// In unit tests it is done at once: they count what other tasks do meanwhile, which must not depend on how fast another
@@ -26,22 +22,23 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 }
 
 #[cfg(not(test))]
-mod pool {
+mod threads {
     use std::sync::OnceLock;
+    use std::thread::available_parallelism;
 
-    use rayon::{ThreadPool, ThreadPoolBuilder};
+    use tokio::runtime::{Builder, Runtime};
 
-    /// The threads, started when they are first needed.
-    pub(super) fn get() -> Result<&'static ThreadPool, String> {
-        static POOL: OnceLock<Result<ThreadPool, String>> = OnceLock::new();
+    /// A runtime of which only the threads for blocking calls are used, started when they are first needed. Of the pools
+    /// of threads tried, it is the one that does not spin while it waits (rayon did, for a twelfth of what a connecting proxy costs).
+    pub(super) fn get() -> Result<&'static Runtime, String> {
+        static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
         let start = || {
-            ThreadPoolBuilder::new()
-                .thread_name(|number| format!("compute-{number}"))
-                // What died is told by who waits for it; without this, the process would end.
-                .panic_handler(|_| tracing::error!("a computation has died"))
+            Builder::new_current_thread()
+                .max_blocking_threads(available_parallelism().map_or(1, usize::from))
+                .thread_name("compute")
                 .build()
                 .map_err(|error| format!("cannot start the threads that compute: {error}"))
         };
-        POOL.get_or_init(start).as_ref().map_err(Clone::clone)
+        RUNTIME.get_or_init(start).as_ref().map_err(Clone::clone)
     }
 }
