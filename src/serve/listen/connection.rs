@@ -134,12 +134,14 @@ impl Connection {
         Self { _place: place, ..self }
     }
 
-    /// An error once it has been ended from within. HTTP/2 always reads or writes, so one of these is always waiting.
-    fn poll_ended(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        match self.ended.as_mut().poll(cx) {
-            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed by the server")),
-            Poll::Pending => Ok(()),
+    /// What has come of reading or writing; an error once it has been ended from within. HTTP/2 always reads or writes, so
+    /// one of these is always waiting, and asking then is enough: a peer that is never waited for does not get far, as the
+    /// runtime makes everybody wait now and then.
+    fn unless_ended<T>(&mut self, outcome: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if outcome.is_pending() && self.ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "closed by the server")));
         }
+        outcome
     }
 
     /// Takes note of `read` bytes, or of nothing to read; an error if the peer has been silent for too long.
@@ -191,18 +193,17 @@ macro_rules! each {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_ended(cx)?;
         let before = buf.filled().len();
         let read = each!(self.as_mut(), stream => Pin::new(stream).poll_read(cx, buf))?;
         self.poll_silence(read.is_ready().then(|| buf.filled().len() - before), cx)?;
-        read.map(Ok)
+        self.unless_ended(read.map(Ok), cx)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_ended(cx)?;
-        each!(self, stream => Pin::new(stream).poll_write(cx, buf))
+        let written = each!(self.as_mut(), stream => Pin::new(stream).poll_write(cx, buf));
+        self.unless_ended(written, cx)
     }
 
     fn poll_write_vectored(
@@ -210,8 +211,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_ended(cx)?;
-        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+        let written = each!(self.as_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs));
+        self.unless_ended(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -225,8 +226,8 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_ended(cx)?;
-        each!(self, stream => Pin::new(stream).poll_flush(cx))
+        let flushed = each!(self.as_mut(), stream => Pin::new(stream).poll_flush(cx));
+        self.unless_ended(flushed, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
