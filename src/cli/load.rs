@@ -118,7 +118,7 @@ struct Behaviour {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What happens")]
 struct CourseFlags {
-    /// Rest after connecting, to see the server's memory
+    /// Rest after connecting, and after all else: to see the server's memory, and what it still had to do
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
     rest: Duration,
 

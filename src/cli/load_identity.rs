@@ -26,7 +26,7 @@ use crate::runtime::regular_file;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Identity")]
 pub(super) struct IdentityFlags {
-    /// node.id; {n} is the proxy's number
+    /// node.id; the proxy's number takes the place of "n" in braces
     #[arg(long, value_name = "TEXT", default_value = "load-{n}")]
     pub(super) node_id: String,
 

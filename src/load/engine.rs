@@ -179,12 +179,7 @@ impl Course<'_> {
     async fn go(&mut self, groups: Vec<Vec<Proxy>>, tasks: &Tasks) {
         let plan = self.plan;
         self.connect(groups, tasks).await;
-        if !plan.rest.is_zero() {
-            self.record.begin(PhaseKind::Rest, Concerns::Nothing, 0);
-            sleep(plan.rest).await;
-            self.record.end();
-        }
-        self.inspection.run(self.clock.now()).await;
+        self.end().await;
         for trigger in &plan.triggers {
             self.trigger(trigger).await;
         }
@@ -210,8 +205,15 @@ impl Course<'_> {
         }
     }
 
+    /// Ends a phase, with a rest in which the server has time for what is left of it: it ends for the client with the last
+    /// secret, and for the server with the last answer to it.
     async fn end(&mut self) {
         self.record.end();
+        if !self.plan.rest.is_zero() {
+            self.record.begin(PhaseKind::Rest, Concerns::Nothing, 0);
+            sleep(self.plan.rest).await;
+            self.record.end();
+        }
         self.inspection.run(self.clock.now()).await;
     }
 
@@ -233,7 +235,6 @@ impl Course<'_> {
             tasks.spawn(connection::run(self.shared.clone(), index, proxies, permit));
         }
         phase.over().await;
-        self.record.end();
     }
 
     async fn trigger(&mut self, trigger: &Trigger) {

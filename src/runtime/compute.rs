@@ -28,8 +28,8 @@ mod threads {
 
     use tokio::runtime::{Builder, Runtime};
 
-    /// A runtime of which only the threads for blocking calls are used, started when they are first needed. Of the pools
-    /// of threads tried, it is the one that does not spin while it waits (rayon did, for a twelfth of what a connecting proxy costs).
+    /// A runtime of which only the threads for blocking calls are used, started when they are first needed. They sleep while
+    /// there is nothing to do; a pool that spins (rayon's, tried) costs the same, but needs one more crate.
     pub(super) fn get() -> Result<&'static Runtime, String> {
         static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
         let start = || {
