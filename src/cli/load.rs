@@ -234,6 +234,9 @@ impl Load {
         if behaviour.nack + behaviour.slow > 1.0 {
             return usage("--nack and --slow are together more than all proxies");
         }
+        if behaviour.nack >= 1.0 {
+            return usage("with --nack 1 nobody is left whose secrets could be checked");
+        }
         let shared = self.connections.is_some_and(|connections| connections < self.proxies);
         if behaviour.slow > 0.0 && shared {
             return usage(

@@ -174,8 +174,9 @@ fn next_message(partial: &mut BytesMut) -> Result<Option<Bytes>, End> {
 /// The status of gRPC, if it is there.
 fn status(headers: &HeaderMap) -> Option<End> {
     let code = headers.get("grpc-status")?.to_str().unwrap_or("?");
-    let message = headers.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
-    Some(end(format!("stream ended: {}", code_name(code)), message))
+    let message = headers.get("grpc-message").map(http::HeaderValue::as_bytes).unwrap_or_default();
+    let message = percent_encoding::percent_decode(message).decode_utf8_lossy();
+    Some(end(format!("stream ended: {}", code_name(code)), &message))
 }
 
 /// `google.rpc.Code`.

@@ -98,6 +98,11 @@ impl Revocations {
             Self::ByMesh { lists, unknown } => (lists, unknown.is_none()),
             Self::Never | Self::Everywhere(_) => (&nothing, false),
         };
+        // A Secret that is not seen may be in there.
+        let unseen: Option<Arc<str>> = match (&secrets.cluster, secrets.files.gap()) {
+            (ClusterSecrets::Pending, _) => Some(NOT_LISTED.into()),
+            (_, gap) => gap.cloned(),
+        };
         let found = secrets.iter().filter_map(|(of, name, _)| Some((named(pattern, name)?, of)));
         let found: BTreeMap<&str, &str> = found.collect();
         let meshes: BTreeSet<&str> = found.keys().copied().chain(last.keys().map(AsRef::as_ref)).collect();
@@ -108,7 +113,13 @@ impl Revocations {
             let last = last.get(mesh).or(was_complete.then_some(&nobody));
             let settling = settling.entry(mesh.into()).or_default();
             let Some(of) = found.get(mesh) else {
-                lists.extend(without(last, settling, now).map(|list| (mesh.into(), list)));
+                if let (Some(why), Some(last)) = (&unseen, last) {
+                    settling.forget();
+                    lists.insert(mesh.into(), last.clone());
+                    problems.push((mesh.into(), format!("it was there, and is not known to be gone: {why}")));
+                } else {
+                    lists.extend(without(last, settling, now).map(|list| (mesh.into(), list)));
+                }
                 continue;
             };
             let (content, problem) = match secrets.get(mesh, &name_for(pattern, mesh)) {
@@ -123,11 +134,9 @@ impl Revocations {
             lists.insert(mesh, list);
         }
         settling.retain(|_, settling| settling.look_again_at().is_some());
-        let unknown = match (&secrets.cluster, secrets.files.gap()) {
-            _ if was_complete => None,
-            (ClusterSecrets::Pending, _) => Some(NOT_LISTED.into()),
-            (_, gap) => gap.cloned(),
-        };
+        let unknown = unseen.filter(|_| !was_complete);
+        problems
+            .extend(unknown.as_ref().map(|why| (MESH.into(), format!("which tokens are revoked is not known: {why}"))));
         (Self::ByMesh { lists, unknown }, problems)
     }
 }

@@ -209,3 +209,23 @@ fn what_may_be_in_a_file_that_cannot_be_understood_is_not_absent() {
     assert_eq!(mended.contain("default", "a"), Ok(false));
     assert_eq!(after_secrets(&mended, &known(true)).0.contain("default", "a"), Ok(false));
 }
+
+/// Files do not say less by becoming worse: what was broken, and cannot even be told from nothing any more, is not gone.
+#[test]
+fn a_secret_that_was_broken_is_not_gone_while_a_file_cannot_be_understood() {
+    let (mut settling, start) = (BTreeMap::new(), Instant::now());
+    let mut all = MeshSecrets::default();
+    all.cannot_read("default".into(), name_for(NAME, "default").into(), "it is broken in mesh.yaml:3".into());
+    let broken = KnownSecrets { files: Arc::new(all), ..KnownSecrets::default() };
+    let (first, _) = nothing_yet().after_secrets(NAME, &broken, &mut settling, start);
+    let mut all = MeshSecrets::default();
+    all.may_lack_some("it may be in mesh.yaml, which cannot be understood".into());
+    let worse = KnownSecrets { files: Arc::new(all), ..KnownSecrets::default() };
+    let mut last = first;
+    for seconds in [1, 8, 60] {
+        let (next, problems) = last.after_secrets(NAME, &worse, &mut settling, start + Duration::from_secs(seconds));
+        assert!(next.contain("default", "a").is_err(), "{seconds}");
+        assert!(problems.iter().any(|(mesh, what)| &**mesh == "default" && what.contains("mesh.yaml")), "{problems:?}");
+        last = next;
+    }
+}
