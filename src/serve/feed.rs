@@ -206,6 +206,11 @@ impl Feed {
         Poll::Pending
     }
 
+    /// Whether there is something to be sent.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.ready.is_some()
+    }
+
     /// Lets go of a certificate that has ended while it was waiting to be sent; says whether there was one.
     pub(crate) fn drop_ended(&mut self, now: Timestamp) -> bool {
         let ended = matches!(&self.ready, Some(Ready::Certificate { svid, .. }) if svid.usable_until() < now);

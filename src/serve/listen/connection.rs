@@ -287,6 +287,8 @@ mod tests {
         let end = connection.peer(&CancellationToken::new()).end;
         let (read, ()) = tokio::join!(connection.read_u8(), async { end.cancel() });
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
-        assert_eq!(connection.write(b"x").await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        // More than there is room for, so that it waits for the peer.
+        let written = connection.write_all(&[0; 1 << 20]).await;
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }

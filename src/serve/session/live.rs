@@ -214,7 +214,13 @@ impl<V: Variant> Live<V> {
             while let Poll::Ready(version) = feed.poll_change(&shared.encoder, now, cx) {
                 self.machine.available(name, feed.kind(), version);
             }
-            if feed.drop_ended(now) {
+        }
+    }
+
+    /// What has waited to be sent for longer than it is good is not sent.
+    pub(super) fn drop_ended(&mut self, shared: &Shared) {
+        for (name, feed) in self.feeds.iter_mut().filter(|(_, feed)| feed.is_waiting()) {
+            if feed.drop_ended(shared.clock.now()) {
                 self.machine.gone(name);
             }
         }

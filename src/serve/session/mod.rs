@@ -8,6 +8,7 @@
 mod live;
 pub(super) mod timer;
 mod variant;
+mod wakes;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tracing::{Span, field};
 
 use self::live::Live;
 use self::timer::Timer;
+use self::wakes::Wakes;
 use super::admission::Place;
 use super::bucket::Bucket;
 use super::metrics::LiveStream;
@@ -74,6 +76,7 @@ struct Inner<V: Variant> {
     rest: Option<Pin<Box<Sleep>>>,
     /// When the connection is to end; `None` once that has begun.
     leave: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    wakes: Wakes,
     _live: LiveStream,
     place: Place,
 }
@@ -105,6 +108,7 @@ impl<V: Variant> Session<V> {
             throttled: None,
             rest: None,
             leave: Some(Box::pin(peer.leave.cancelled_owned())),
+            wakes: Wakes::new(),
             _live: shared.metrics.live_stream(protocol),
             place: opened.place,
             shared,
@@ -142,13 +146,32 @@ impl<V: Variant> Drop for Session<V> {
 impl<V: Variant> Inner<V> {
     /// The next response; `None` when the client has ended the stream.
     fn poll(&mut self, cx: &mut Context<'_>, span: &Span) -> Poll<Result<Option<Response>, Status>> {
+        let called = self.wakes.called(cx);
+        if called.requests {
+            let waker = self.wakes.requests();
+            if self.poll_requests(&mut Context::from_waker(&waker), span)?.is_none() {
+                return Poll::Ready(Ok(None));
+            }
+        }
+        if called.requests || called.rest {
+            // A request may have brought something new to wait for.
+            let waker = self.wakes.rest();
+            self.poll_rest(&mut Context::from_waker(&waker))?;
+        }
+        let Phase::Live(live) = &mut self.phase else { return Poll::Pending };
+        live.drop_ended(&self.shared);
+        live.next_response(&self.shared).map_or(Poll::Pending, |response| Poll::Ready(Ok(Some(response))))
+    }
+
+    /// Hears what the client says; `None` when it has ended the stream.
+    fn poll_requests(&mut self, cx: &mut Context<'_>, span: &Span) -> Result<Option<()>, Status> {
         for turn in 0.. {
             if self.poll_room(cx).is_pending() {
                 break;
             }
             match self.inbound.poll_message(cx) {
                 Poll::Pending => break,
-                Poll::Ready(None) => return Poll::Ready(Ok(None)),
+                Poll::Ready(None) => return Ok(None),
                 Poll::Ready(Some(request)) => self.request(&request?, span)?,
             }
             self.requests.take(Instant::now());
@@ -158,6 +181,11 @@ impl<V: Variant> Inner<V> {
                 break;
             }
         }
+        Ok(Some(()))
+    }
+
+    /// Looks at everything else that may change something.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
         if let Phase::Live(live) = &mut self.phase
             && let Some(status) = live.client.poll_identity(&self.shared, cx)
         {
@@ -167,9 +195,10 @@ impl<V: Variant> Inner<V> {
             }
         }
         self.poll_end(cx)?;
-        let Phase::Live(live) = &mut self.phase else { return Poll::Pending };
-        live.poll_changes(&self.shared, cx);
-        live.next_response(&self.shared).map_or(Poll::Pending, |response| Poll::Ready(Ok(Some(response))))
+        if let Phase::Live(live) = &mut self.phase {
+            live.poll_changes(&self.shared, cx);
+        }
+        Ok(())
     }
 
     /// Ready if a request may be read.
