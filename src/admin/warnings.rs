@@ -62,8 +62,14 @@ impl Warnings {
                 Outcome::Pending if verdict.holds_back => "its test certificate is awaited".to_owned(),
                 _ => continue,
             };
-            let consequence =
-                if verdict.holds_back { "; the policy before stays in force until it passes" } else { "" };
+            let consequence = match &verdict.unlisted {
+                Some(signs) => format!(
+                    "; until it passes backend {signs}, which is not listed any more, goes on signing and stays trusted \
+                     (to end that at once, enable a backend that signs, or set mtls.skipValidation)"
+                ),
+                None if verdict.holds_back => "; the policy before stays in force until it passes".to_owned(),
+                None => String::new(),
+            };
             let since = verdict.since;
             warnings.tell(&format!("preflight/{mesh}"), || {
                 format!("backend {backend} has not passed its preflight (since {since}): {trouble}{consequence}")

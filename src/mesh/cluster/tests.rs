@@ -207,7 +207,8 @@ async fn statuses_follow_and_others_conditions_stay() {
     assert_eq!(scene.condition("meshes", "one", "Other"), others);
 
     let verdict = |outcome| {
-        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false, conflict: None };
+        let verdict =
+            Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false, conflict: None, unlisted: None };
         Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
     };
     tell.send_replace(verdict(Outcome::Failed("no such issuer".to_owned())));
@@ -253,7 +254,7 @@ async fn a_condition_is_of_the_version_that_it_names_and_written_when_it_changes
     scene.api.put("meshes", mesh("one", "ca-1"));
     let tell = scene.serve(scene.live(vec![]));
     let verdict = |outcome, holds_back| {
-        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back, conflict: None };
+        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back, conflict: None, unlisted: None };
         Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
     };
     scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;
