@@ -30,7 +30,7 @@ fn mesh(name: &str, mtls: &str) -> String {
 /// Served, off, waiting and unread, as text.
 fn shown(set: &PolicySet) -> String {
     let names = |names: Vec<&Arc<str>>| names.into_iter().map(|name| &**name).collect::<Vec<_>>().join(" ");
-    let Unserved { off, waiting, unread } = &set.unserved;
+    let Unserved { off, waiting, unread, .. } = &set.unserved;
     let (served, off) = (names(set.meshes.keys().collect()), names(off.iter().collect()));
     format!("{served}|{off}|{}|{}", names(waiting.iter().collect()), unread.as_deref().unwrap_or_default())
 }

@@ -38,7 +38,9 @@ impl Scene {
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<ClusterObjects>> {
-        watch_objects(&self.api.client(), "system", &StateDir::new(self.folder.path().join("state")), &self.tasks)
+        let board = WatchBoard::new(Clock::system());
+        let state_dir = StateDir::new(self.folder.path().join("state"));
+        watch_objects(&self.api.client(), "system", &state_dir, &board, &self.tasks)
     }
 
     pub(super) fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
