@@ -27,8 +27,8 @@ use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::issue;
 use crate::issue::announce::Announcer;
-use crate::issue::ca::Authorities;
 use crate::issue::ca::cert_manager::{self, CertManager, Timing};
+use crate::issue::ca::{Authorities, LeftBehind};
 use crate::issue::manager::{Manager, Subscription};
 use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
@@ -179,12 +179,18 @@ impl App {
         };
         // From here on, what counts is what is in force.
         let Preflight { in_force: policies, verdicts, decided } = Preflight::start(settings, &mut registry, &tasks);
-        let sources = Sources {
-            policies: policies.clone(),
-            secrets: secrets.clone(),
-            complete: trust_readiness::complete(resources.complete.clone(), decided.clone(), &tasks),
+        let complete = trust_readiness::complete(resources.complete.clone(), decided.clone(), &tasks);
+        let left_behind = LeftBehind {
+            wanted: resources.policies.clone(),
+            in_force: policies.clone(),
+            complete: complete.clone(),
+            authorities: authorities.clone(),
             state_dir: state_dir.clone(),
+            clock: clock.clone(),
         };
+        tasks.spawn_essential("builtin CAs left behind", left_behind.run());
+        let sources =
+            Sources { policies: policies.clone(), secrets: secrets.clone(), complete, state_dir: state_dir.clone() };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
         if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
