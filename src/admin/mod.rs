@@ -29,6 +29,7 @@ use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::model::preflight::Verdicts;
 use crate::observe::readiness::Readiness;
+use crate::runtime::watch_board::WatchBoard;
 use crate::serve::refusals::Refusals;
 use crate::serve::roster::Roster;
 use crate::trust::store::TrustStore;
@@ -47,6 +48,8 @@ pub struct Admin {
     pub proof_problems: Vec<watch::Receiver<Arc<Vec<Problem>>>>,
     /// What cannot be kept for the next start, by file.
     pub state_troubles: watch::Receiver<Arc<BTreeMap<PathBuf, String>>>,
+    /// What the API server does not list at the moment.
+    pub cluster: WatchBoard,
     /// How the test certificates of the signing backends did.
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     /// The trust bundles.

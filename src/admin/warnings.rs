@@ -7,6 +7,7 @@ use crate::issue::ca::cert_manager::PendingBoard;
 use crate::issue::overview::Failing;
 use crate::model::preflight::Outcome;
 use crate::model::text::escaped;
+use crate::runtime::watch_board::{Unlisted, WatchBoard};
 
 /// How many of one kind are told: when a CA is away, every proxy has the same trouble.
 const SHOWN: usize = 20;
@@ -37,6 +38,7 @@ impl Warnings {
         for problem in admin.proof_problems.iter().flat_map(|problems| problems.borrow().to_vec()) {
             warnings.tell("identify", || problem.to_string());
         }
+        warnings.tell_of_cluster(&admin.cluster);
         for trouble in admin.state_troubles.borrow().values() {
             warnings.tell("state", || trouble.clone());
         }
@@ -62,8 +64,14 @@ impl Warnings {
                 Outcome::Pending if verdict.holds_back => "its test certificate is awaited".to_owned(),
                 _ => continue,
             };
-            let consequence =
-                if verdict.holds_back { "; the policy before stays in force until it passes" } else { "" };
+            let consequence = match &verdict.unlisted {
+                Some(signs) => format!(
+                    "; until it passes backend {signs}, which is not listed any more, goes on signing and stays trusted \
+                     (to end that at once, enable a backend that signs, or set mtls.skipValidation)"
+                ),
+                None if verdict.holds_back => "; the policy before stays in force until it passes".to_owned(),
+                None => String::new(),
+            };
             let since = verdict.since;
             warnings.tell(&format!("preflight/{mesh}"), || {
                 format!("backend {backend} has not passed its preflight (since {since}): {trouble}{consequence}")
@@ -97,6 +105,16 @@ impl Warnings {
         warnings
     }
 
+    fn tell_of_cluster(&mut self, board: &WatchBoard) {
+        for (kind, Unlisted { since, why }) in board.unlisted() {
+            self.tell(&format!("cluster/{kind}"), || {
+                format!(
+                    "not listed since {since}: {why}; what the API server listed before counts until it does so again"
+                )
+            });
+        }
+    }
+
     fn tell(&mut self, about: &str, text: impl FnOnce() -> String) {
         let told = self.0.entry(escaped(about)).or_default();
         if told.texts.len() < SHOWN {
@@ -118,7 +136,13 @@ impl Warnings {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::runtime::clock::Clock;
+    use crate::runtime::tasks::Tasks;
+    use crate::testing::fake_cluster::FakeApi;
+    use crate::trust::source::mesh_secret::watch_mesh_secrets;
 
     #[test]
     fn a_node_id_cannot_write_on_a_terminal() {
@@ -127,6 +151,28 @@ mod tests {
         let texts = warnings.into_texts();
         let expected = ["\\u{1b}]0;web\\u{7}-0\\u{202e}: the CA is away".to_owned()];
         assert_eq!(texts, BTreeMap::from([("issuance/de\\u{9b}fault".to_owned(), expected.to_vec())]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_is_away_is_told_of_by_kind() {
+        let (api, board) = (FakeApi::default(), WatchBoard::new(Clock::simulated(jiff::Timestamp::UNIX_EPOCH)));
+        api.set_down(true);
+        let (tasks, _deaths) = Tasks::new();
+        let _secrets = watch_mesh_secrets(api.client(), "system", &board, &tasks);
+        let told = || {
+            let mut warnings = Warnings::default();
+            warnings.tell_of_cluster(&board);
+            warnings.into_texts()
+        };
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(told(), BTreeMap::new(), "it may just be restarted");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let texts = told();
+        let text = &texts["cluster/mesh Secrets"][0];
+        assert!(text.starts_with("not listed since 1970-01-01T00:00:00Z: "), "{text}");
+        api.set_down(false);
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert_eq!(told(), BTreeMap::new());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
 use crate::runtime::tasks::Tasks;
+use crate::runtime::watch_board::WatchBoard;
 use crate::trust::source::mesh_secret::watch_mesh_secrets;
 
 pub(super) fn start(
@@ -16,6 +17,7 @@ pub(super) fn start(
     namespace: &str,
     mut policies: watch::Receiver<Arc<PolicySet>>,
     needed: bool,
+    board: WatchBoard,
     tasks: &Tasks,
 ) -> watch::Receiver<Option<Arc<MeshSecrets>>> {
     let (publish, published) = watch::channel(None);
@@ -24,7 +26,7 @@ pub(super) fn start(
         if policies.wait_for(|policies| needed || policies.names_secrets()).await.is_err() {
             return;
         }
-        let mut secrets = watch_mesh_secrets(client, &namespace, &inner);
+        let mut secrets = watch_mesh_secrets(client, &namespace, &board, &inner);
         while secrets.changed().await.is_ok() {
             publish.send_replace(secrets.borrow_and_update().clone());
         }

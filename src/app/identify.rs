@@ -20,6 +20,7 @@ use crate::model::policy::PolicySet;
 use crate::model::secrets::KnownSecrets;
 use crate::runtime::clock::Clock;
 use crate::runtime::tasks::Tasks;
+use crate::runtime::watch_board::WatchBoard;
 
 /// What the methods need, each of them some of it.
 pub(super) struct Surroundings<'a> {
@@ -28,6 +29,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) policies: watch::Receiver<Arc<PolicySet>>,
     pub(super) secrets: watch::Receiver<Arc<KnownSecrets>>,
     pub(super) clock: Clock,
+    pub(super) board: WatchBoard,
     pub(super) tasks: &'a Tasks,
 }
 
@@ -42,7 +44,7 @@ pub(super) struct Started {
 /// # Errors
 /// What is wrong with the configuration or with the files that it names.
 pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartError> {
-    let Surroundings { config, kubernetes, policies, secrets, clock, tasks } = surroundings;
+    let Surroundings { config, kubernetes, policies, secrets, clock, board, tasks } = surroundings;
     let identify = &config.identify;
     let among_pods = kubernetes.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
@@ -50,7 +52,7 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
     let asks_for_pods =
         identify.service_account_token.is_some() || identify.unix_peers.iter().any(UnixPeerRule::is_pod);
     let cluster = kubernetes.filter(|_| asks_for_pods).map(|client| {
-        let directory = Arc::new(Directory::start(client.clone(), clock.clone(), tasks));
+        let directory = Arc::new(Directory::start(client.clone(), clock.clone(), &board, tasks));
         problems.push(directory.problems());
         (client, directory)
     });

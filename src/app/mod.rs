@@ -1,6 +1,7 @@
 //! The composition root: makes the stages, joins them, and ends them in order.
 
 pub mod check;
+mod cluster_metrics;
 mod cluster_secrets;
 mod convert;
 mod gate;
@@ -26,8 +27,8 @@ use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::issue;
 use crate::issue::announce::Announcer;
-use crate::issue::ca::Authorities;
 use crate::issue::ca::cert_manager::{self, CertManager, Timing};
+use crate::issue::ca::{Authorities, LeftBehind};
 use crate::issue::manager::{Manager, Subscription};
 use crate::issue::preflight::{self, Preflight};
 use crate::issue::worker::ManagerSettings;
@@ -45,6 +46,7 @@ use crate::runtime::cluster;
 use crate::runtime::private_file;
 use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::{Deaths, Tasks};
+use crate::runtime::watch_board::WatchBoard;
 use crate::serve::listen::{BindError, Lifetimes};
 use crate::serve::source::{CertificateWatch, SecretSource};
 use crate::serve::{self, SdsServer, ServeSettings, listen};
@@ -122,7 +124,8 @@ impl App {
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
-        let watch = |client| watch_objects(client, &config.system_namespace, &state_dir, &tasks);
+        let board = WatchBoard::new(clock.clone());
+        let watch = |client| watch_objects(client, &config.system_namespace, &state_dir, &board, &tasks);
         let objects = kubernetes.as_ref().filter(|_| config.cluster_resources).map(watch);
         let resources = Resources::start(&config, kubernetes.is_some(), objects.clone(), &state_dir, &clock, &tasks)?;
         check::warn_of_named_files(&config, kubernetes.is_some(), &resources.problems.borrow(), &clock);
@@ -131,6 +134,7 @@ impl App {
         }
 
         let mut registry = Registry::with_prefix("envoy_sds");
+        cluster_metrics::register(&mut registry, board.clone());
         resource_metrics::register(&mut registry, resources.problems.clone());
         let readiness = Readiness::new();
         let cert_manager = kubernetes.clone().map(|client| {
@@ -144,7 +148,14 @@ impl App {
         let cluster_secrets = kubernetes.clone().map(|client| {
             // What was in force may be in force again, though the resources want something else by now.
             let needed = config.identify.names_secrets() || preflight::recall(&state_dir).names_secrets();
-            cluster_secrets::start(client, &config.system_namespace, resources.policies.clone(), needed, &tasks)
+            cluster_secrets::start(
+                client,
+                &config.system_namespace,
+                resources.policies.clone(),
+                needed,
+                board.clone(),
+                &tasks,
+            )
         });
         let awaited = gate::Awaited {
             objects: resources.objects.clone(),
@@ -168,12 +179,18 @@ impl App {
         };
         // From here on, what counts is what is in force.
         let Preflight { in_force: policies, verdicts, decided } = Preflight::start(settings, &mut registry, &tasks);
-        let sources = Sources {
-            policies: policies.clone(),
-            secrets: secrets.clone(),
-            complete: trust_readiness::complete(resources.problems.clone(), resources.complete.clone(), &tasks),
+        let complete = trust_readiness::complete(resources.complete.clone(), decided.clone(), &tasks);
+        let left_behind = LeftBehind {
+            wanted: resources.policies.clone(),
+            in_force: policies.clone(),
+            complete: complete.clone(),
+            authorities: authorities.clone(),
             state_dir: state_dir.clone(),
+            clock: clock.clone(),
         };
+        tasks.spawn_essential("builtin CAs left behind", left_behind.run());
+        let sources =
+            Sources { policies: policies.clone(), secrets: secrets.clone(), complete, state_dir: state_dir.clone() };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
         if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
@@ -207,6 +224,7 @@ impl App {
             policies: policies.clone(),
             secrets: secrets.clone(),
             clock: clock.clone(),
+            board: board.clone(),
             tasks: &tasks,
         };
         let identify::Started { identifiers, problems: mut proof_problems } = identify::start(surroundings)?;
@@ -238,6 +256,7 @@ impl App {
             problems: resources.problems,
             proof_problems,
             state_troubles: state_dir.troubles(),
+            cluster: board,
             verdicts,
             trust,
             manager,

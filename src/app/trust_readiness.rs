@@ -1,11 +1,8 @@
 //! Not ready while no mesh has a trust bundle: such a server can give no proxy anything. One mesh's trouble, on the other
 //! hand, is a warning: it must not take the server away from the others.
 
-use std::sync::Arc;
-
 use tokio::sync::watch;
 
-use crate::model::diagnostic::Problem;
 use crate::observe::readiness::Readiness;
 use crate::runtime::tasks::Tasks;
 use crate::trust::store::TrustStore;
@@ -41,24 +38,20 @@ pub(super) fn start(readiness: &Readiness, trust: &TrustStore, tasks: &Tasks) {
     });
 }
 
-/// Whether the resources are all there is: those of the cluster are listed, and none of all is broken, so none hides a mesh.
+/// Whether the policies in force are all there is: those of the cluster are listed, and the first have come into force. A
+/// resource that is broken is no reason to wait: the policies themselves say which meshes it may hide.
 pub(super) fn complete(
-    mut problems: watch::Receiver<Arc<Vec<Problem>>>,
     mut listed: watch::Receiver<bool>,
+    mut decided: watch::Receiver<bool>,
     tasks: &Tasks,
 ) -> watch::Receiver<bool> {
     let (publish, complete) = watch::channel(false);
     tasks.spawn_essential("completeness of resources", async move {
-        loop {
-            publish.send_replace(problems.borrow_and_update().is_empty() && *listed.borrow_and_update());
-            let changed = tokio::select! {
-                changed = problems.changed() => changed,
-                changed = listed.changed() => changed,
-            };
-            if changed.is_err() {
-                return;
-            }
-        }
+        // Neither is ever taken back, and they end with the server only.
+        let is_listed = listed.wait_for(|listed| *listed).await.is_ok();
+        let is_decided = decided.wait_for(|decided| *decided).await.is_ok();
+        publish.send_replace(is_listed && is_decided);
+        publish.closed().await;
     });
     complete
 }

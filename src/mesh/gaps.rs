@@ -85,10 +85,10 @@ impl Gaps {
     ) -> Unserved {
         let is_not_served = |mesh: &&Arc<str>| !served.contains_key(*mesh);
         let broken = self.meshes.iter().chain(self.identities.keys().map(|(mesh, _)| mesh));
-        let waiting: BTreeSet<_> = broken.filter(is_not_served).cloned().collect();
+        let (waiting, in_part): (BTreeSet<_>, BTreeSet<_>) = broken.cloned().partition(|mesh| is_not_served(&mesh));
         let off = defined.filter(is_not_served).filter(|mesh| !waiting.contains(*mesh)).cloned().collect();
         let unread: Vec<String> = self.unread.iter().map(|path| place(path)).collect();
-        Unserved { off, waiting, unread: (!unread.is_empty()).then(|| unread.join(", ").into()) }
+        Unserved { off, waiting, in_part, unread: (!unread.is_empty()).then(|| unread.join(", ").into()) }
     }
 
     /// Puts into the meshes what takes the place of identity policies that are broken: nobody signs for whom they select.

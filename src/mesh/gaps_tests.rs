@@ -30,7 +30,7 @@ fn mesh(name: &str, mtls: &str) -> String {
 /// Served, off, waiting and unread, as text.
 fn shown(set: &PolicySet) -> String {
     let names = |names: Vec<&Arc<str>>| names.into_iter().map(|name| &**name).collect::<Vec<_>>().join(" ");
-    let Unserved { off, waiting, unread } = &set.unserved;
+    let Unserved { off, waiting, unread, .. } = &set.unserved;
     let (served, off) = (names(set.meshes.keys().collect()), names(off.iter().collect()));
     format!("{served}|{off}|{}|{}", names(waiting.iter().collect()), unread.as_deref().unwrap_or_default())
 }
@@ -159,4 +159,21 @@ fn a_mesh_without_a_mesh_resource_is_told_and_served() {
     assert!(told[0].starts_with("other:1: MeshIdentity typo/i: ") && told[0].contains("no Mesh defines mesh \"typo\""));
     let both = compiled(&[("one", &mesh("typo", GOOD)), ("other", &identity)], &mut KnownGood::default());
     assert_eq!(both.notices, []);
+}
+
+/// What is kept of it is not to be taken for that of a mesh that is gone.
+#[test]
+fn a_mesh_that_is_served_and_broken_in_part_may_have_more_backends() {
+    let bundled = "{type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}";
+    let identity = format!("{{type: MeshIdentity, name: i, mesh: default, spec: {{provider: {bundled}}}}}");
+    let files = |mtls: &str| [mesh("default", mtls), mesh("payments", BROKEN)];
+    let incomplete = |mtls: &str| {
+        let [one, other] = files(mtls);
+        let sources = [("one", one.as_str()), ("other", other.as_str()), ("identity", identity.as_str())];
+        let result = compiled(&sources, &mut KnownGood::default());
+        assert!(result.resources.policies.meshes.contains_key("default"));
+        result.resources.policies.unserved.incomplete().unwrap().into_iter().collect::<Vec<_>>()
+    };
+    assert_eq!(incomplete(GOOD), ["payments".into()]);
+    assert_eq!(incomplete(BROKEN), ["default".into(), "payments".into()]);
 }

@@ -23,6 +23,8 @@ pub struct Verdict {
     pub holds_back: bool,
     /// Why, if it is not for the test: what is in force elsewhere and cannot be beside it.
     pub conflict: Option<Arc<str>>,
+    /// The backend that goes on signing in its place, and so stays trusted, though the mesh does not list it any more.
+    pub unlisted: Option<Arc<str>>,
 }
 
 /// Which policies may be in force beside each other.

@@ -11,6 +11,8 @@ pub struct Unserved {
     pub off: BTreeSet<Arc<str>>,
     /// They are meant to be served, and nothing of them is in force: what defines them is broken, or held back.
     pub waiting: BTreeSet<Arc<str>>,
+    /// They are served, and a part of what defines them is broken, of which nothing good is known.
+    pub in_part: BTreeSet<Arc<str>>,
     /// The resources that nobody has understood so far, so that a mesh may be among them: where they are.
     pub unread: Option<Arc<str>>,
 }
@@ -30,6 +32,11 @@ impl Unserved {
             Some(mesh) => self.may_have(mesh),
             None => self.unread(),
         }
+    }
+
+    /// The meshes of which it is not known yet which backends they are to have; `None` if that may be any.
+    pub fn incomplete(&self) -> Option<BTreeSet<Arc<str>>> {
+        self.unread.is_none().then(|| self.waiting.union(&self.in_part).cloned().collect())
     }
 
     /// The same, while of the meshes that are `wanted` only some are in force.

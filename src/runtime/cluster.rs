@@ -16,6 +16,8 @@ use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use super::watch_board::{Entry, WatchBoard};
+
 /// Bound on a question of [`is_installed`].
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -132,6 +134,7 @@ pub struct Watch<K, E = DeserializeGuard<K>> {
     not_before: Option<Instant>,
     failing: bool,
     refused: Option<Refused>,
+    place: Option<Entry>,
     kind: PhantomData<fn() -> K>,
 }
 
@@ -175,7 +178,29 @@ impl<K, E> Watch<K, E> {
     fn of(what: &'static str, begin: Box<dyn Fn() -> Events<E> + Send>) -> Self {
         let events = begin();
         let backoff = watcher::DefaultBackoff::default();
-        Self { what, begin, events, backoff, not_before: None, failing: false, refused: None, kind: PhantomData }
+        Self {
+            what,
+            begin,
+            events,
+            backoff,
+            not_before: None,
+            failing: false,
+            refused: None,
+            place: None,
+            kind: PhantomData,
+        }
+    }
+
+    /// Tells `board` from now on whether the API server lists what is watched.
+    #[must_use]
+    pub fn reporting(mut self, board: &WatchBoard) -> Self {
+        self.place = Some(board.enter(self.what));
+        self
+    }
+
+    /// That there is no such kind is believed: it is known what there is.
+    pub fn is_known_to_be_absent(&self) {
+        self.place.iter().for_each(Entry::is_listed);
     }
 
     /// The next event; waits out API server failures. `Init` is told *before* the list is asked for, so what was known
@@ -223,6 +248,7 @@ impl<K, E> Watch<K, E> {
                             );
                         }
                         (self.refused, self.failing) = (Some(Refused::NotInstalled), false);
+                        self.place.iter().for_each(|place| place.fails("the API server does not know this kind (404)"));
                         self.begin_again();
                         return Err(Refused::NotInstalled);
                     }
@@ -254,6 +280,7 @@ impl<K, E> Watch<K, E> {
                 tracing::info!(what = self.what, "this kind is installed now");
             }
             (self.failing, self.refused) = (false, None);
+            self.place.iter().for_each(Entry::is_listed);
         }
         event
     }
@@ -267,6 +294,7 @@ impl<K, E> Watch<K, E> {
             tracing::warn!(what = self.what, error, "the watch failed; it is tried again until it works");
             self.failing = true;
         }
+        self.place.iter().for_each(|place| place.fails(&error));
         self.begin_again();
         error
     }
@@ -340,43 +368,5 @@ pub fn explain(error: &(dyn Error + 'static)) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_missing_kubeconfig_is_named() {
-        let error = connect(Mode::Auto, Some(Path::new("/no/such/config"))).await.err().unwrap().to_string();
-        assert!(error.contains("/no/such/config"), "{error}");
-    }
-
-    #[tokio::test]
-    async fn off_is_off() {
-        assert!(connect(Mode::Off, Some(Path::new("/no/such/config"))).await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_kubeconfig_makes_a_client_without_any_call() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("config");
-        let text = r#"{"apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
-            "users": [{"name": "u", "user": {"token": "t"}}]}"#;
-        std::fs::write(&path, text).unwrap();
-        assert!(connect(Mode::On, Some(&path)).await.unwrap().is_some());
-    }
-
-    #[test]
-    fn errors_are_explained_with_their_causes() {
-        let status = kube::core::Status::failure("leases is forbidden", "Forbidden").with_code(403).boxed();
-        let refused = || kube::Error::Service(Box::new(std::io::Error::other("connection refused")));
-        for (error, expected) in [
-            (watcher::Error::InitialListFailed(kube::Error::Api(status)), "leases is forbidden (403)"),
-            (watcher::Error::WatchFailed(refused()), "ServiceError: connection refused"),
-        ] {
-            let explained = explain(&error);
-            assert!(explained.ends_with(&format!(": {expected}")), "{explained}");
-            assert_eq!(explained.matches(expected).count(), 1);
-        }
-    }
-}
+#[path = "cluster_tests.rs"]
+mod tests;

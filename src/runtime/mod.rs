@@ -11,3 +11,4 @@ pub mod publish;
 pub mod regular_file;
 pub mod state_dir;
 pub mod tasks;
+pub mod watch_board;

@@ -140,19 +140,19 @@ impl StateFile {
         }
     }
 
-    /// Keeps this, unless it is there already.
-    pub fn keep<T: Serialize>(&mut self, kept: &T) {
+    /// Keeps this, unless it is there already. Says whether it is there now.
+    pub fn keep<T: Serialize>(&mut self, kept: &T) -> bool {
         let text = match serde_json::to_vec(&Formatted { format: self.format, kept }) {
             Ok(text) => Zeroizing::new(text),
             Err(error) => {
-                self.folder.told_to_keep(&self.path, self.what, Err(error.into()));
-                return;
+                return self.folder.told_to_keep(&self.path, self.what, Err(error.into()));
             }
         };
         let digest = digest_of(&text);
         if self.written.as_ref() != Some(&digest) {
             self.written = self.folder.write(&self.path, self.what, &text).then_some(digest);
         }
+        self.written.is_some()
     }
 }
 

@@ -162,12 +162,16 @@ impl LearnedStore {
         self.state_dir.remove(&file(&self.state_dir, key), &what);
     }
 
-    /// Removes the files of all backends but those that `is_listed`: what was deleted while no server ran must not lend its
-    /// CA to one that takes its name later.
-    pub fn forget_others<'k>(&self, listed: impl Iterator<Item = &'k SourceKey>) {
+    /// Removes the files of all backends but those that are `listed`, and those of `incomplete` meshes, which may have more:
+    /// what was deleted while no server ran must not lend its CA to one that takes its name later.
+    pub fn forget_others<'k>(&self, listed: impl Iterator<Item = &'k SourceKey>, incomplete: &BTreeSet<Arc<str>>) {
         let listed: BTreeSet<PathBuf> = listed.map(|key| file(&self.state_dir, key)).collect();
+        let incomplete: BTreeSet<PathBuf> = incomplete.iter().map(|mesh| folder(&self.state_dir, mesh)).collect();
         for path in files_below(&self.state_dir.path().join("trust")) {
-            if listed.contains(&path) || path.extension().is_none_or(|extension| extension != "json") {
+            if path.parent().is_some_and(|folder| incomplete.contains(folder)) || listed.contains(&path) {
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "json") {
                 continue;
             }
             if self.state_dir.remove(&path, "which CA the issuer of a backend that is gone has named") {
@@ -200,8 +204,12 @@ impl LearnedStore {
 }
 
 fn file(state_dir: &StateDir, (mesh, backend): &(Arc<str>, Arc<str>)) -> PathBuf {
-    let folder = state_dir.path().join("trust");
-    folder.join(private_file::name_of(mesh)).join(private_file::name_of(backend) + ".json")
+    folder(state_dir, mesh).join(private_file::name_of(backend) + ".json")
+}
+
+/// Where the files of a mesh's backends are.
+fn folder(state_dir: &StateDir, mesh: &str) -> PathBuf {
+    state_dir.path().join("trust").join(private_file::name_of(mesh))
 }
 
 /// The files in the folders of `folder`: one folder for each mesh.

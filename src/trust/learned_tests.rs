@@ -125,10 +125,10 @@ fn files_of_backends_that_nobody_lists_are_removed() {
         store.roots(key).observe(TestCa::root("Root").certificate(), timestamp(100), &issuer()).unwrap();
         store.keep(key);
     }
-    LearnedStore::new(&StateDir::new(folder.path())).forget_others(keys[..1].iter());
+    LearnedStore::new(&StateDir::new(folder.path())).forget_others(keys[..1].iter(), &BTreeSet::new());
     let kept = keys.each_ref().map(|key| LearnedStore::has_kept(&StateDir::new(folder.path()), key, &issuer()));
     assert_eq!(kept, [true, false]);
-    LearnedStore::new(&StateDir::new(folder.path().join("nowhere"))).forget_others(keys.iter());
+    LearnedStore::new(&StateDir::new(folder.path().join("nowhere"))).forget_others(keys.iter(), &BTreeSet::new());
 }
 
 /// What is refused is the one that is new: leaves lead to the others.

@@ -1,5 +1,7 @@
 //! Silence, removal, replacement and restarts, and what is trusted then.
 
+use std::collections::BTreeSet;
+
 use super::super::state::{Answer, SourceKey, TrustState};
 use super::*;
 use crate::model::policy::{BuiltinSettings, CaSource, IssuerRef, PolicySet};
@@ -112,7 +114,7 @@ fn resources_that_arrive_one_by_one_lose_nothing() {
     let half = restart(&before, &backends[..1], &[("one", &one)]);
     assert_eq!(trusted(&mut with(restart(&half, &backends[..1], &[]), &backends, &[])), ["One", "Other"]);
     let mut certain = half;
-    certain.forget_others();
+    certain.forget_others(&BTreeSet::new());
     assert_eq!(trusted(&mut with(certain, &backends, &[])), ["One"], "it was taken off the list");
 }
 

@@ -1,6 +1,6 @@
 //! What is trusted, given what the sources said last: the pure core of the trust store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -108,9 +108,10 @@ impl TrustState {
         gone
     }
 
-    /// The policies are all there is: what was kept of meshes and backends that are not among them is for nobody.
-    pub fn forget_others(&mut self) {
-        self.kept.clear();
+    /// The policies are all there is, but for those of `incomplete` meshes: what was kept of other meshes and backends that
+    /// are not among them is for nobody.
+    pub fn forget_others(&mut self, incomplete: &BTreeSet<Arc<str>>) {
+        self.kept.retain(|mesh, _| incomplete.contains(mesh));
     }
 
     /// What is to be kept for the next start.

@@ -33,7 +33,8 @@ pub struct Sources {
     pub policies: watch::Receiver<Arc<PolicySet>>,
     /// Mesh Secrets.
     pub secrets: watch::Receiver<Arc<KnownSecrets>>,
-    /// Whether `policies` is all there is: every resource has been read, and none of them is broken. While it is not, a mesh
+    /// Whether `policies` is all there is, but for what it says itself may be hidden by something that is broken
+    /// ([`Unserved`](crate::model::unserved::Unserved)): every place that has resources has been listed. While it is not, a mesh
     /// that is not among them may exist all the same.
     pub complete: watch::Receiver<bool>,
     /// Where roots that issuers named are kept.
@@ -79,7 +80,7 @@ impl TrustStore {
             told: BTreeMap::new(),
             to_keep: BTreeSet::new(),
             complete_since: None,
-            has_swept: false,
+            swept: None,
             files: FileWatch::new(),
             sources,
             clock,
@@ -135,8 +136,8 @@ struct Worker {
     to_keep: BTreeSet<SourceKey>,
     /// Since when the policies have been all there is.
     complete_since: Option<Timestamp>,
-    /// What no backend needs any more has been removed from the state directory.
-    has_swept: bool,
+    /// What no backend needs any more has been removed from the state directory, but for that of these meshes.
+    swept: Option<BTreeSet<Arc<str>>>,
     files: FileWatch,
     sources: Sources,
     clock: Clock,
@@ -156,7 +157,7 @@ impl Worker {
             let go_on = tokio::select! {
                 changed = self.sources.policies.changed() => changed.is_ok(),
                 changed = self.sources.secrets.changed() => changed.is_ok(),
-                changed = self.sources.complete.changed(), if !self.has_swept => changed.is_ok(),
+                changed = self.sources.complete.changed(), if self.swept.is_none() => changed.is_ok(),
                 // Also once a minute, which is when roots that nobody needs any more are dropped.
                 () = changes.next() => true,
                 () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => true,
@@ -255,23 +256,25 @@ impl Worker {
     }
 
     /// Removes what is kept of backends that no policy lists, once it is certain that none does. (What tells that the
-    /// resources are complete, and they themselves, come by different ways; and there is no hurry.)
+    /// resources are complete, and they themselves, come by different ways; and there is no hurry.) Of a mesh that may have more
+    /// than can be read of it nothing is removed; what is broken elsewhere is no reason to keep anything.
     fn sweep(&mut self, policies: &PolicySet) {
         let now = self.clock.now();
         self.complete_since =
             if *self.sources.complete.borrow_and_update() { self.complete_since.or(Some(now)) } else { None };
         let certain = self.complete_since.is_some_and(|since| now.duration_since(since) >= CERTAIN);
-        if self.has_swept || !certain {
+        let Some(incomplete) = policies.unserved.incomplete().filter(|_| certain) else { return };
+        if self.swept.as_ref() == Some(&incomplete) {
             return;
         }
-        self.has_swept = true;
         let of = |(mesh, policy): (&Arc<str>, &Arc<MeshPolicy>)| {
             let names = policy.backends.iter().filter(|backend| backend.kind.takes_trust_from_issuer());
             names.map(|backend| (mesh.clone(), backend.name.clone())).collect::<Vec<_>>()
         };
         let listed: Vec<SourceKey> = policies.meshes.iter().flat_map(of).collect();
-        self.learned.forget_others(listed.iter());
-        self.state.forget_others();
+        self.learned.forget_others(listed.iter(), &incomplete);
+        self.state.forget_others(&incomplete);
+        self.swept = Some(incomplete);
     }
 
     fn told(&self, key: &SourceKey) -> Option<&Answer> {

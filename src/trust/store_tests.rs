@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::model::policy::{Backend, DataSource, IssuerRef, MeshPolicy, ProvidedCa};
 use crate::model::secrets::{MeshSecrets, SecretBytes};
+use crate::model::unserved::Unserved;
 use crate::testing::certs::{TestCa, timestamp};
 
 struct Rig {
@@ -215,13 +216,73 @@ async fn what_was_learned_of_a_mesh_that_is_gone_is_removed_once_all_resources_a
     assert_eq!(
         (cas(&store.of("default")), kept()),
         (vec!["CN=Root".to_owned()], [true, true]),
-        "a broken file may hide it"
+        "the cluster may have it"
     );
     complete.send_replace(true);
     tokio::time::sleep(Duration::from_millis(10)).await;
     assert_eq!(kept(), [true, true], "what lists it may still be under way");
     some_looks().await;
     assert_eq!(kept(), [true, false]);
+}
+
+/// Something is always wrong somewhere; what that cannot hide is gone all the same.
+#[tokio::test(start_paused = true)]
+async fn only_what_a_broken_resource_may_hide_is_kept_of_what_is_gone() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let state = StateDir::new(state_dir.path());
+    let issuer: Arc<str> = "cert-manager.io/Issuer/ca".into();
+    let names = ["default", "gone", "broken", "in-part"];
+    let key = |mesh: &str| (Arc::from(mesh), Arc::from("ca"));
+    let secrets = names.map(|mesh| secret(mesh, "root", &TestCa::root(mesh)));
+    // It has been served with all of them, and their issuers had named theirs.
+    let before = Rig::start(policies(&names.map(|mesh| (mesh, from_secret("root")))), secrets.into_iter().collect());
+    before.settle().await;
+    std::fs::create_dir_all(state_dir.path().join("served")).unwrap();
+    for entry in std::fs::read_dir(before.state_dir.path().join("served")).unwrap().flatten() {
+        std::fs::copy(entry.path(), state_dir.path().join("served").join(entry.file_name())).unwrap();
+    }
+    let mut learned = LearnedStore::new(&state);
+    for mesh in names {
+        let root = TestCa::root("Root");
+        learned.roots(&key(mesh)).observe(root.certificate(), timestamp(1_900_000_000), &issuer).unwrap();
+        learned.keep(&key(mesh));
+    }
+    let hiding = |waiting: &[&str], in_part: &[&str], unread: bool| {
+        let mut all = PolicySet::clone(&policies(&[("default", CaSource::Issuer)]));
+        let set = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect();
+        all.unserved = Unserved { waiting: set(waiting), in_part: set(in_part), ..Unserved::default() };
+        all.unserved.unread = unread.then(|| "file".into());
+        Arc::new(all)
+    };
+    let (publish, policies_rx) = watch::channel(hiding(&["broken"], &["in-part"], true));
+    let (_secrets, secrets) = watch::channel(in_files(MeshSecrets::default()));
+    let (_complete, complete) = watch::channel(true);
+    let sources = Sources { policies: policies_rx, secrets, complete, state_dir: state.clone() };
+    let (tasks, _deaths) = Tasks::new();
+    let _store = TrustStore::start(sources, Clock::simulated(timestamp(1_800_000_000)), &tasks);
+    let some_looks = || tokio::time::sleep(Duration::from_secs(150));
+    let kept = || {
+        let has_learned = |mesh: &&str| LearnedStore::has_kept(&state, &key(mesh), &issuer);
+        let served = Record::read(&state, timestamp(1_800_000_000)).kept();
+        names
+            .into_iter()
+            .filter(|mesh| {
+                assert!(*mesh == "default" || has_learned(mesh) == served.contains_key(*mesh), "{mesh}");
+                has_learned(mesh)
+            })
+            .collect::<Vec<_>>()
+    };
+    some_looks().await;
+    assert_eq!(kept(), names, "any may be in what is not understood");
+    publish.send_replace(hiding(&["broken"], &["in-part"], false));
+    some_looks().await;
+    assert_eq!(kept(), ["default", "broken", "in-part"]);
+    publish.send_replace(hiding(&[], &["in-part"], false));
+    some_looks().await;
+    assert_eq!(kept(), ["default", "in-part"]);
+    publish.send_replace(hiding(&[], &[], false));
+    some_looks().await;
+    assert_eq!(kept(), ["default"]);
 }
 
 /// A mesh of one provided CA whose leaves live for ten hours.

@@ -16,7 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("issue", &["model", "runtime"]),
     ("trust", &["model", "runtime"]),
     ("serve", &["identify", "model", "runtime"]),
-    ("admin", &["issue", "model", "observe", "serve", "trust"]),
+    ("admin", &["issue", "model", "observe", "runtime", "serve", "trust"]),
     ("app", &["admin", "config", "identify", "issue", "mesh", "model", "observe", "runtime", "serve", "trust"]),
     ("demo", &["app", "config", "identify", "runtime"]),
     ("load", &["identify", "model", "runtime"]),

@@ -15,6 +15,7 @@ mod hostile;
 mod kubernetes_identity;
 mod last_good;
 mod late_trust;
+mod left_behind;
 mod load;
 mod membership;
 mod outages;

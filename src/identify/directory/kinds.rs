@@ -17,6 +17,7 @@ use super::Directory;
 use super::table::{Key, Object};
 use crate::runtime::cluster::{MetadataWatch, explain};
 use crate::runtime::tasks::Tasks;
+use crate::runtime::watch_board::WatchBoard;
 
 /// Label of pods and namespaces: the mesh that they are assigned to.
 pub(super) const MESH: &str = "kuma.io/mesh";
@@ -121,17 +122,18 @@ pub(super) async fn list_pods(client: &Client) -> Result<HashMap<String, Key>, S
     }
 }
 
-pub(super) fn watch_all(directory: &Directory, client: Client, tasks: &Tasks) {
-    watch::<Namespace>(Kind::Namespace, directory, &client, tasks);
-    watch::<ServiceAccount>(Kind::ServiceAccount, directory, &client, tasks);
-    watch::<Pod>(Kind::Pod, directory, &client, tasks);
+pub(super) fn watch_all(directory: &Directory, client: Client, board: &WatchBoard, tasks: &Tasks) {
+    watch::<Namespace>(Kind::Namespace, directory, &client, board, tasks);
+    watch::<ServiceAccount>(Kind::ServiceAccount, directory, &client, board, tasks);
+    watch::<Pod>(Kind::Pod, directory, &client, board, tasks);
 }
 
-fn watch<K>(kind: Kind, directory: &Directory, client: &Client, tasks: &Tasks)
+fn watch<K>(kind: Kind, directory: &Directory, client: &Client, board: &WatchBoard, tasks: &Tasks)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
 {
-    let mut events = MetadataWatch::<K>::of_metadata(kind.plural(), Api::all(client.clone()), Config::default());
+    let mut events =
+        MetadataWatch::<K>::of_metadata(kind.plural(), Api::all(client.clone()), Config::default()).reporting(board);
     let directory = directory.clone();
     tasks.spawn_essential("directory watch", async move {
         loop {

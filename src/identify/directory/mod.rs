@@ -29,6 +29,7 @@ use crate::model::identity::{Labels, Pod};
 use crate::runtime::clock::Clock;
 use crate::runtime::publish;
 use crate::runtime::tasks::Tasks;
+use crate::runtime::watch_board::WatchBoard;
 
 /// Questions about single objects under way at once; see the same of token reviews.
 const AT_ONCE: usize = 32;
@@ -139,8 +140,8 @@ impl Shelf {
 
 impl Directory {
     /// Watches the cluster behind `client`, which must allow `get`, `list` and `watch` on pods, namespaces and
-    /// serviceaccounts in all of it.
-    pub fn start(client: Client, clock: Clock, tasks: &Tasks) -> Self {
+    /// serviceaccounts in all of it. `board` is told whether the API server lists them.
+    pub fn start(client: Client, clock: Clock, board: &WatchBoard, tasks: &Tasks) -> Self {
         let inner = Inner {
             clock,
             questions: Questions { client: client.clone(), slots: Semaphore::new(AT_ONCE) },
@@ -151,7 +152,7 @@ impl Directory {
             problems: watch::Sender::default(),
         };
         let directory = Self(Arc::new(inner));
-        kinds::watch_all(&directory, client, tasks);
+        kinds::watch_all(&directory, client, board, tasks);
         directory
     }
 

@@ -45,7 +45,12 @@ fn cluster() -> FakeApi {
 
 fn start(api: FakeApi) -> Rig {
     let tasks = Tasks::new();
-    let directory = Directory::start(api.client(), Clock::simulated(Timestamp::UNIX_EPOCH), &tasks.0);
+    let directory = Directory::start(
+        api.client(),
+        Clock::simulated(Timestamp::UNIX_EPOCH),
+        &WatchBoard::new(Clock::system()),
+        &tasks.0,
+    );
     Rig { api, directory, _tasks: tasks }
 }
 

@@ -4,12 +4,13 @@
 pub mod builtin;
 pub mod cert_manager;
 mod der;
+mod left_behind;
 mod local;
 pub mod provided;
 mod signed_here;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 use self::builtin::Builtin;
 use self::cert_manager::CertManager;
+pub use self::left_behind::LeftBehind;
 use self::provided::{Provided, Surroundings};
 pub use self::signed_here::{Knowing, SignedHere};
 use super::csr::SubjectKey;
@@ -172,14 +174,18 @@ impl Authorities {
 
     fn builtin(&self, mesh: &str, backend: &Backend) -> Result<Arc<Builtin>, String> {
         let BackendKind::Builtin(settings) = &backend.kind else { return Err("not a builtin backend".to_owned()) };
-        let folder =
-            self.state_dir.join("ca").join(private_file::name_of(mesh)).join(private_file::name_of(&backend.name));
+        let folder = builtin_folder(&self.state_dir, mesh, &backend.name);
         // The entry's lock is held while the CA is made, so that two who ask at once get the same one.
         let made = self.builtin.entry(folder.clone()).or_try_insert_with(|| {
             let name = format!("{mesh} {} CA", backend.name);
             Builtin::load_or_create(&folder, &name, settings.root_lifetime, self.clock.clone()).map(Arc::new)
         });
         made.map(|ca| ca.clone()).map_err(|error| error.to_string())
+    }
+
+    /// Nobody has the builtin CA in `folder` any more: whoever comes to have it later reads what is there then.
+    fn forget_builtin(&self, folder: &Path) {
+        self.builtin.remove(folder);
     }
 }
 
@@ -210,6 +216,11 @@ impl AuthoritySource for Authorities {
             BackendKind::NotInProgram(name) => Err(not_in_program(name)),
         }
     }
+}
+
+/// Where a backend's builtin CA is kept.
+fn builtin_folder(state_dir: &Path, mesh: &str, backend: &str) -> PathBuf {
+    state_dir.join("ca").join(private_file::name_of(mesh)).join(private_file::name_of(backend))
 }
 
 fn not_in_program(name: &str) -> String {

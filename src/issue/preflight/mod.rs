@@ -46,6 +46,9 @@ const LATE: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts: somebody waits for it.
 const AT_MOST: Duration = Duration::from_secs(60);
 
+/// When what could not be written is tried again, if nothing happens before.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
+
 /// What it works with.
 #[derive(Debug)]
 pub struct Settings {
@@ -134,7 +137,7 @@ impl Worker {
         let (tell, mut told) = mpsc::unbounded_channel();
         let (mut late, mut known_since) = (true, self.state.has_begun().then(Instant::now));
         loop {
-            self.keep();
+            let is_kept = self.keep();
             self.publish();
             self.start_tests(&tell);
             tokio::select! {
@@ -156,6 +159,7 @@ impl Worker {
                 }
                 Some((test, outcome)) = told.recv() => self.hear(&test, outcome),
                 Some(_ended) = self.tests.join_next() => {}
+                () = tokio::time::sleep(WRITE_AGAIN), if !is_kept => {}
             }
         }
     }
@@ -164,15 +168,13 @@ impl Worker {
         self.state.want(wanted, |test| self.passed.has(test), self.clock.now());
     }
 
-    /// For the next start.
-    fn keep(&mut self) {
+    /// For the next start. Says whether what there is to keep has been written.
+    fn keep(&mut self) -> bool {
         let before = std::mem::replace(&mut self.signers, self.state.signers());
         for (mesh, backend) in before.difference(&self.signers) {
             self.passed.forget(mesh, backend);
         }
-        if self.state.has_begun() {
-            self.record.keep(&record::to_keep(self.state.in_force(), self.state.kept()));
-        }
+        !self.state.has_begun() || self.record.keep(&record::to_keep(self.state.in_force(), self.state.kept()))
     }
 
     /// One task for each test that is open; those of others are given up, and what they have asked for with them.
@@ -227,6 +229,13 @@ impl Worker {
         // Who waits for it finds the policies.
         self.decide
             .send_if_modified(|decided| std::mem::replace(decided, self.state.has_begun()) != self.state.has_begun());
+        let before = self.tell.borrow().clone();
+        for ((mesh, backend), verdict) in &verdicts {
+            let told = before.get(&(mesh.clone(), backend.clone())).and_then(|before| before.unlisted.as_ref());
+            if let Some(signs) = verdict.unlisted.as_ref().filter(|signs| told != Some(signs)) {
+                tracing::warn!(%mesh, %backend, %signs, "a backend that is not listed any more signs, and is trusted, until the one that is enabled has passed its preflight");
+            }
+        }
         publish::if_changed(&self.tell, verdicts);
     }
 }

@@ -208,9 +208,17 @@ impl State {
             let key = (test.mesh, test.backend);
             let held = self.held.get(&key);
             let (holds_back, conflict) = (held.is_some(), held.cloned().flatten());
-            Some((key, Verdict { outcome, since, holds_back, conflict }))
+            let unlisted = held.and_then(|_| self.unlisted_signer(&key));
+            Some((key, Verdict { outcome, since, holds_back, conflict, unlisted }))
         };
         all_signers(&self.wanted).filter_map(verdict).collect()
+    }
+
+    /// Who signs in the place of a mesh's enabled backend, and is listed no more.
+    fn unlisted_signer(&self, (mesh, held): &Key) -> Option<Arc<str>> {
+        let wanted = self.wanted.meshes.get(mesh).filter(|wanted| wanted.enabled_backend.as_ref() == Some(held))?;
+        let signs = self.in_force.meshes.get(mesh)?.enabled_backend.clone()?;
+        wanted.backend(&signs).is_none().then_some(signs)
     }
 
     /// The tests that have yet to come out well.

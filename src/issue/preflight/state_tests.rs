@@ -182,6 +182,50 @@ fn what_is_not_a_signer_is_never_held_back() {
 }
 
 #[test]
+fn a_ca_that_is_taken_off_the_list_does_not_wait_for_the_signer() {
+    let mut rig = Rig::new();
+    rig.want(mesh("a=one old=x b=two"));
+    rig.told("a", Outcome::Passed);
+    rig.want(mesh("b=two old=x a=one"));
+    rig.told("b", failed());
+    assert_eq!(rig.in_force(), "a: a=one old=x b=two");
+    // What is said of one that signs for nobody counts at once.
+    rig.want(mesh("b=two old=shorter a=one more=m"));
+    assert_eq!(rig.in_force(), "a: a=one old=shorter b=two more=m");
+    rig.want(mesh("b=two a=one"));
+    assert_eq!(rig.in_force(), "a: a=one b=two");
+    rig.restart(vec![mesh("b=two a=one")], &["a"]);
+    assert_eq!(rig.in_force(), "a: a=one b=two");
+    let unlisted = |rig: &Rig| rig.state.verdicts().into_values().find_map(|verdict| verdict.unlisted);
+    assert_eq!(unlisted(&rig), None);
+    // The one that signs stays, and that is told.
+    rig.want(mesh("b=two"));
+    assert_eq!((rig.in_force(), unlisted(&rig)), ("a: a=one b=two".into(), Some("a".into())));
+    rig.told("b", Outcome::Passed);
+    assert_eq!((rig.in_force(), unlisted(&rig)), ("b: b=two".into(), None));
+}
+
+#[test]
+fn a_ca_that_is_taken_off_the_list_goes_also_where_old_and_new_have_no_place_beside_each_other() {
+    let mut rig = Rig::new();
+    rig.want(mesh("a=one old=x"));
+    rig.told("a", Outcome::Passed);
+    // One of an identity policy that takes the name of the one that signs.
+    let mut clash = mesh("b=two");
+    clash.backends.push(backend("a", "other"));
+    clash.identities.push(Arc::new(IdentityPolicy {
+        name: "web".into(),
+        selector: Selector::Nobody,
+        trust_domain: "default".into(),
+        path: None,
+        backend: "a".into(),
+    }));
+    rig.want(clash);
+    rig.told("a", Outcome::Passed);
+    assert_eq!(rig.in_force(), "a: a=one");
+}
+
+#[test]
 fn an_identity_policy_waits_for_its_own_signer_alone() {
     let mut rig = Rig::new();
     rig.want(mesh("a=one"));
@@ -198,7 +242,7 @@ fn an_identity_policy_waits_for_its_own_signer_alone() {
     assert_eq!(rig.in_force(), "b: b=other a=one of-web=two");
     // Changed, it stays what it was; the mesh's own signer as well.
     rig.want(with_identity(mesh("c=more"), "web", "three"));
-    assert_eq!(rig.in_force(), "b: b=other a=one of-web=two");
+    assert_eq!(rig.in_force(), "b: b=other of-web=two");
     rig.told("c", Outcome::Passed);
     assert_eq!(rig.in_force(), "c: c=more of-web=two");
     assert_eq!(rig.state.in_force().meshes["default"].identities.len(), 1);

@@ -224,3 +224,17 @@ async fn nothing_is_in_force_before_all_is_known_and_then_all_at_once() {
     assert_eq!(rig.signs(), "two");
     assert!(!rig.passes("two").await.holds_back);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_written_is_written_later_though_nothing_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_the_way = folder.path().join("preflight");
+    std::fs::write(&in_the_way, "").unwrap();
+    let mut rig = Rig::start(folder.path(), mesh("one", CaSource::Issuer), Some(TestCa::root("CA")));
+    rig.verdict("one", Outcome::is_good).await;
+    let kept = || recall(&StateDir::new(folder.path())).meshes.len();
+    assert_eq!(kept(), 0);
+    std::fs::remove_file(&in_the_way).unwrap();
+    tokio::time::sleep(WRITE_AGAIN + Duration::from_secs(1)).await;
+    assert_eq!(kept(), 1);
+}

@@ -30,6 +30,7 @@ pub use writer::{Sources, StatusWriter};
 use crate::runtime::cluster::{Refused, Watch, is_installed};
 use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::Tasks;
+use crate::runtime::watch_board::WatchBoard;
 use memory::Memory;
 use objects::Store;
 
@@ -37,11 +38,12 @@ use objects::Store;
 pub const DEFINITIONS: &str = include_str!("../../../deploy/crds.yaml");
 
 /// Watches the objects; those that have a namespace in `namespace`. The receiver shows always the last that was known: at
-/// first what is remembered in `state_dir`.
+/// first what is remembered in `state_dir`. `board` is told whether the API server lists them.
 pub fn watch_objects(
     client: &Client,
     namespace: &str,
     state_dir: &StateDir,
+    board: &WatchBoard,
     tasks: &Tasks,
 ) -> watch::Receiver<Arc<ClusterObjects>> {
     let (publish, published) = watch::channel(Arc::new(ClusterObjects::default()));
@@ -54,7 +56,7 @@ pub fn watch_objects(
                 Api::namespaced_with(client.clone(), namespace, &resource)
             }
         };
-        let mut events = Watch::new(kind.plural(), api, watcher::Config::default());
+        let mut events = Watch::new(kind.plural(), api, watcher::Config::default()).reporting(board);
         let mut memory = Memory::open(kind, state_dir);
         let tell = move |publish: &watch::Sender<Arc<ClusterObjects>>, listing| {
             publish.send_modify(|known| drop(Arc::make_mut(known).kinds.insert(kind, listing)));
@@ -75,7 +77,12 @@ pub fn watch_objects(
                 let event = match events.next_if_any().await {
                     Ok(event) => Ok(event),
                     Err(refused) => match confirmed(&client, kind, refused).await {
-                        Some(refused) => Err(refused),
+                        Some(refused) => {
+                            if refused == Refused::NotInstalled {
+                                events.is_known_to_be_absent();
+                            }
+                            Err(refused)
+                        }
                         None => continue,
                     },
                 };

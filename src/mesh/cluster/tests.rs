@@ -38,7 +38,9 @@ impl Scene {
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<ClusterObjects>> {
-        watch_objects(&self.api.client(), "system", &StateDir::new(self.folder.path().join("state")), &self.tasks)
+        let board = WatchBoard::new(Clock::system());
+        let state_dir = StateDir::new(self.folder.path().join("state"));
+        watch_objects(&self.api.client(), "system", &state_dir, &board, &self.tasks)
     }
 
     pub(super) fn live(&self, paths: Vec<PathBuf>) -> LiveResources {
@@ -207,7 +209,8 @@ async fn statuses_follow_and_others_conditions_stay() {
     assert_eq!(scene.condition("meshes", "one", "Other"), others);
 
     let verdict = |outcome| {
-        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false, conflict: None };
+        let verdict =
+            Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back: false, conflict: None, unlisted: None };
         Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
     };
     tell.send_replace(verdict(Outcome::Failed("no such issuer".to_owned())));
@@ -253,7 +256,7 @@ async fn a_condition_is_of_the_version_that_it_names_and_written_when_it_changes
     scene.api.put("meshes", mesh("one", "ca-1"));
     let tell = scene.serve(scene.live(vec![]));
     let verdict = |outcome, holds_back| {
-        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back, conflict: None };
+        let verdict = Verdict { outcome, since: Timestamp::UNIX_EPOCH, holds_back, conflict: None, unlisted: None };
         Arc::new(Verdicts::from([(("one".into(), "ca-1".into()), verdict)]))
     };
     scene.reason_becomes("meshes", "one", "Ready", "Accepted").await;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::model::secrets::{MeshSecret, MeshSecrets, SecretBytes};
 use crate::runtime::cluster::Watch;
 use crate::runtime::tasks::Tasks;
+use crate::runtime::watch_board::WatchBoard;
 
 /// The type of Kubernetes Secret that is a mesh Secret.
 pub const SECRET_TYPE: &str = "system.kuma.io/secret";
@@ -28,11 +29,16 @@ const KEY: &str = "value";
 
 /// Watches the mesh Secrets in `namespace`. The receiver shows `None` until they are known for the first time, then
 /// always the last that was known, also while the API server is away; it changes only when a content does. One that cannot be
-/// read keeps its last content, and is there also if it has none.
-pub fn watch_mesh_secrets(client: Client, namespace: &str, tasks: &Tasks) -> watch::Receiver<Option<Arc<MeshSecrets>>> {
+/// read keeps its last content, and is there also if it has none. `board` is told whether the API server lists them.
+pub fn watch_mesh_secrets(
+    client: Client,
+    namespace: &str,
+    board: &WatchBoard,
+    tasks: &Tasks,
+) -> watch::Receiver<Option<Arc<MeshSecrets>>> {
     let (publish, published) = watch::channel(None);
     let selected = watcher::Config::default().fields(&format!("type={SECRET_TYPE}"));
-    let mut events = Watch::new("mesh Secrets", Api::namespaced(client, namespace), selected);
+    let mut events = Watch::new("mesh Secrets", Api::namespaced(client, namespace), selected).reporting(board);
     tasks.spawn_essential("mesh Secret watch", async move {
         let mut store = Store::default();
         loop {
@@ -124,6 +130,7 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::runtime::clock::Clock;
     use crate::testing::fake_cluster::FakeApi;
 
     fn secret(name: &str, mesh: Option<&str>, value: &str) -> Value {
@@ -159,7 +166,8 @@ mod tests {
         );
         api.put("secrets", json!({"metadata": {"name": "broken"}, "type": SECRET_TYPE, "data": {"key": "eA=="}}));
         api.put("secrets", json!({"metadata": {"name": "garbage"}, "type": SECRET_TYPE, "data": "x"}));
-        let mut secrets = watch_mesh_secrets(api.client(), "kong-mesh-system", &tasks);
+        let mut secrets =
+            watch_mesh_secrets(api.client(), "kong-mesh-system", &WatchBoard::new(Clock::system()), &tasks);
         assert!(secrets.borrow().is_none());
         let broken = ("default", "broken", Err("its data has no key `value`"));
         let garbage = ("default", "garbage", Err("it has not the shape of a Secret"));
@@ -185,7 +193,8 @@ mod tests {
     async fn the_last_known_stay_during_an_outage_and_no_change_is_no_news() {
         let (api, (tasks, _deaths)) = (FakeApi::default(), Tasks::new());
         api.put("secrets", secret("ca", None, "one"));
-        let mut secrets = watch_mesh_secrets(api.client(), "kong-mesh-system", &tasks);
+        let mut secrets =
+            watch_mesh_secrets(api.client(), "kong-mesh-system", &WatchBoard::new(Clock::system()), &tasks);
         shows(&mut secrets, &[("default", "ca", Ok("one"))]).await;
         api.set_down(true);
         sleep(Duration::from_secs(600)).await;
