@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::config::{Config, VerifyTokens};
+use crate::config::{Config, Kubernetes, VerifyTokens};
+use crate::identify::client_certificate::{PATHS, reads_back};
 use crate::identify::service_account::Keys;
 use crate::mesh::{Compiled, LiveResources, Settings};
 use crate::model::diagnostic::{Location, Problem};
+use crate::model::policy::{PolicySet, Selector};
 use crate::model::secrets::{KnownSecrets, MeshSecrets};
 use crate::runtime::clock::Clock;
 use crate::runtime::regular_file;
@@ -65,12 +67,98 @@ pub fn files(config: &Config, secrets: &Arc<MeshSecrets>, clock: &Clock) -> Foun
     found
 }
 
+/// The meshes that the configuration names and that there are not: wrong where the resources of files are all that there are,
+/// and what may be mended by an object of the cluster elsewhere.
+pub fn unknown_meshes(config: &Config, policies: &PolicySet) -> Found {
+    let found = |(field, mesh): (String, String)| {
+        let at = Location { field: Some(field), ..Location::default() };
+        let hint = policies.meshes.keys().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+        let hint = (!hint.is_empty()).then(|| format!("there is {hint}"));
+        let is_off = policies.unserved.off.contains(mesh.as_str());
+        let (what, hint) =
+            if is_off { ("has no identity to give: its mTLS is off", None) } else { ("is not there", hint) };
+        (is_off, Problem { at, what: format!("the mesh {mesh:?} {what}"), hint })
+    };
+    // What is broken is told as such.
+    let is_known = |mesh: &str| policies.meshes.contains_key(mesh) || policies.unserved.may_have(mesh).is_some();
+    let unknown = config.unknown_meshes(is_known).into_iter().map(found);
+    let may_be_in_cluster = config.kubernetes != Kubernetes::Off && config.cluster_resources;
+    let (warnings, problems): (Vec<_>, Vec<_>) = unknown.partition(|(is_off, _)| *is_off || may_be_in_cluster);
+    let told = |found: Vec<(bool, Problem)>| found.into_iter().map(|(_, problem)| problem).collect();
+    Found { problems: told(problems), warnings: told(warnings) }
+}
+
+/// The identities whose certificates are no proof, although `clientCertificate` is on.
+pub fn no_client_certificates(config: &Config, policies: &PolicySet) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    for mesh in policies.meshes.values().filter(|_| config.identify.client_certificate) {
+        for identity in mesh.identities.iter().filter(|identity| identity.selector != Selector::Nobody) {
+            let Some(path) = &identity.path else { continue };
+            if !reads_back(path, &mesh.name, &config.zone) {
+                let resource = Some(format!("MeshIdentity {} of mesh {}", identity.name, mesh.name));
+                let field = Some("spec.spiffeID.path".to_owned());
+                warnings.push(Problem {
+                    at: Location { resource, field, ..Location::default() },
+                    what: "clientCertificate does not accept certificates with such an ID".to_owned(),
+                    hint: Some(format!("workloads are read from {PATHS} alone; its proxies need another proof")),
+                });
+            }
+        }
+    }
+    warnings
+}
+
 /// Warns of what `check` would find in the files that resources name, beside `known`. The server begins all the same: they
 /// are read again when they are used, and may be on their way.
 pub(super) fn warn_of_named_files(config: &Config, kubernetes_available: bool, known: &[Problem], clock: &Clock) {
     for problem in resources(config, kubernetes_available, clock).problems {
         if !known.contains(&problem) {
             tracing::warn!("{problem}; it is read again when it is used");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::{Overrides, Surroundings};
+    use crate::model::policy::{IdentityPolicy, MeshPolicy};
+    use crate::model::template::PathTemplate;
+
+    #[test]
+    fn identities_that_a_client_certificate_cannot_prove_are_told() {
+        let mut config = Config::load(None, Overrides { state_dir: Some("/s".into()), ..Overrides::default() }, &{
+            Surroundings::default()
+        })
+        .unwrap();
+        config.zone = "east".to_owned();
+        let identity = |path: Option<&str>, selector| {
+            Arc::new(IdentityPolicy {
+                name: path.unwrap_or("default").into(),
+                selector,
+                trust_domain: "prod".into(),
+                path: path.map(|path| PathTemplate::parse(path).unwrap()),
+                backend: "ca".into(),
+            })
+        };
+        let everybody = || Selector::Labels(BTreeMap::default());
+        let unread = ["/{{ .Zone }}/{{ .Workload }}", "/{{ .Name }}", "/ns/{{ .ServiceAccount }}/sa/{{ .Namespace }}"];
+        let read = ["/ns/{{ .Namespace }}/sa/{{ .ServiceAccount }}", "/{{ .Workload }}", "/ns/{{ .Namespace }}/sa/a"];
+        let identities = unread.into_iter().chain(read).map(|path| identity(Some(path), everybody()));
+        let others = [identity(None, everybody()), identity(Some("/a/b"), Selector::Nobody)];
+        let mesh = MeshPolicy {
+            identities: identities.chain(others).collect(),
+            ..MeshPolicy::classic("prod".into(), "ca".into(), Vec::new())
+        };
+        let policies = PolicySet { meshes: [("prod".into(), Arc::new(mesh))].into(), ..PolicySet::default() };
+        assert_eq!(no_client_certificates(&config, &policies), []);
+        config.identify.client_certificate = true;
+        let warnings = no_client_certificates(&config, &policies);
+        assert_eq!(warnings.len(), unread.len(), "{warnings:?}");
+        for (warning, path) in warnings.iter().zip(unread) {
+            assert_eq!(warning.at.resource, Some(format!("MeshIdentity {path} of mesh prod")));
         }
     }
 }

@@ -6,7 +6,7 @@ use kube::Client;
 use tokio::sync::watch;
 
 use super::{StartError, convert, wrong};
-use crate::config::{Config, ServiceAccountToken, UnixPeerIs, UnixPeerRule, VerifyTokens};
+use crate::config::{self, Config, ServiceAccountToken, UnixPeerIs, UnixPeerRule, VerifyTokens};
 use crate::identify::Identify;
 use crate::identify::chain::Identifiers;
 use crate::identify::client_certificate::ClientCertificates;
@@ -49,9 +49,7 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
     let among_pods = kubernetes.is_some() || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let mut methods: Vec<Arc<dyn Identify>> = Vec::new();
     let mut problems = Vec::new();
-    let asks_for_pods =
-        identify.service_account_token.is_some() || identify.unix_peers.iter().any(UnixPeerRule::is_pod);
-    let cluster = kubernetes.filter(|_| asks_for_pods).map(|client| {
+    let cluster = kubernetes.filter(|_| goes_by_cluster(identify)).map(|client| {
         let directory = Arc::new(Directory::start(client.clone(), clock.clone(), &board, tasks));
         problems.push(directory.problems());
         (client, directory)
@@ -81,6 +79,12 @@ pub(super) fn start(surroundings: Surroundings<'_>) -> Result<Started, StartErro
     let zone = config.zone.as_str().into();
     let identifiers = Identifiers::new(methods, identify.insecure_node_id, policies, rules, zone);
     Ok(Started { identifiers, problems })
+}
+
+/// Whether any of the methods names service accounts or pods: if there is a cluster, they have to be in it, and their namespace
+/// may say which mesh they are in.
+fn goes_by_cluster(identify: &config::Identify) -> bool {
+    identify.service_account_token.is_some() || identify.client_certificate || identify.asks_for_pods()
 }
 
 /// What says whether a service account token is good.
@@ -115,4 +119,19 @@ fn rule(rule: &UnixPeerRule) -> Rule {
         },
     };
     Rule { uid: rule.uid, gid: rule.gid, is }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_name_an_account_is_looked_up_in_the_cluster() {
+        let pod = UnixPeerRule { uid: None, gid: None, is: UnixPeerIs::Pod };
+        let nothing = config::Identify::default;
+        assert!(!goes_by_cluster(&nothing()));
+        assert!(!goes_by_cluster(&config::Identify { proxy_token: Some(config::ProxyToken::default()), ..nothing() }));
+        assert!(goes_by_cluster(&config::Identify { client_certificate: true, ..nothing() }));
+        assert!(goes_by_cluster(&config::Identify { unix_peers: vec![pod], ..nothing() }));
+    }
 }

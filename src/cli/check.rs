@@ -38,14 +38,16 @@ impl Check {
         }
         let compiled = app::check::resources(&config, config.kubernetes != Kubernetes::Off, &clock);
         compiled.notices.iter().for_each(|notice| output::error(format_args!("notice: {notice}")));
-        let meshes = &compiled.resources.policies.meshes;
-        for (field, mesh) in config.unknown_meshes(|mesh| meshes.contains_key(mesh)) {
-            output::error(format_args!("warning: {field}: there is no mesh {mesh:?}"));
-        }
+        let policies = &compiled.resources.policies;
+        let app::check::Found { problems: unknown_meshes, mut warnings } =
+            app::check::unknown_meshes(&config, policies);
+        warnings.extend(app::check::no_client_certificates(&config, policies));
+        problems.extend(unknown_meshes);
         problems.extend(compiled.problems);
         let secrets = Arc::new(compiled.resources.secrets.clone());
-        let app::check::Found { problems: in_files, warnings } = app::check::files(&config, &secrets, &clock);
-        problems.extend(in_files);
+        let in_files = app::check::files(&config, &secrets, &clock);
+        problems.extend(in_files.problems);
+        warnings.extend(in_files.warnings);
         warnings.iter().for_each(|warning| output::error(format_args!("warning: {warning}")));
         if config.kubernetes == Kubernetes::Off && config.identify.service_account_token.is_some() {
             let at = Location { field: Some("identify.serviceAccountToken".to_owned()), ..Location::default() };

@@ -179,6 +179,29 @@ fn check_looks_into_revocations_and_waits_for_no_pipe() {
     assert!(problems.contains("Secret revoked-default of mesh default: revocations: it is not UTF-8"), "{problems}");
 }
 
+/// A rule for a mesh with a typing error guards nothing.
+#[test]
+fn check_refuses_a_mesh_that_there_is_not_unless_the_cluster_may_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (config, mesh) = (path("server.yaml"), path("mesh.yaml"));
+    let backends = "{enabledBackend: b, backends: [{name: b, type: builtin}]}";
+    let off = "---\n{type: Mesh, name: off}\n";
+    std::fs::write(&mesh, format!("{{type: Mesh, name: default, mtls: {backends}}}\n{off}")).unwrap();
+    let with = |more: &str, mesh_name: &str| {
+        let allow = format!("{{allow: [{{mesh: {mesh_name}, workloads: [web]}}]}}");
+        let text = format!("resources: [{mesh}]\nidentify: {{proxyToken: {{}}}}\nmembership: {allow}\n{more}\n");
+        std::fs::write(&config, text).unwrap();
+        check(&["--config", &config])
+    };
+    for more in ["kubernetes: off", "clusterResources: false"] {
+        let problems = with(more, "defalt").unwrap();
+        assert_eq!(problems, "membership.allow[0].mesh: the mesh \"defalt\" is not there (there is default)\n");
+        assert_eq!((with(more, "default"), with(more, "off")), (None, None));
+    }
+    assert_eq!(with("kubernetes: auto", "defalt"), None, "the cluster may have it");
+}
+
 #[test]
 fn serve_tells_everything_that_is_wrong_with_its_configuration_too() {
     let folder = tempfile::tempdir().unwrap();

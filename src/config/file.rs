@@ -45,18 +45,19 @@ fn decode_file(root: &Field<'_>) -> Option<File> {
     let (identify, places) = fields.given("identify").and_then(|f| Identify::decode(&f)).unwrap_or_default();
     let kubernetes = [("auto", Kubernetes::Auto), ("on", Kubernetes::On), ("off", Kubernetes::Off)];
     let located = |field: Field<'_>| field.text().map(|text| (text.to_owned(), field.location()));
+    // What opens something when it is left out is refused with nothing after it.
     let file = File {
-        listeners: fields.optional("listeners").and_then(|f| decode_listeners(&f)),
+        listeners: fields.given("listeners").and_then(|f| decode_listeners(&f)),
         admin: fields.optional("admin").and_then(|f| decode_admin(&f)),
-        resources: fields.optional("resources").map(|f| decode_paths(&f)).unwrap_or_default(),
+        resources: fields.given("resources").map(|f| decode_paths(&f)).unwrap_or_default(),
         state_dir: fields.optional("stateDir").and_then(|f| f.name().map(PathBuf::from)),
         system_namespace: fields.optional("systemNamespace").and_then(located),
         zone: fields.optional("zone").and_then(located),
-        kubernetes: fields.optional("kubernetes").and_then(|f| f.one_of(&kubernetes)).unwrap_or_default(),
-        cluster_resources: fields.optional("clusterResources").and_then(|f| f.boolean()),
+        kubernetes: fields.given("kubernetes").and_then(|f| f.one_of(&kubernetes)).unwrap_or_default(),
+        cluster_resources: fields.given("clusterResources").and_then(|f| f.boolean()),
         membership: fields.given("membership").and_then(|f| Membership::decode(&f)).unwrap_or_default(),
         naming: fields.optional("naming").and_then(|f| Naming::decode(&f)).unwrap_or_default(),
-        limits: fields.optional("limits").and_then(|f| decode_limits(&f)).unwrap_or_default(),
+        limits: fields.given("limits").and_then(|f| decode_limits(&f)).unwrap_or_default(),
         ads: fields.optional("ads").and_then(|f| f.strict_map(decode_ads)).unwrap_or_default(),
         identify,
         places,
@@ -90,7 +91,7 @@ fn decode_limits(field: &Field<'_>) -> Option<Limits> {
     let fields = field.map()?;
     let default = Limits::default();
     let limit = |key, most, default| {
-        let value = fields.optional(key).and_then(|field| field.integer(1..=most));
+        let value = fields.given(key).and_then(|field| field.integer(1..=most));
         value.and_then(|value| usize::try_from(value).ok()).unwrap_or(default)
     };
     let limits = Limits {
@@ -98,13 +99,13 @@ fn decode_limits(field: &Field<'_>) -> Option<Limits> {
         streams_per_proxy: limit("streamsPerProxy", 10_000, default.streams_per_proxy),
         streams_per_identity: limit("streamsPerIdentity", 1_000_000, default.streams_per_identity),
         new_streams_per_second: fields
-            .optional("newStreamsPerSecond")
+            .given("newStreamsPerSecond")
             .and_then(|field| field.integer(0..=1_000_000))
             .and_then(|rate| u32::try_from(rate).ok())
             .filter(|rate| *rate > 0),
         names_per_stream: limit("namesPerStream", 4096, default.names_per_stream),
         max_connection_age: fields
-            .optional("maxConnectionAge")
+            .given("maxConnectionAge")
             .and_then(|field| decode_age(&field))
             .or(default.max_connection_age),
         issuances_in_flight: limit("issuancesInFlight", 10_000, default.issuances_in_flight),

@@ -41,7 +41,8 @@ impl Listener {
     pub(super) fn decode(field: &Field<'_>) -> Option<Self> {
         let fields = field.map()?;
         let (address, unix) = (fields.optional("address"), fields.optional("unix"));
-        let (mode_field, tls_field) = (fields.optional("mode"), fields.optional("tls"));
+        // With nothing after it, neither must quietly be what it is when it is left out: open to all who reach it.
+        let (mode_field, tls_field) = (fields.given("mode"), fields.given("tls"));
         fields.refuse_others();
 
         let mode = mode_field.as_ref().map_or(Some(DEFAULT_MODE), decode_mode);
@@ -78,8 +79,8 @@ impl ListenerTls {
         let path = |field: Field<'_>| field.name().map(PathBuf::from);
         let certificate = fields.required("certificate").and_then(path);
         let private_key = fields.required("privateKey").and_then(path);
-        let client_ca = fields.optional("clientCa");
-        let client_crl = fields.optional("clientCrl");
+        let client_ca = fields.given("clientCa");
+        let client_crl = fields.given("clientCrl");
         fields.refuse_others();
         if let (None, Some(client_crl)) = (&client_ca, &client_crl) {
             client_crl.problem_with_hint("is for client certificates, and none is asked for", "give clientCa as well");

@@ -48,7 +48,7 @@ impl Membership {
 
     pub(super) fn decode(field: &Field<'_>) -> Option<Self> {
         field.strict_map(|fields| Self {
-            default: fields.optional("default").and_then(|f| f.name().map(str::to_owned)),
+            default: fields.given("default").and_then(|f| f.name().map(str::to_owned)),
             // Whoever writes it wants to keep somebody out: with nothing after it, it must not quietly let in all.
             allow: fields
                 .given("allow")

@@ -322,3 +322,45 @@ fn proxy_tokens_have_keys_audiences_and_revocations() {
         assert!(problems.iter().any(|problem| problem.to_string().contains(told)), "{wrong}: {problems:?}");
     }
 }
+
+/// Each of these is a protection that is off, or another one, when it is left out.
+#[test]
+fn a_protection_with_nothing_after_it_is_refused() {
+    let tls = |rest: &str| format!("listeners: [{{address: 'a:1', tls: {{certificate: c, privateKey: k, {rest}}}}}]");
+    let peers = |rule: &str| format!("listeners: [{{unix: /s}}]\nidentify: {{unixPeer: [{{{rule}}}]}}");
+    for (text, field) in [
+        ("listeners:\n- address: a:1\n  tls:\n".to_owned(), "listeners[0].tls"),
+        ("listeners: [{unix: /s, mode: }]".to_owned(), "listeners[0].mode"),
+        (tls("clientCa: "), "listeners[0].tls.clientCa"),
+        (tls("clientCa: a, clientCrl: "), "listeners[0].tls.clientCrl"),
+        (tls("clientCa: a, clientCrl: ~"), "listeners[0].tls.clientCrl"),
+        ("identify: {proxyToken: {revocations: }}".to_owned(), "identify.proxyToken.revocations"),
+        ("identify: {proxyToken: {publicKeys: }}".to_owned(), "identify.proxyToken.publicKeys"),
+        ("identify: {proxyToken: {publicKeys: []}}".to_owned(), "identify.proxyToken.publicKeys"),
+        ("identify: {proxyToken: {audiences: }}".to_owned(), "identify.proxyToken.audiences"),
+        ("identify: {serviceAccountToken: {audiences: }}".to_owned(), "identify.serviceAccountToken.audiences"),
+        ("identify: {serviceAccountToken: {verify: jwks, issuer: }}".to_owned(), "identify.serviceAccountToken.issuer"),
+        (
+            "identify: {serviceAccountToken: {verify: jwks, issuer: a, jwks: }}".to_owned(),
+            "identify.serviceAccountToken.jwks",
+        ),
+        (peers("uid: 7, gid: , name: a, workload: a"), "identify.unixPeer[0].gid"),
+        (peers("uid: , name: a, workload: a"), "identify.unixPeer[0].uid"),
+        (peers("pod: true, uid: "), "identify.unixPeer[0].uid"),
+        (peers("pod: true, gid: "), "identify.unixPeer[0].gid"),
+        (peers("uid: 7, mesh: , name: a, workload: a"), "identify.unixPeer[0].mesh"),
+        (peers("uid: 7, labels: , name: a, workload: a"), "identify.unixPeer[0].labels"),
+        ("membership: {default: }".to_owned(), "membership.default"),
+        ("listeners:".to_owned(), "listeners"),
+        ("resources:".to_owned(), "resources"),
+        ("kubernetes:".to_owned(), "kubernetes"),
+        ("clusterResources:".to_owned(), "clusterResources"),
+        ("limits:".to_owned(), "limits"),
+        ("limits: {newStreamsPerSecond: }".to_owned(), "limits.newStreamsPerSecond"),
+        ("limits: {maxConnectionAge: }".to_owned(), "limits.maxConnectionAge"),
+        ("limits: {streams: }".to_owned(), "limits.streams"),
+    ] {
+        let problems = load(&text).expect_err(&text);
+        assert!(problems.iter().any(|problem| problem.contains(&format!(": {field}: "))), "{text}: {problems:?}");
+    }
+}

@@ -1,13 +1,17 @@
 //! The CAs that client certificates are verified against, and the revocation lists that go with them. Pure.
 //!
-//! The same judge verifies a certificate in the handshake and, when the files have changed, while streams live by it.
+//! The same judge verifies a certificate in the handshake and, when the files have changed, while streams live by it. What it
+//! accepts is good as long as each certificate of the path that it has found, the CA's own included: who trusts a CA trusts it
+//! until its end, though rustls does not look at that.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -32,6 +36,10 @@ pub struct ClientCa {
     verifier: Arc<Verifier>,
 }
 
+/// How long a file of revocation lists has to stay without one that it had before that is believed: whoever writes it in several
+/// steps takes no longer between two of them.
+pub const SETTLED: Duration = Duration::from_secs(5);
+
 /// Why there are no such CAs.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClientCaError {
@@ -51,24 +59,57 @@ impl ClientCa {
     /// revoked certificate alive.
     ///
     /// # Errors
-    /// [`ClientCaError`]; also for a list that names a CA's key, which has not signed it.
+    /// [`ClientCaError`]; also for a certificate that is no CA's, and for a list that names a CA's key, which has not signed it.
     pub fn from_pem(ca: &[u8], crl: Option<&[u8]>) -> Result<Self, ClientCaError> {
+        Self::read(ca, crl, None)
+    }
+
+    /// What the files say now, where these are what they said before: a revocation list that is gone counts on, until
+    /// [`ClientCa::without_missed`], and so does one instead of which there is an older one, for good.
+    ///
+    /// # Errors
+    /// See [`ClientCa::from_pem`].
+    pub fn renewed(&self, ca: &[u8], crl: Option<&[u8]>) -> Result<Self, ClientCaError> {
+        Self::read(ca, crl, Some(&self.verifier.lists))
+    }
+
+    /// Without the revocation lists that have been gone for [`SETTLED`].
+    #[must_use]
+    pub fn without_missed(&self) -> Self {
+        let Verifier { paths, algorithms, anchors, lists } = &*self.verifier;
+        let (paths, anchors, lists) = (paths.clone(), anchors.clone(), lists.without_missed());
+        Self { verifier: Arc::new(Verifier { paths, algorithms: *algorithms, anchors, lists }) }
+    }
+
+    fn read(ca: &[u8], crl: Option<&[u8]>, last: Option<&RevocationLists>) -> Result<Self, ClientCaError> {
         let of_ca = |error: &dyn fmt::Display| ClientCaError::Ca(error.to_string());
         let mut roots = RootCertStore::empty();
         let cas = Certificate::many_from_pem(ca).map_err(|error| of_ca(&error))?;
-        for ca in &cas {
+        for (index, ca) in cas.iter().enumerate() {
+            // Else whoever has the key of a leaf could be trusted like a CA.
+            if !ca.is_ca() {
+                let what = format!("certificate {} ({}) is no CA's (basicConstraints)", index + 1, ca.subject());
+                return Err(ClientCaError::Ca(what));
+            }
             roots.add(ca.der().clone()).map_err(|error| of_ca(&error))?;
         }
         let lists = crl.map(|crl| RevocationLists::from_pem(crl, &cas)).transpose();
         let lists = lists.map_err(ClientCaError::Crl)?.unwrap_or_default();
-        let anchors = roots.roots.iter().cloned().zip(cas).collect();
+        let lists = match last {
+            Some(last) if crl.is_some() => lists.after(last, &cas),
+            _ => lists,
+        };
+        let mut anchors: Vec<_> = roots.roots.iter().cloned().zip(cas).collect();
+        // Of several paths the one is found first whose CA lasts longest, as after the renewal of a CA.
+        anchors.sort_by_key(|(_, ca)| Reverse(ca.validity().not_after));
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let algorithms = provider.signature_verification_algorithms;
         let paths = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             // Who shows none may have another proof.
             .allow_unauthenticated()
             .build()
             .map_err(|error| of_ca(&error))?;
-        Ok(Self { verifier: Arc::new(Verifier { paths, anchors, lists }) })
+        Ok(Self { verifier: Arc::new(Verifier { paths, algorithms, anchors, lists }) })
     }
 
     /// The judge of handshakes.
@@ -76,20 +117,37 @@ impl ClientCa {
         self.verifier.clone()
     }
 
-    /// Judges a chain that was shown, leaf first.
+    /// Judges a chain that was shown, leaf first, and says until when it is good: the first end of a certificate on the path
+    /// that leads to a CA, which may be without some of those that were shown.
     ///
     /// # Errors
     /// Why it is not accepted.
-    pub fn verify(&self, chain: &[CertificateDer<'static>], now: Timestamp) -> Result<(), String> {
+    pub fn verify(&self, chain: &[CertificateDer<'static>], now: Timestamp) -> Result<Timestamp, String> {
         let (leaf, intermediates) = chain.split_first().ok_or("there is no certificate")?;
         let now = Duration::from_secs(u64::try_from(now.as_second()).unwrap_or_default());
-        let verified = self.verifier.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(now));
-        verified.map(drop).map_err(|error| error.to_string())
+        let verified = self.verifier.verify(leaf, intermediates, UnixTime::since_unix_epoch(now));
+        verified.map_err(|error| error.to_string())
     }
 
-    /// When the next revocation list ends.
+    /// When the next revocation list or CA ends.
     pub fn next_end(&self, now: Timestamp) -> Option<Timestamp> {
-        self.verifier.lists.next_end(now)
+        let of_cas = self.verifier.anchors.iter().map(|(_, ca)| ca.validity().not_after).filter(|end| *end > now);
+        of_cas.chain(self.verifier.lists.next_end(now)).min()
+    }
+
+    /// The CAs that have ended.
+    pub fn ended_cas(&self, now: Timestamp) -> Vec<&Certificate> {
+        self.verifier.anchors.iter().map(|(_, ca)| ca).filter(|ca| ca.validity().not_after <= now).collect()
+    }
+
+    /// The issuers of revocation lists that are not in the file any more, and count for [`SETTLED`] more.
+    pub fn missed_lists(&self) -> Vec<&str> {
+        self.verifier.lists.missed()
+    }
+
+    /// The issuers of which the file has an older revocation list than it had, which does not count.
+    pub fn older_lists(&self) -> Vec<&str> {
+        self.verifier.lists.older_in_file()
     }
 
     /// The issuers whose revocation lists have ended.
@@ -114,30 +172,61 @@ impl fmt::Debug for ClientCa {
 /// it and however old it is.
 #[derive(Debug)]
 struct Verifier {
+    /// What is said and checked beside the path; and why there is no path.
     paths: Arc<dyn ClientCertVerifier>,
+    algorithms: WebPkiSupportedAlgorithms,
+    /// What lasts longest comes first.
     anchors: Vec<(TrustAnchor<'static>, Certificate)>,
     lists: RevocationLists,
 }
 
 impl Verifier {
-    /// Looks for a path of which no certificate is revoked.
-    fn not_revoked(
+    fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), webpki::Error> {
-        let anchors: Vec<_> = self.anchors.iter().map(|(anchor, _)| anchor.clone()).collect();
-        let leaf = EndEntityCert::try_from(leaf)?;
-        let path = |path: &VerifiedPath<'_>| self.check(path, now);
-        let (algorithms, usage) = (webpki::ALL_VERIFICATION_ALGS, KeyUsage::client_auth());
-        leaf.verify_for_usage(algorithms, &anchors, intermediates, now, usage, None, Some(&path)).map(drop)
+    ) -> Result<Timestamp, Error> {
+        self.path(leaf, intermediates, now).map_err(|error| {
+            // rustls has the better words, and the right alert, for what is wrong in its eyes too.
+            self.paths.verify_client_cert(leaf, intermediates, now).err().unwrap_or_else(|| path_error(error))
+        })
     }
 
-    /// Each certificate of the path by the lists of the next one, which is its issuer.
-    fn check(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+    /// Looks for a path of which no certificate is revoked and whose CA has not ended, and says when the first on it ends.
+    fn path(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Timestamp, webpki::Error> {
+        let anchors: Vec<_> = self.anchors.iter().map(|(anchor, _)| anchor.clone()).collect();
+        let leaf = EndEntityCert::try_from(leaf)?;
+        let check = |path: &VerifiedPath<'_>| self.check(path, now);
+        let (algorithms, usage) = (self.algorithms.all, KeyUsage::client_auth());
+        let path = leaf.verify_for_usage(algorithms, &anchors, intermediates, now, usage, None, Some(&check))?;
+        let mut end = self.anchor(&path)?.validity().not_after;
+        for certificate in std::iter::once::<&Cert<'_>>(path.end_entity()).chain(path.intermediate_certificates()) {
+            end = end.min(not_after(certificate)?);
+        }
+        Ok(end)
+    }
+
+    /// The CA at the end of a path. Of several that are the same but for their dates, the one that lasts longest.
+    fn anchor(&self, path: &VerifiedPath<'_>) -> Result<&Certificate, webpki::Error> {
         let anchor = self.anchors.iter().find(|(anchor, _)| anchor == path.anchor()).map(|(_, ca)| ca);
-        let anchor = anchor.ok_or(webpki::Error::UnknownIssuer)?;
+        anchor.ok_or(webpki::Error::UnknownIssuer)
+    }
+
+    /// Each certificate of the path by the lists of the next one, which is its issuer; and the CA by its end, at which webpki
+    /// does not look.
+    fn check(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let anchor = self.anchor(path)?;
+        let end = u64::try_from(anchor.validity().not_after.as_second()).unwrap_or_default();
+        if end <= now.as_secs() {
+            let not_after = UnixTime::since_unix_epoch(Duration::from_secs(end));
+            return Err(webpki::Error::CertExpired { time: now, not_after });
+        }
         let mut certificate: &Cert<'_> = path.end_entity();
         for issuer in path.intermediate_certificates() {
             let der = issuer.der();
@@ -173,11 +262,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.paths.verify_client_cert(end_entity, intermediates, now)?;
-        if !self.lists.is_empty() {
-            self.not_revoked(end_entity, intermediates, now).map_err(revocation_error)?;
-        }
-        Ok(verified)
+        self.verify(end_entity, intermediates, now).map(|_end| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -203,9 +288,16 @@ impl ClientCertVerifier for Verifier {
     }
 }
 
-/// What the peer is told, and the log. Everything else about the path has been verified before.
-fn revocation_error(error: webpki::Error) -> Error {
+fn not_after(certificate: &Cert<'_>) -> Result<Timestamp, webpki::Error> {
+    let der = certificate.der();
+    let (_, parsed) = X509Certificate::from_der(&der).map_err(|_malformed| webpki::Error::BadDer)?;
+    Timestamp::from_second(parsed.validity().not_after.timestamp()).map_err(|_range| webpki::Error::BadDer)
+}
+
+/// What the peer is told, and the log, of what rustls does not look at.
+fn path_error(error: webpki::Error) -> Error {
     match error {
+        webpki::Error::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after }.into(),
         webpki::Error::CertRevoked => CertificateError::Revoked.into(),
         webpki::Error::CrlExpired { time, next_update } => {
             CertificateError::ExpiredRevocationListContext { time, next_update }.into()

@@ -25,7 +25,7 @@ fn web(ca: &TestCa) -> Certificate {
 /// What `judge` says of a leaf and the intermediates shown with it.
 fn verdict(judge: &ClientCa, chain: &[&Certificate]) -> Result<(), String> {
     let chain: Vec<_> = chain.iter().map(|certificate| certificate.der().clone()).collect();
-    judge.verify(&chain, timestamp(NOW))
+    judge.verify(&chain, timestamp(NOW)).map(drop)
 }
 
 #[track_caller]
@@ -132,7 +132,7 @@ fn revocation_lists() {
     let intermediate = root.intermediate("below");
     let leaf = intermediate.leaf(&leaf(&["spiffe://prod/web"]));
     let chain = [leaf.der().clone(), intermediate.certificate().der().clone()];
-    let verdict = |crl: &str, at: i64| client_ca(&root, Some(crl)).verify(&chain, timestamp(at));
+    let verdict = |crl: &str, at: i64| client_ca(&root, Some(crl)).verify(&chain, timestamp(at)).map(drop);
     // The issuer has no list here: not revoked.
     assert_eq!(verdict(&root.crl(&[], next), NOW), Ok(()));
     assert_eq!(verdict(&intermediate.crl(&[], next), NOW), Ok(()));
@@ -144,7 +144,8 @@ fn revocation_lists() {
     assert!(verdict(&root.crl(&[], next), LATER + 1).unwrap_err().contains("expired"));
     let judge = client_ca(&root, Some(&root.crl(&[], next)));
     assert_eq!(judge.next_end(timestamp(NOW)), Some(next));
-    assert_eq!((judge.next_end(next), judge.ended(next).len(), judge.ended(timestamp(NOW)).len()), (None, 1, 0));
+    let of_ca = root.certificate().validity().not_after;
+    assert_eq!((judge.next_end(next), judge.ended(next).len(), judge.ended(timestamp(NOW)).len()), (Some(of_ca), 1, 0));
 }
 
 /// The last byte is of the signature.
@@ -170,4 +171,114 @@ fn revocation_lists_that_are_no_good() {
     let broken = ca.crl(&[], next) + "-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n";
     assert!(load(&broken).unwrap_err().contains("revocation list 2"), "{:?}", load(&broken));
     assert!(ClientCa::from_pem(b"", None).unwrap_err().to_string().contains("CERTIFICATE"));
+}
+
+/// `judge`, when the files have these CAs and lists by now.
+fn renewed(judge: &ClientCa, cas: &[&TestCa], crl: &str) -> ClientCa {
+    let pem: String = cas.iter().map(|ca| ca.certificate().pem()).collect();
+    judge.renewed(pem.as_bytes(), Some(crl.as_bytes())).unwrap()
+}
+
+/// What is written in place is read half-written, and half of it is a good file too.
+#[test]
+fn a_list_that_is_gone_counts_until_the_file_has_settled() {
+    let (one, other, next) = (TestCa::root("one"), TestCa::root("other"), timestamp(LATER));
+    let below = one.intermediate("below");
+    let [of_one, of_other, of_below] = [&one, &other, &below].map(web);
+    let cas = [&one, &other];
+    let only = one.crl(&[&of_one], next);
+    let all = only.clone() + &other.crl(&[&of_other], next) + &below.crl(&[&of_below], next);
+    let whole = client_cas(&cas, &all);
+    let half = renewed(&whole, &cas, &only);
+    for judge in [&whole, &half, &renewed(&half, &cas, &only)] {
+        is_revoked(judge, &[&of_one]);
+        is_revoked(judge, &[&of_other]);
+        is_revoked(judge, &[&of_below, below.certificate()]);
+    }
+    assert_eq!(half.missed_lists(), ["CN=other", "CN=below"]);
+    assert!(whole.missed_lists().is_empty() && renewed(&half, &cas, &all).missed_lists().is_empty());
+
+    let settled = half.without_missed();
+    is_revoked(&settled, &[&of_one]);
+    assert_eq!(verdict(&settled, &[&of_other]), Ok(()));
+    assert!(settled.missed_lists().is_empty() && renewed(&settled, &cas, &only).missed_lists().is_empty());
+    // Nobody is let in by a CA that is out, and so nothing is missed of it.
+    let without = renewed(&whole, &[&one], &(only + &below.crl(&[], next)));
+    assert!(without.missed_lists().is_empty() && without.lists_of_others().len() == 1);
+}
+
+#[test]
+fn an_older_list_does_not_take_the_place_of_a_newer_one() {
+    let (ca, next) = (TestCa::root("clients"), timestamp(LATER));
+    let bad = web(&ca);
+    let old = ca.crl_from(timestamp(NOW - 500), &[], next);
+    let new = ca.crl_from(timestamp(NOW - 400), &[&bad], next);
+    let newest = ca.crl_from(timestamp(NOW - 300), &[], next);
+    let put_back = renewed(&client_ca(&ca, Some(&new)), &[&ca], &old);
+    for judge in [&put_back, &put_back.without_missed(), &renewed(&put_back, &[&ca], &(old.clone() + "\n"))] {
+        is_revoked(judge, &[&bad]);
+        assert_eq!(judge.older_lists(), ["CN=clients"]);
+    }
+    let mended = renewed(&put_back, &[&ca], &newest);
+    assert_eq!(verdict(&mended, &[&bad]), Ok(()));
+    assert!(mended.older_lists().is_empty());
+    // One that is appended to does not lose the older one.
+    let both = renewed(&client_ca(&ca, Some(&(old + &new))), &[&ca], &new);
+    assert!(both.missed_lists().is_empty() && both.older_lists().is_empty());
+}
+
+#[test]
+fn a_verdict_is_good_until_the_first_end_on_the_path_that_was_found() {
+    let root = TestCa::root_until("root", timestamp(NOW + 300));
+    let [long, short] =
+        [("long", NOW + 200), ("short", NOW + 50)].map(|(name, end)| root.intermediate_until(name, timestamp(end)));
+    let of = |ca: &TestCa, seconds: i64| {
+        ca.leaf(&LeafOptions {
+            validity: Some((timestamp(NOW - 9), timestamp(NOW + seconds))),
+            ..leaf(&["spiffe://prod/web"])
+        })
+    };
+    let until = |chain: &[&Certificate]| {
+        let chain: Vec<_> = chain.iter().map(|certificate| certificate.der().clone()).collect();
+        client_ca(&root, None).verify(&chain, timestamp(NOW)).unwrap()
+    };
+    let stranger = TestCa::root_until("stranger", timestamp(NOW - 1));
+    // What is shown beside the path, over or soon, is nobody's business.
+    let chain = [&of(&long, 100), long.certificate(), short.certificate(), stranger.certificate()];
+    assert_eq!(until(&chain), timestamp(NOW + 100));
+    assert_eq!(until(&[&of(&long, 500), long.certificate()]), timestamp(NOW + 200));
+    assert_eq!(until(&[&of(&short, 500), short.certificate()]), timestamp(NOW + 50));
+    assert_eq!(until(&[&of(&root, 500)]), timestamp(NOW + 300), "the CA's own end counts");
+}
+
+/// Who trusts a CA trusts it until its end, whatever its leaves say.
+#[test]
+fn a_ca_that_is_over_accepts_nobody() {
+    let old = TestCa::root_until("clients", timestamp(NOW - 1));
+    let renewed = old.renewed_until(timestamp(LATER));
+    let web = web(&old);
+    let judge = client_ca(&old, None);
+    let error = verdict(&judge, &[&web]).unwrap_err();
+    assert!(error.contains("expired"), "{error}");
+    assert_eq!(judge.ended_cas(timestamp(NOW)).len(), 1);
+    // Renewed with the same key it does, in whichever order they are there, and is told of.
+    for cas in [[&old, &renewed], [&renewed, &old]] {
+        let judge = client_cas(&cas, "");
+        assert_eq!(judge.verify(&[web.der().clone()], timestamp(NOW)), Ok(timestamp(LATER)));
+        assert_eq!(
+            (judge.ended_cas(timestamp(NOW)).len(), judge.next_end(timestamp(NOW))),
+            (1, Some(timestamp(LATER)))
+        );
+    }
+}
+
+#[test]
+fn what_is_no_ca_is_no_client_ca() {
+    let ca = TestCa::root("clients");
+    let pem = ca.certificate().pem() + &web(&ca).pem();
+    let error = ClientCa::from_pem(pem.as_bytes(), None).unwrap_err();
+    assert!(
+        matches!(&error, ClientCaError::Ca(what) if what.contains("certificate 2") && what.contains("no CA")),
+        "{error}"
+    );
 }

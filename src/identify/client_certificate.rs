@@ -22,10 +22,14 @@ use super::standing::{Facts, Standing, Stands};
 use super::{Evidence, Identify, IdentifyError, Proof};
 use crate::model::certificate::Certificate;
 use crate::model::identity::Workload;
+use crate::model::template::{PathTemplate, TemplateField};
 use crate::runtime::clock::Clock;
 
 /// The name of the method, as configured.
 pub const METHOD: &str = "clientCertificate";
+
+/// The paths of SPIFFE IDs that name a workload.
+pub const PATHS: &str = "/ns/<namespace>/sa/<service account> and /<workload>";
 
 /// See the module.
 #[derive(Debug)]
@@ -63,23 +67,22 @@ impl Identify for ClientCertificates {
         let Some(chain) = &evidence.client_certificate else { return Ok(None) };
         // The handshake may have been hours ago: a connection has one, and opens streams as it likes.
         let now = self.clock.now();
-        chain.judge(now)?;
+        let until = chain.judge(now)?;
         let proof = read(&chain.certificates).map_err(refused)?;
-        if proof.until.is_some_and(|end| end <= now) {
+        if until <= now {
             return Err(refused("it has expired since it was shown"));
         }
         let shown = Shown { chain: chain.clone(), clock: self.clock.clone() };
         let standing = Standing::on(Arc::new(shown)).and(self.account(&proof.workload).await?);
-        Ok(Some(Proof { standing, ..proof }))
+        Ok(Some(Proof { standing, until: Some(until), ..proof }))
     }
 }
 
 /// What a verified chain, leaf first, proves.
 fn read(chain: &[CertificateDer<'static>]) -> Result<Proof, String> {
-    let parse = |der: &CertificateDer<'static>| Certificate::from_der(der.clone()).map_err(|error| error.to_string());
-    let chain = chain.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     let leaf = chain.first().ok_or("there is no certificate")?;
-    if leaf.is_ca() || signs_others(leaf)? {
+    let leaf = Certificate::from_der(leaf.clone()).map_err(|error| error.to_string())?;
+    if leaf.is_ca() || signs_others(&leaf)? {
         return Err("it is a CA's certificate".to_owned());
     }
     let [uri] = leaf.uris() else {
@@ -91,26 +94,53 @@ fn read(chain: &[CertificateDer<'static>]) -> Result<Proof, String> {
         return Err("its URI name is no SPIFFE ID: scheme and trust domain are lower case".to_owned());
     }
     let segments: Vec<&str> = id.path().split('/').skip(1).collect();
-    let workload = match segments.as_slice() {
-        ["ns", namespace, "sa", account] => Workload {
-            namespace: Some((*namespace).into()),
-            service_account: Some((*account).into()),
-            ..Workload::default()
-        },
-        [name] => Workload { name: Some((*name).into()), ..Workload::default() },
-        _ => {
-            return Err(format!(
-                "the path of {id} names no workload; understood are /ns/<namespace>/sa/<service account> and /<workload>"
-            ));
-        }
-    };
+    let workload =
+        workload(&segments).ok_or_else(|| format!("the path of {id} names no workload; understood are {PATHS}"))?;
     Ok(Proof {
         method: METHOD,
         trust_domain: Some(id.trust_domain_name().into()),
         spiffe_id: Some(id.clone()),
         workload,
-        until: chain.iter().map(|certificate| certificate.validity().not_after).min(),
         ..Proof::default()
+    })
+}
+
+/// The workload that the path of a SPIFFE ID names.
+fn workload(segments: &[&str]) -> Option<Workload> {
+    match segments {
+        ["ns", namespace, "sa", account] => Some(Workload {
+            namespace: Some((*namespace).into()),
+            service_account: Some((*account).into()),
+            ..Workload::default()
+        }),
+        [name] => Some(Workload { name: Some((*name).into()), ..Workload::default() }),
+        _ => None,
+    }
+}
+
+/// Whether certificates whose SPIFFE IDs have this path can be accepted from their workloads: what is read back of such an ID
+/// gives the same ID again.
+pub fn reads_back(path: &PathTemplate, mesh: &str, zone: &str) -> bool {
+    let render = |workload: &Workload| {
+        path.render(|field| match field {
+            TemplateField::Mesh => Some(mesh),
+            TemplateField::Zone => Some(zone),
+            TemplateField::Namespace => workload.namespace.as_deref(),
+            TemplateField::ServiceAccount => workload.service_account.as_deref(),
+            TemplateField::Workload => workload.service_account.as_deref().or(workload.name.as_deref()),
+            // No certificate says which instance it is.
+            TemplateField::Name => None,
+        })
+    };
+    let in_kubernetes = Workload {
+        namespace: Some("namespace".into()),
+        service_account: Some("account".into()),
+        ..Workload::default()
+    };
+    let elsewhere = Workload { name: Some("workload".into()), ..Workload::default() };
+    [in_kubernetes, elsewhere].iter().filter_map(|workload| render(workload).ok()).any(|rendered| {
+        let segments: Vec<&str> = rendered.iter().map(String::as_str).collect();
+        workload(&segments).is_some_and(|read| render(&read).as_ref() == Ok(&rendered))
     })
 }
 
@@ -121,8 +151,8 @@ fn signs_others(leaf: &Certificate) -> Result<bool, String> {
     Ok(usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()))
 }
 
-/// A judge, and what it said.
-type Judged = (Arc<ClientCa>, Result<(), IdentifyError>);
+/// A judge, and what it said: until when the chain is good.
+type Judged = (Arc<ClientCa>, Result<Timestamp, IdentifyError>);
 
 /// The chain that a connection's peer has shown, leaf first; one for all of its streams. It stands for as long as the
 /// listener's newest client CA accepts it.
@@ -149,11 +179,16 @@ impl ClientChain {
         &self.client_ca
     }
 
-    fn judge(&self, now: Timestamp) -> Result<(), IdentifyError> {
+    fn judge(&self, now: Timestamp) -> Result<Timestamp, IdentifyError> {
         let newest = self.client_ca.borrow().clone();
         let mut judged = self.judged.lock().unwrap_or_else(PoisonError::into_inner);
         match &*judged {
-            Some((judge, verdict)) if Arc::ptr_eq(judge, &newest) => verdict.clone(),
+            // When one path is over, there may be another one, to a CA that lasts longer.
+            Some((judge, verdict))
+                if Arc::ptr_eq(judge, &newest) && verdict.as_ref().map_or(true, |until| *until > now) =>
+            {
+                verdict.clone()
+            }
             _ => {
                 let verdict = newest.verify(&self.certificates, now);
                 let verdict = verdict.map_err(|reason| refused(format!("the client CA does not accept it: {reason}")));
@@ -179,7 +214,7 @@ struct Shown {
 
 impl Stands for Shown {
     fn facts(&self) -> Result<Facts, IdentifyError> {
-        self.chain.judge(self.clock.now()).map(|()| Facts::default())
+        self.chain.judge(self.clock.now()).map(|_until| Facts::default())
     }
 
     fn changes(&self) -> BoxStream<'static, ()> {

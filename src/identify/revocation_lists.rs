@@ -3,10 +3,13 @@
 //! A list counts for the certificates of an issuer that has its name and whose key has signed it: during a change of its key, a
 //! CA has two of each. Of several lists with the same scope the newest counts; of several scopes (`issuingDistributionPoint`)
 //! all do, whatever certificate they are meant for, since serial numbers are an issuer's.
+//!
+//! A file that has lost a list is not believed at once: half of what somebody is about to write is a good file too, and must not
+//! let in whom the other half revokes. And whoever puts an old file back does not make anybody good again.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use rustls::pki_types::pem::PemObject;
@@ -23,7 +26,24 @@ use crate::model::certificate::Certificate;
 
 /// All that there are.
 #[derive(Debug, Default)]
-pub(super) struct RevocationLists(Vec<List>);
+pub(super) struct RevocationLists(Vec<Held>);
+
+/// A list that counts, and why.
+#[derive(Debug, Clone)]
+struct Held {
+    list: Arc<List>,
+    why: Why,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It is in the file.
+    InFile,
+    /// It was, and the file has none in its place.
+    Missed,
+    /// It was, and what the file has in its place is older.
+    Newer,
+}
 
 struct List {
     der: CertificateRevocationListDer<'static>,
@@ -76,11 +96,55 @@ impl RevocationLists {
             return Err("no PEM block `-----BEGIN X509 CRL-----` in it".to_owned());
         }
         let read = |(index, der)| List::read(der, cas).map_err(|why| format!("revocation list {}: {why}", index + 1));
-        lists.into_iter().enumerate().map(read).collect::<Result<_, _>>().map(Self)
+        let held = |list: Result<List, String>| list.map(|list| Held { list: Arc::new(list), why: Why::InFile });
+        lists.into_iter().enumerate().map(read).map(held).collect::<Result<_, _>>().map(Self)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// These, and those of `last` whose place nothing in the file has taken. Those of a CA that is not among `cas` any more are
+    /// not needed: nobody is let in by it.
+    #[must_use]
+    pub(super) fn after(mut self, last: &Self, cas: &[Certificate]) -> Self {
+        let kept: Vec<Held> = last.current().filter_map(|list| self.keep(list, cas)).collect();
+        self.0.extend(kept);
+        self
+    }
+
+    fn keep(&self, last: &List, cas: &[Certificate]) -> Option<Held> {
+        // Who has signed it may be known by now.
+        let list = List::read(last.der.clone(), cas).ok()?;
+        if matches!((&last.signer, &list.signer), (Signer::Ca(_), Signer::Other(_))) {
+            return None;
+        }
+        let mut successors = self.0.iter().filter(|held| held.list.has_the_place_of(&list)).peekable();
+        // Several unknown keys may have the same place.
+        let why =
+            if successors.peek().is_none() || list.signer == Signer::Other(None) { Why::Missed } else { Why::Newer };
+        let replaced = successors.any(|held| held.list.age >= list.age);
+        (!replaced).then(|| Held { list: Arc::new(list), why })
+    }
+
+    /// Without those that were missed.
+    #[must_use]
+    pub(super) fn without_missed(&self) -> Self {
+        Self(self.0.iter().filter(|held| held.why != Why::Missed).cloned().collect())
+    }
+
+    /// The issuers of lists that are not in the file any more.
+    pub(super) fn missed(&self) -> Vec<&str> {
+        self.held_because(Why::Missed)
+    }
+
+    /// The issuers of which the file has an older list than there was.
+    pub(super) fn older_in_file(&self) -> Vec<&str> {
+        self.held_because(Why::Newer)
+    }
+
+    fn held_because(&self, why: Why) -> Vec<&str> {
+        self.0.iter().filter(|held| held.why == why).map(|held| held.list.issuer.as_str()).collect()
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &List> {
+        self.0.iter().map(|held| &*held.list)
     }
 
     /// When the next one ends.
@@ -101,7 +165,7 @@ impl RevocationLists {
 
     /// Whether a certificate with this serial number and issuer (DER, as webpki has them) is good.
     pub(super) fn check(&self, name: &[u8], serial: &[u8], issuer: Issuer<'_>, now: UnixTime) -> Result<(), Error> {
-        let of_name: Vec<&List> = self.0.iter().filter(|list| list.content.issuer() == name).collect();
+        let of_name: Vec<&List> = self.lists().filter(|list| list.content.issuer() == name).collect();
         let of_key: Vec<&List> = of_name.iter().copied().filter(|list| list.is_signed_by(issuer)).collect();
         // A CA without a list has revoked nobody, and one by its name may have another key; but a list that nobody known has
         // signed may be meant for it, unless it names another key.
@@ -114,7 +178,7 @@ impl RevocationLists {
 
     /// Those that no other has taken the place of.
     fn current(&self) -> impl Iterator<Item = &List> {
-        self.0.iter().filter(|list| !self.0.iter().any(|other| other.replaces(list)))
+        self.lists().filter(|list| !self.lists().any(|other| other.replaces(list)))
     }
 }
 
@@ -135,16 +199,22 @@ impl List {
         })
     }
 
+    fn has_the_scope_of(&self, other: &Self) -> bool {
+        self.content.issuing_distribution_point() == other.content.issuing_distribution_point()
+    }
+
     fn is_newer_than(&self, other: &Self) -> bool {
-        self.content.issuing_distribution_point() == other.content.issuing_distribution_point() && self.age > other.age
+        self.has_the_scope_of(other) && self.age > other.age
+    }
+
+    /// Whether both are about the same certificates, as far as can be told.
+    fn has_the_place_of(&self, other: &Self) -> bool {
+        self.content.issuer() == other.content.issuer() && self.signer == other.signer && self.has_the_scope_of(other)
     }
 
     /// Whether nobody needs the other one any more.
     fn replaces(&self, other: &Self) -> bool {
-        self.content.issuer() == other.content.issuer()
-            && self.signer == other.signer
-            && self.signer != Signer::Other(None)
-            && self.is_newer_than(other)
+        self.has_the_place_of(other) && self.signer != Signer::Other(None) && self.age > other.age
     }
 
     fn is_signed_by(&self, issuer: Issuer<'_>) -> bool {

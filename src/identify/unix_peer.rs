@@ -8,7 +8,7 @@
 //! is taken for that other.
 //!
 //! Users of pods are not users of the node, though they have the same numbers: a process that may be in a pod is nobody but
-//! that pod.
+//! that pod, and is found by the rules for pods; and one that is in none by the others.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -63,8 +63,8 @@ pub struct UnixPeers {
 }
 
 impl UnixPeers {
-    /// Goes by `rules`, of which the one that names most of a peer counts: user and group, user, group, none. `pods` finds
-    /// pods; without it, no peer is one.
+    /// Goes by `rules`: by those for pods if the peer is in one, else by the others; of these, the one that names most of a
+    /// peer counts: user and group, user, group, none. `pods` finds pods; without it, no peer is one.
     pub fn new(mut rules: Vec<Rule>, pods: Option<Arc<dyn FindPods>>) -> Self {
         rules.sort_by_key(|rule| (rule.uid.is_none(), rule.gid.is_none()));
         let among_pods = rules.iter().any(|rule| matches!(rule.is, Behind::Pod));
@@ -83,9 +83,15 @@ impl UnixPeers {
         Self { proc: proc.to_owned(), ..self }
     }
 
-    fn rule(&self, peer: UnixPeer) -> Option<&Rule> {
+    fn rules(&self, peer: UnixPeer) -> impl Iterator<Item = &Behind> {
         let fits = |wanted: Option<u32>, id: u32| wanted.is_none_or(|wanted| wanted == id);
-        self.rules.iter().find(|rule| fits(rule.uid, peer.uid) && fits(rule.gid, peer.gid))
+        let rules = self.rules.iter().filter(move |rule| fits(rule.uid, peer.uid) && fits(rule.gid, peer.gid));
+        rules.map(|rule| &rule.is)
+    }
+
+    /// Whether a peer that both kinds of rules name is in no pod.
+    fn is_of_the_node(&self, peer: UnixPeer) -> Result<bool, IdentifyError> {
+        Ok(pod_cgroup::no_pod(&cgroups(&self.proc, peer).map_err(refused)?).is_ok())
     }
 
     /// Whether the peer's process is in no pod. Where there are none, one that the kernel says is none that this server can see,
@@ -137,10 +143,18 @@ impl Identify for UnixPeers {
 
     async fn identify(&self, evidence: &Evidence) -> Result<Option<Proof>, IdentifyError> {
         let Some(peer) = evidence.unix_peer else { return Ok(None) };
-        let Some(rule) = self.rule(peer) else { return Ok(None) };
-        match &rule.is {
-            Behind::Pod => self.pod(peer).await.map(Some),
-            Behind::Proxy { mesh, name, workload, labels } => {
+        let pod = self.rules(peer).find(|is| matches!(is, Behind::Pod));
+        let proxy = self.rules(peer).find(|is| matches!(is, Behind::Proxy { .. }));
+        let rule = match (pod, proxy) {
+            // Whichever of them names more: a pod runs as any user it likes, also as one of the node who has a rule.
+            (Some(_), Some(_)) if !self.is_of_the_node(peer)? => pod,
+            (Some(_), None) => pod,
+            (_, proxy) => proxy,
+        };
+        match rule {
+            None => Ok(None),
+            Some(Behind::Pod) => self.pod(peer).await.map(Some),
+            Some(Behind::Proxy { mesh, name, workload, labels }) => {
                 self.is_in_no_pod(peer).map_err(refused)?;
                 Ok(Some(Proof {
                     method: METHOD,

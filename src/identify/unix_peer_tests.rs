@@ -164,3 +164,25 @@ async fn who_cannot_be_seen_is_no_user_where_there_may_be_pods() {
     let error = users().among_pods(true).identify(&evidence(unseen)).await.unwrap_err();
     assert!(error.to_string().contains("hostPID"), "{error}");
 }
+
+/// A rule for a user of the node does not shut out the pods that run as a user of that number, nor the other way round.
+#[tokio::test]
+async fn rules_for_users_and_rules_for_pods_do_not_get_in_each_others_way() {
+    let in_pod = format!("0::/kubepods/burstable/pod{UID}/x\n");
+    let of_node = "0::/system.slice/envoy.service\n";
+    let doubtful = "0::/kubepods/unknown\n";
+    for rules in [[pods(None), rule(Some(7), None, "web")], [rule(Some(7), None, "web"), pods(Some(7))]] {
+        for (cgroups, instance) in
+            [(in_pod.as_str(), Ok(format!("shop/web-0/{UID}"))), (of_node, Ok("web-0".to_owned())), (doubtful, Err(()))]
+        {
+            let proc = proc(700, cgroups);
+            let cluster = Some(Arc::new(OnePod::default()) as Arc<dyn FindPods>);
+            let peers = UnixPeers::new(rules.to_vec(), cluster).reading(proc.path());
+            let found = peers.identify(&evidence(peer(7, 7))).await;
+            assert_eq!(found.map(|proof| proof.unwrap().instance.unwrap()).map_err(drop), instance, "{cgroups}");
+            let unseen = UnixPeer { pid: Some(0), started: None, ..peer(7, 7) };
+            let error = peers.identify(&evidence(unseen)).await.unwrap_err();
+            assert!(error.to_string().contains("hostPID"), "{error}");
+        }
+    }
+}

@@ -5,6 +5,7 @@ mod admin;
 mod apis;
 mod approval;
 mod backends;
+mod certificates_in_cluster;
 mod cli;
 mod cluster_resources;
 mod default;

@@ -49,9 +49,11 @@ impl Default for ProxyToken {
 impl ProxyToken {
     pub(super) fn decode(field: &Field<'_>) -> Option<Self> {
         let fields = field.map()?;
-        let public_keys = fields.optional("publicKeys").and_then(|field| public_keys(&field)).unwrap_or_default();
-        let audiences = fields.optional("audiences").map(|field| audiences(&field).unwrap_or_default());
-        let revocations = fields.optional("revocations").and_then(|field| Revocations::decode(&field));
+        // With nothing after it, none of them must quietly be what it is when it is left out: other keys, another audience,
+        // nobody who is revoked.
+        let public_keys = fields.given("publicKeys").and_then(|field| public_keys(&field)).unwrap_or_default();
+        let audiences = fields.given("audiences").map(|field| audiences(&field).unwrap_or_default());
+        let revocations = fields.given("revocations").and_then(|field| Revocations::decode(&field));
         fields.refuse_others();
         let default = Self::default();
         Some(Self { public_keys, audiences: audiences.unwrap_or(default.audiences), revocations })
@@ -61,7 +63,11 @@ impl ProxyToken {
 fn public_keys(field: &Field<'_>) -> Option<Vec<PublicKey>> {
     let mut kids = BTreeSet::new();
     let mut public_keys = Vec::new();
-    for item in field.list()? {
+    let items = field.list()?;
+    if items.is_empty() {
+        field.problem_with_hint("must not be empty", "leave it out for the keys of the state directory");
+    }
+    for item in items {
         let Some(fields) = item.map() else { continue };
         let kid = fields.required("kid").and_then(|field| field.name());
         let file = fields.required("file").and_then(|field| field.name());

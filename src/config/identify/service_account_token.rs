@@ -39,7 +39,7 @@ enum Way {
 impl ServiceAccountToken {
     pub(super) fn decode(field: &Field<'_>) -> Option<Self> {
         let fields = field.map()?;
-        let audiences = fields.optional("audiences");
+        let audiences = fields.given("audiences");
         let verify = decode_verify(&fields);
         fields.refuse_others();
         let audiences = match audiences {
@@ -59,7 +59,8 @@ impl ServiceAccountToken {
 fn decode_verify(fields: &Fields<'_>) -> VerifyTokens {
     let ways = [("tokenReview", Way::TokenReview), ("jwks", Way::Jwks)];
     let way = fields.optional("verify").and_then(|field| field.one_of(&ways)).unwrap_or(Way::TokenReview);
-    let (issuer, jwks) = (fields.optional("issuer"), fields.optional("jwks"));
+    // With nothing after it, neither must quietly be what the API server says.
+    let (issuer, jwks) = (fields.given("issuer"), fields.given("jwks"));
     if matches!(way, Way::TokenReview) {
         for field in [issuer, jwks].into_iter().flatten() {
             field.problem_with_hint("is for tokens that are verified here", "add `verify: jwks`, or leave it out");

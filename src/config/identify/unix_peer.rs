@@ -54,10 +54,10 @@ impl UnixPeerRule {
         let fields = field.map()?;
         let id = |field: Field<'_>| field.integer(0..=i64::from(u32::MAX)).and_then(|id| u32::try_from(id).ok());
         let pod = fields.optional("pod").and_then(|field| field.boolean()).unwrap_or_default();
-        // A proxy is one user's: whoever else is in its group would be it too.
-        let uid = if pod { fields.optional("uid") } else { fields.required("uid") };
+        // A proxy is one user's: whoever else is in its group would be it too. And with nothing after it, neither is anybody's.
+        let uid = if pod { fields.given("uid") } else { fields.required("uid") };
         let (uid_given, uid) = (uid.is_some(), uid.and_then(id));
-        let gid = fields.optional("gid");
+        let gid = fields.given("gid");
         let (gid_given, gid) = (gid.is_some(), gid.and_then(id));
         let is = if pod { Some(UnixPeerIs::Pod) } else { UnixPeerIs::proxy(&fields) };
         fields.refuse_others();
@@ -74,7 +74,7 @@ impl UnixPeerRule {
 
 impl UnixPeerIs {
     fn proxy(fields: &Fields<'_>) -> Option<Self> {
-        let mesh = match fields.optional("mesh") {
+        let mesh = match fields.given("mesh") {
             None => Some(DEFAULT_MESH.to_owned()),
             Some(field) => {
                 name(&field).filter(|mesh| field.check(proxy_names::check_mesh(mesh)).is_some()).map(str::to_owned)
@@ -89,7 +89,7 @@ impl UnixPeerIs {
             None
         });
         let name = fields.required("name").and_then(|field| name(&field).map(str::to_owned));
-        let labels = fields.optional("labels").and_then(|field| {
+        let labels = fields.given("labels").and_then(|field| {
             let labels = field.map()?;
             let labels = labels.entries().filter_map(|(key, field)| Some((key.to_owned(), field.text()?.to_owned())));
             let labels: BTreeMap<_, _> = labels.collect();

@@ -58,6 +58,11 @@ impl<T> LastGood<T> {
         Ok(Self { made: make(&contents)?, digest: contents.digest(), error: None })
     }
 
+    /// Of the same files, something else has come in the course of time.
+    pub(super) fn replace(&mut self, made: T) {
+        self.made = made;
+    }
+
     /// What the last good ones made.
     pub(super) fn made(&self) -> &T {
         &self.made

@@ -10,6 +10,7 @@ mod places;
 mod raw_http2;
 mod tcp;
 mod tls;
+mod tls_dates;
 mod unix;
 
 use std::io;

@@ -10,10 +10,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::handshakes::Handshakes;
 use super::last_good::{Contents, LastGood};
-use crate::identify::client_ca::{ClientCa, ClientCaError};
+use super::tls_dates::{NotNow, next_date};
+use crate::identify::client_ca::{ClientCa, ClientCaError, SETTLED};
 use crate::model::certificate::Certificate;
 use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::clock::Clock;
@@ -84,7 +86,7 @@ pub(super) struct Tls {
 /// What was found in the files of a listener: its own certificate and key, and what clients are judged by.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// With any of them a server does not start.
+    /// With any of them a server does not start, or Envoys cannot connect to it, or it refuses clients.
     pub problems: Vec<String>,
     /// What has to be mended all the same.
     pub warnings: Vec<Problem>,
@@ -92,12 +94,21 @@ pub struct Checked {
 
 /// Reads the files of a listener once.
 pub fn check(files: &TlsFiles, clock: &Clock) -> Checked {
-    let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents, clock));
-    let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents));
+    let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents));
+    let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents, None));
+    let key = own.as_ref().ok().map(LastGood::made);
     let client_ca = clients.as_ref().ok().and_then(|clients| clients.made().as_deref());
-    let warnings = client_ca.map(|client_ca| files.about_lists(client_ca, clock)).unwrap_or_default();
+    let mut warnings = client_ca.map(|client_ca| files.about_lists(client_ca, clock)).unwrap_or_default();
+    // A server begins with what is over too, since it may be renewed any moment; but nobody writes that down on purpose.
+    let mut problems: Vec<String> = client_ca.map(|client_ca| files.about_cas(client_ca, clock)).unwrap_or_default();
+    match key.and_then(|key| files.about_own(key, clock)) {
+        Some(NotNow::Ended(what)) => problems.push(what),
+        Some(NotNow::NotYet(what)) => warnings.push(files.of_own(what)),
+        None => {}
+    }
     let errors = [own.err().map(|error| error.to_string()), clients.err().map(|error| error.to_string())];
-    Checked { problems: errors.into_iter().flatten().collect(), warnings }
+    problems.extend(errors.into_iter().flatten());
+    Checked { problems, warnings }
 }
 
 impl Tls {
@@ -105,11 +116,12 @@ impl Tls {
         let watch = FileWatch::new();
         files.own().into_iter().chain(files.of_clients()).for_each(|path| watch.add(path));
         let changes = watch.changes();
-        let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents, clock))?;
-        let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents))?;
+        let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents))?;
+        let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents, None))?;
         let config = watch::Sender::new(files.config(own.made(), clients.made().as_deref())?);
         let tls = Self { files, own, clients, config, problems: watch::Sender::default(), _watch: watch, changes };
-        tls.warn_of_lists(clock);
+        tls.warn_of_dates(clock);
+        tls.warn_of_lists();
         tls.publish_problems(clock);
         Ok(tls)
     }
@@ -130,25 +142,36 @@ impl Tls {
 
     async fn keep_current(mut self, judges: Option<watch::Sender<Arc<ClientCa>>>, clock: Clock, metrics: Metrics) {
         let certificate = self.files.certificate.display().to_string();
+        // When the revocation lists that were missed in the file have been away for long enough.
+        let mut settled: Option<Instant> = None;
         loop {
-            let list_ends = self.clients.made().as_ref().and_then(|client_ca| client_ca.next_end(clock.now()));
+            let end = self.clients.made().as_ref().and_then(|client_ca| client_ca.next_end(clock.now()));
+            let own_date = next_date(self.own.made(), &clock);
             tokio::select! {
                 () = self.changes.next() => {}
-                () = at(list_ends, &clock) => {}
+                () = at(end, &clock) => {}
+                () = at(own_date, &clock) => {}
+                () = until(settled) => {}
             }
-            // Streams live by a list that has ended, and nothing but the time tells them.
-            if let (Some(end), Some(judges), Some(client_ca)) = (list_ends, &judges, self.clients.made())
-                && end <= clock.now()
+            let now = clock.now();
+            // Streams live by a list or a CA that has ended, and nothing but the time tells them.
+            if let (Some(judges), Some(client_ca)) = (&judges, self.clients.made())
+                && end.is_some_and(|end| end <= now)
             {
                 judges.send_replace(Arc::new(ClientCa::clone(client_ca)));
-                self.warn_of_lists(&clock);
+            }
+            if end.into_iter().chain(own_date).any(|date| date <= now) {
+                self.warn_of_dates(&clock);
             }
             let was_broken = self.is_broken();
-            let files = &self.files;
-            let own = self.own.renew(Contents::read(files.own()), |contents| files.certified_key(contents, &clock));
-            let clients = self.clients.renew(Contents::read(files.of_clients()), |contents| files.judge(contents));
+            let (files, last) = (&self.files, self.clients.made().clone());
+            let own = self.own.renew(Contents::read(files.own()), |contents| files.certified_key(contents));
+            let of_clients = Contents::read(files.of_clients());
+            let changed = self.clients.renew(of_clients, |contents| files.judge(contents, last.as_deref()));
+            settled = self.settling(settled, changed);
+            let clients = changed || (settled.is_some_and(|at| at <= Instant::now()) && self.forget_missed_lists());
             if own || clients {
-                match files.config(self.own.made(), self.clients.made().as_deref()) {
+                match self.files.config(self.own.made(), self.clients.made().as_deref()) {
                     Ok(config) => drop(self.config.send_replace(config)),
                     Err(error) => tracing::error!(certificate, %error, "TLS cannot be set up; the last good ones stay"),
                 }
@@ -157,7 +180,10 @@ impl Tls {
             // All streams are judged anew.
             if let (true, Some(judges), Some(client_ca)) = (clients, &judges, self.clients.made()) {
                 judges.send_replace(client_ca.clone());
-                self.warn_of_lists(&clock);
+                self.warn_of_lists();
+            }
+            if own || clients {
+                self.warn_of_dates(&clock);
             }
             match (was_broken, self.is_broken()) {
                 (false, true) => metrics.tls_files_broke(),
@@ -172,13 +198,48 @@ impl Tls {
         self.own.error().is_some() || self.clients.error().is_some()
     }
 
-    fn warn_of_lists(&self, clock: &Clock) {
+    /// When revocation lists that are missed will have been away for long enough. What could not be read in between has not been
+    /// unchanged.
+    fn settling(&self, settled: Option<Instant>, changed: bool) -> Option<Instant> {
+        let client_ca = self.clients.made().as_ref().filter(|_| self.clients.error().is_none())?;
+        let begins = changed || settled.is_none();
+        (!client_ca.missed_lists().is_empty())
+            .then(|| settled.filter(|_| !begins).unwrap_or_else(|| Instant::now() + SETTLED))
+    }
+
+    /// Believes a file that is without revocation lists that it had; says whether there were any.
+    fn forget_missed_lists(&mut self) -> bool {
+        let Some(client_ca) = self.clients.made().clone() else { return false };
+        for issuer in client_ca.missed_lists() {
+            tracing::warn!(issuer, "a revocation list has been taken out of clientCrl; it counts no more");
+        }
+        self.clients.replace(Some(Arc::new(client_ca.without_missed())));
+        true
+    }
+
+    fn warn_of_dates(&self, clock: &Clock) {
+        if let Some(NotNow::Ended(what) | NotNow::NotYet(what)) = self.files.about_own(self.own.made(), clock) {
+            tracing::warn!("{what}");
+        }
         let Some(client_ca) = self.clients.made() else { return };
+        for what in self.files.about_cas(client_ca, clock) {
+            tracing::warn!("{what}");
+        }
         for issuer in client_ca.ended(clock.now()) {
             tracing::error!(
                 issuer,
                 "a revocation list has ended; client certificates of this issuer are refused until there is a newer one"
             );
+        }
+    }
+
+    fn warn_of_lists(&self) {
+        let Some(client_ca) = self.clients.made() else { return };
+        for issuer in client_ca.missed_lists() {
+            tracing::warn!(issuer, "a revocation list is not in clientCrl any more; it counts on for {SETTLED:?}");
+        }
+        for issuer in client_ca.older_lists() {
+            tracing::error!(issuer, "clientCrl has an older revocation list than it had; the newer one stays");
         }
         for issuer in client_ca.lists_of_others() {
             tracing::warn!(
@@ -196,7 +257,16 @@ impl Tls {
         };
         let errors = [self.own.error(), self.clients.error()].into_iter().flatten();
         let mut problems: Vec<Problem> = errors.map(broken).collect();
+        if let Some(NotNow::Ended(what) | NotNow::NotYet(what)) = self.files.about_own(self.own.made(), clock) {
+            problems.push(self.files.of_own(what));
+        }
         if let Some(client_ca) = self.clients.made() {
+            let told = |what| Problem {
+                at: Location::default(),
+                what,
+                hint: Some("replace it, or take it out if there is another one by now".to_owned()),
+            };
+            problems.extend(self.files.about_cas(client_ca, clock).into_iter().map(told));
             problems.extend(self.files.about_lists(client_ca, clock));
         }
         publish::if_changed(&self.problems, problems);
@@ -215,10 +285,9 @@ impl TlsFiles {
         }
     }
 
-    fn certified_key(&self, own: &Contents, clock: &Clock) -> Result<Arc<CertifiedKey>, TlsError> {
+    fn certified_key(&self, own: &Contents) -> Result<Arc<CertifiedKey>, TlsError> {
         let [certificate, key] = [0, 1].map(|index| own.get(index).unwrap_or_default());
         let chain = certificates(&self.certificate, certificate)?;
-        warn_if_not_valid_now(&chain, clock);
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Content {
             path: self.private_key.clone(),
             reason: format!("no private key: {error}"),
@@ -243,32 +312,18 @@ impl TlsFiles {
         Ok(Arc::new(config))
     }
 
-    /// What has to be mended about revocation lists that are good as such.
-    fn about_lists(&self, client_ca: &ClientCa, clock: &Clock) -> Vec<Problem> {
-        let told = |what: String, hint: &str| Problem {
-            at: Location { file: self.client_crl.clone().map(Arc::new), ..Location::default() },
-            what,
-            hint: Some(hint.to_owned()),
-        };
-        let ended = |issuer| {
-            let what = format!("the revocation list of {issuer} has ended: all of its client certificates are refused");
-            told(what, "replace it in time")
-        };
-        let of_another = |issuer| {
-            let what = format!("no CA in clientCa has signed the revocation list of {issuer}");
-            told(what, "it counts for an intermediate of that name only")
-        };
-        let all = client_ca.ended(clock.now()).into_iter().map(ended);
-        all.chain(client_ca.lists_of_others().into_iter().map(of_another)).collect()
-    }
-
     fn pair(&self, source: rustls::Error) -> TlsError {
         TlsError::Pair { certificate: self.certificate.clone(), private_key: self.private_key.clone(), source }
     }
 
-    fn judge(&self, of_clients: &Contents) -> Result<Option<Arc<ClientCa>>, TlsError> {
+    /// `last` is what was made of the files before.
+    fn judge(&self, of_clients: &Contents, last: Option<&ClientCa>) -> Result<Option<Arc<ClientCa>>, TlsError> {
         let (Some(path), Some(pem)) = (&self.client_ca, of_clients.get(0)) else { return Ok(None) };
-        let client_ca = ClientCa::from_pem(pem, of_clients.get(1)).map_err(|error| TlsError::Content {
+        let client_ca = match last {
+            Some(last) => last.renewed(pem, of_clients.get(1)),
+            None => ClientCa::from_pem(pem, of_clients.get(1)),
+        };
+        let client_ca = client_ca.map_err(|error| TlsError::Content {
             path: match error {
                 ClientCaError::Ca(_) => path.clone(),
                 ClientCaError::Crl(_) => self.client_crl.clone().unwrap_or_default(),
@@ -280,6 +335,14 @@ impl TlsFiles {
 }
 
 /// Returns at `end`; never, if there is none.
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The same by the clock.
 async fn at(end: Option<jiff::Timestamp>, clock: &Clock) {
     let Some(end) = end else { return std::future::pending().await };
     let left = Duration::try_from(end.duration_since(clock.now())).unwrap_or_default();
@@ -292,14 +355,6 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     Ok(certificates.iter().map(|certificate| certificate.der().clone()).collect())
 }
 
-/// It may be renewed any moment, and an Envoy may be told to accept it, so it is not refused.
-fn warn_if_not_valid_now(chain: &[CertificateDer<'static>], clock: &Clock) {
-    let Some(Ok(leaf)) = chain.first().cloned().map(Certificate::from_der) else { return };
-    if !leaf.validity().contains(clock.now()) {
-        let validity = leaf.validity();
-        tracing::warn!(
-            not_before = %validity.not_before, not_after = %validity.not_after,
-            "the server's own certificate is not valid now; Envoys will refuse it"
-        );
-    }
-}
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;
