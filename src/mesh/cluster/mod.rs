@@ -111,4 +111,6 @@ async fn confirmed(client: &Client, kind: ObjectKind, refused: Refused) -> Optio
 #[cfg(test)]
 mod absence_tests;
 #[cfg(test)]
+mod arrival_tests;
+#[cfg(test)]
 mod tests;
