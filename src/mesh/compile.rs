@@ -105,7 +105,7 @@ pub fn compile<'s>(
         };
         let wrong: Vec<Wrong> =
             references.iter().filter_map(|reference| references::check(mesh, reference, &secrets, context)).collect();
-        if wrong.iter().any(|wrong| !wrong.has_lapsed) {
+        if wrong.iter().any(|wrong| wrong.is_void) {
             found.definition = None;
         }
         problems.extend(wrong.into_iter().map(|wrong| wrong.problem));
