@@ -96,7 +96,8 @@ fn default_paths_are_the_meshs_whichever_is_listed_first() {
 #[test]
 fn a_file_that_is_read_before_anything_is_listed_holds_nothing_either() {
     let provider = "{type: Bundled, bundled: {insecureAllowSelfSigned: true, autogenerate: {enabled: true}}}";
-    let file =
-        format!("{{type: MeshIdentity, name: i, mesh: dev, spec: {{spiffeID: {{trustDomain: prod}}, provider: {provider}}}}}");
+    let file = format!(
+        "{{type: MeshIdentity, name: i, mesh: dev, spec: {{spiffeID: {{trustDomain: prod}}, provider: {provider}}}}}"
+    );
     arrive(&[mesh("prod", "ca-1"), mesh("dev", "ca-1")], &[], Some(&file), "dev:ca-1: prod:ca-1:");
 }
