@@ -58,6 +58,8 @@ impl KnownGood {
         Claims {
             meshes: self.meshes.iter().map(|(name, mesh)| (name.clone(), is_enabled(mesh))).collect(),
             identities: self.identities.iter().map(|(key, definition)| (key.clone(), definition.clone())).collect(),
+            of_broken: self.gaps.claims.clone(),
+            unread: self.gaps.may_hide_a_mesh(),
         }
     }
 

@@ -69,6 +69,8 @@ pub struct Resources {
 mod tests;
 
 #[cfg(test)]
+mod broken_claims_tests;
+#[cfg(test)]
 mod claims_tests;
 #[cfg(test)]
 mod identity_tests;
