@@ -73,4 +73,6 @@ mod broken_claims_tests;
 #[cfg(test)]
 mod claims_tests;
 #[cfg(test)]
+mod compile_tests;
+#[cfg(test)]
 mod identity_tests;
