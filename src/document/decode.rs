@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::node::{Map, Node, Scalar, ScalarKind, Value};
+use super::node::{Map, NOT_KEPT, Node, Scalar, ScalarKind, Value};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::duration;
 
@@ -135,6 +135,14 @@ impl<'t> Field<'t> {
     /// Text that may be empty. A number is not text: `1.10` would come out as something else in other programs.
     pub fn text(&self) -> Option<&'t str> {
         match &self.node.value {
+            Value::Scalar(Scalar { text, kind: ScalarKind::Text }) if text.as_str() == NOT_KEPT => {
+                let hint = "what was good before stays; it is known again as soon as the cluster has listed it";
+                self.problem_with_hint(
+                    "has not been kept over the restart, as there may have been a private key in it",
+                    hint,
+                );
+                None
+            }
             Value::Scalar(Scalar { text, kind: ScalarKind::Text }) => Some(text.as_str()),
             Value::Scalar(Scalar {
                 kind: ScalarKind::Bool(_) | ScalarKind::Integer(_) | ScalarKind::Number, ..

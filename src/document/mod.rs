@@ -6,7 +6,7 @@ mod node;
 mod yaml;
 
 pub use decode::{Field, Fields, Report, quoted};
-pub use node::{Entry, Map, Node, Scalar, ScalarKind, Value};
+pub use node::{Entry, Map, NOT_KEPT, Node, Scalar, ScalarKind, Value};
 pub use yaml::{MAX_BYTES, MAX_DEPTH, SyntaxError, parse, parse_each};
 
 #[cfg(test)]

@@ -4,6 +4,10 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+/// What stands for text that was not written down because there may have been a private key in it. Whoever reads it as text
+/// is told so ([`Field::text`](super::Field::text)). Nobody writes it by accident: it begins with a NUL.
+pub const NOT_KEPT: &str = "\0not kept";
+
 /// A value, and where it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {

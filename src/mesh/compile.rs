@@ -63,6 +63,10 @@ pub(super) struct Found {
     definition: Option<Definition>,
     /// Whom a MeshIdentity selects, good or not.
     selects: Option<Selector>,
+    /// The trust domain of a MeshIdentity, good or not.
+    trust_domain: Option<Arc<str>>,
+    /// Whether what it claims is others'.
+    is_refused: bool,
 }
 
 /// What the user is to be told.
@@ -105,7 +109,7 @@ pub fn compile<'s>(
         };
         let wrong: Vec<Wrong> =
             references.iter().filter_map(|reference| references::check(mesh, reference, &secrets, context)).collect();
-        if wrong.iter().any(|wrong| !wrong.has_lapsed) {
+        if wrong.iter().any(|wrong| wrong.is_void) {
             found.definition = None;
         }
         problems.extend(wrong.into_iter().map(|wrong| wrong.problem));
@@ -134,6 +138,8 @@ pub fn compile<'s>(
 
     let standings = precedence::standings(&files, known, &shadowed, &mut problems, &mut notices);
     problems.sort();
+    // A new version may be refused for what its last good one is refused for as well.
+    problems.dedup();
     notices.sort();
     Compiled { resources: Resources { policies, secrets }, problems, notices, standings }
 }
@@ -159,6 +165,9 @@ fn secrets(files: &[File], known: &KnownGood) -> MeshSecrets {
 /// Takes in the meshes and identity policies that may be in force beside each other.
 fn update_claims(files: &mut [File], known: &mut KnownGood, context: &Context) -> Vec<Problem> {
     let before = known.claims();
+    // Those that are refused in here are none: they claim what is others'.
+    let mut gaps = known.gaps.clone();
+    gaps.update(find_gaps(files, known));
     let mut problems = Vec::new();
     let mut dropped: Vec<Claimant> = Vec::new();
     loop {
@@ -184,7 +193,7 @@ fn update_claims(files: &mut [File], known: &mut KnownGood, context: &Context) -
                 Claimant::Identity(key) => identities.forget(key),
             }
         }
-        let next = KnownGood { meshes, identities, ..KnownGood::default() };
+        let next = KnownGood { meshes, identities, gaps: gaps.clone(), ..KnownGood::default() };
         let Some((claimant, mut problem)) = claims::first_conflict(&next.claims(), &before, &context.zone) else {
             (known.meshes, known.identities) = (next.meshes, next.identities);
             return problems;
@@ -194,8 +203,9 @@ fn update_claims(files: &mut [File], known: &mut KnownGood, context: &Context) -
             (Key::Identity { mesh, name }, Claimant::Identity(refused)) => (mesh, name) == (&refused.0, &refused.1),
             _ => false,
         };
-        let mut found = files.iter_mut().flat_map(|file| &mut file.found).filter(is_it);
-        match found.find(|found| found.definition.is_some()) {
+        let mut refused: Vec<&mut Found> = files.iter_mut().flat_map(|file| &mut file.found).filter(is_it).collect();
+        refused.iter_mut().for_each(|found| found.is_refused = true);
+        match refused.iter_mut().find(|found| found.definition.is_some()) {
             // Its last good version may still do.
             Some(found) => {
                 found.definition = None;
@@ -233,12 +243,22 @@ fn find_gaps(files: &[File], known: &KnownGood) -> Gaps {
     let mut gaps = Gaps::default();
     gaps.unread.extend(files.iter().filter(|file| !file.identified).map(|file| file.path.clone()));
     for found in files.iter().flat_map(|file| &file.found) {
+        let claims = (!found.is_refused).then_some(&mut gaps.claims);
         match &found.key {
-            Key::Mesh(name) if known.meshes.get(name).is_none() => drop(gaps.meshes.insert(name.clone())),
+            _ if found.definition.is_some() => {}
+            Key::Mesh(name) if known.meshes.get(name).is_none() => {
+                gaps.meshes.insert(name.clone());
+                claims.map(|claims| claims.names.insert(name.clone()));
+            }
             Key::Identity { mesh, name } => {
                 let key = (mesh.clone(), name.clone());
-                if known.identities.get(&key).is_none() {
-                    gaps.identities.insert(key, found.selects.clone());
+                if known.identities.get(&key).is_some() {
+                    continue;
+                }
+                gaps.identities.insert(key.clone(), found.selects.clone());
+                if let Some(claims) = claims {
+                    claims.names.insert(mesh.clone());
+                    claims.domains.extend(found.trust_domain.clone().map(|domain| (key, domain)));
                 }
             }
             Key::Mesh(_) | Key::Secret { .. } | Key::Trust { .. } => {}
@@ -296,8 +316,13 @@ fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
             Outcome::Known { key, at, definition } => {
                 // A file that is cut off in the middle of a resource has lost what came after it as well.
                 file.complete &= definition.is_some();
-                let selects = matches!(key, Key::Identity { .. }).then(|| gaps::selector(document)).flatten();
-                file.found.push(Found { key, at, definition, selects });
+                let (selects, trust_domain) = match &key {
+                    Key::Identity { mesh, .. } => {
+                        (gaps::selector(document), gaps::trust_domain(document, mesh, &context.zone))
+                    }
+                    Key::Mesh(_) | Key::Secret { .. } | Key::Trust { .. } => (None, None),
+                };
+                file.found.push(Found { key, at, definition, selects, trust_domain, is_refused: false });
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -14,6 +15,10 @@ use crate::runtime::file_watch::{Changes, FileWatch};
 
 /// What a file in a listed folder must be called to be read; a listed file may be called anything.
 const EXTENSIONS: [&str; 3] = ["yaml", "yml", "json"];
+
+/// How long until it is looked again where there is no file to watch, as it is where there are some: time alone ends CAs, and
+/// what could not be written down is tried again.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// The configured resource files.
 #[derive(Debug)]
@@ -43,10 +48,10 @@ impl ResourceFiles {
         read(&self.paths)
     }
 
-    /// Waits until something may have changed; for ever if there are none. Cancel safe.
+    /// Waits until something may have changed, or until it is time to look again. Cancel safe.
     pub(super) async fn changed(&mut self) {
         if self.paths.is_empty() {
-            return std::future::pending().await;
+            return tokio::time::sleep(LOOK_AGAIN).await;
         }
         self.changes.next().await;
     }

@@ -12,12 +12,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::backend::OF_IDENTITY;
-use super::claims::IdentityKey;
-use super::cluster::in_cluster;
+use super::claims::{BrokenClaims, IdentityKey};
+use super::cluster::{ObjectKind, ObjectRef, in_cluster};
+use super::policy::is_trust_domain;
 use super::resource::Key;
 use crate::document::{Node, Value};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::{IdentityPolicy, MeshPolicy, Selector};
+use crate::model::template::render_trust_domain;
 use crate::model::unserved::Unserved;
 
 /// See the module.
@@ -28,6 +30,9 @@ pub(super) struct Gaps {
     /// Identity policies, and whom they select; `None` if even that cannot be read.
     #[serde(with = "as_pairs")]
     pub(super) identities: BTreeMap<IdentityKey, Option<Selector>>,
+    /// What these claim; but for what was refused to them because others have it.
+    #[serde(default)]
+    pub(super) claims: BrokenClaims,
     /// Files and folders of which something has never been understood.
     pub(super) unread: BTreeSet<Arc<PathBuf>>,
     /// Whether everything has been seen once.
@@ -35,20 +40,20 @@ pub(super) struct Gaps {
 }
 
 /// In JSON a map's keys are texts, and these are not.
-mod as_pairs {
+pub(super) mod as_pairs {
     use super::*;
 
-    pub(super) fn serialize<S: Serializer>(
-        identities: &BTreeMap<IdentityKey, Option<Selector>>,
+    pub(in crate::mesh) fn serialize<T: Serialize, S: Serializer>(
+        identities: &BTreeMap<IdentityKey, T>,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(identities)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::mesh) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
         deserializer: D,
-    ) -> Result<BTreeMap<IdentityKey, Option<Selector>>, D::Error> {
-        Ok(Vec::<(IdentityKey, Option<Selector>)>::deserialize(deserializer)?.into_iter().collect())
+    ) -> Result<BTreeMap<IdentityKey, T>, D::Error> {
+        Ok(Vec::<(IdentityKey, T)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
 
@@ -74,7 +79,26 @@ impl Gaps {
             }
             may_hide || found.is_some()
         });
+        self.claims.names.retain(|mesh| may_hide || now.claims.names.contains(mesh));
+        self.claims.domains.retain(|key, domain| {
+            let found = now.claims.domains.get(key);
+            if let Some(found) = found {
+                domain.clone_from(found);
+            }
+            may_hide || found.is_some()
+        });
         self.unread.retain(|path| now.unread.contains(path));
+    }
+
+    /// Where there may be a mesh that nobody knows of; `None` if there is none. A kind of object that has not been listed is not
+    /// meant: before it is, nothing comes into force and nothing counts as held.
+    pub(super) fn may_hide_a_mesh(&self) -> Option<String> {
+        let may_have = |path: &&Arc<PathBuf>| match in_cluster(path) {
+            None => true,
+            Some(_) => ObjectRef::of_path(path).is_some_and(|object| object.kind == ObjectKind::Mesh),
+        };
+        let places: Vec<String> = self.unread.iter().filter(may_have).map(|path| place(path)).collect();
+        (!places.is_empty()).then(|| places.join(", "))
     }
 
     /// The meshes that there are, or may be, and that are not `served`; `defined` have a Mesh resource that is in force.
@@ -160,6 +184,23 @@ pub(super) fn selector(document: &Node) -> Option<Selector> {
         .filter_map(|label| Some((label.key.as_str().into(), label.value.text()?.into())))
         .collect();
     (!read.is_empty() || labels.entries.is_empty()).then_some(Selector::Labels(read))
+}
+
+/// The trust domain of a `MeshIdentity` of `mesh` that is broken; `None` if that cannot be read.
+pub(super) fn trust_domain(document: &Node, mesh: &str, zone: &str) -> Option<Arc<str>> {
+    let spec = match document.get("spec") {
+        Some(spec) => spec,
+        None => document,
+    };
+    let Value::Map(_) = spec.value else { return None };
+    let spiffe_id = spec.get("spiffeID").filter(|spiffe_id| !spiffe_id.is_null());
+    if let Some(Value::List(_) | Value::Scalar(_)) = spiffe_id.map(|spiffe_id| &spiffe_id.value) {
+        return None;
+    }
+    let domain = spiffe_id.and_then(|spiffe_id| spiffe_id.get("trustDomain")).filter(|domain| !domain.is_null());
+    let Some(domain) = domain else { return Some(mesh.into()) };
+    let rendered = render_trust_domain(domain.text()?, mesh, zone).ok()?;
+    is_trust_domain(&rendered).then(|| rendered.into())
 }
 
 #[cfg(test)]

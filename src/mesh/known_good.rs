@@ -22,7 +22,7 @@ const FORMAT: u32 = 1;
 
 /// What was good the last time that [`compile`](super::compile()) ran, and in force as far as meshes and identity policies go;
 /// empty at first.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct KnownGood {
     pub(super) meshes: LastGood<Arc<str>, MeshDefinition>,
     pub(super) secrets: LastGood<(Arc<str>, Arc<str>), SecretBytes>,
@@ -58,6 +58,8 @@ impl KnownGood {
         Claims {
             meshes: self.meshes.iter().map(|(name, mesh)| (name.clone(), is_enabled(mesh))).collect(),
             identities: self.identities.iter().map(|(key, definition)| (key.clone(), definition.clone())).collect(),
+            of_broken: self.gaps.claims.clone(),
+            unread: self.gaps.may_hide_a_mesh(),
         }
     }
 

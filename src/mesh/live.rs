@@ -52,7 +52,10 @@ pub struct LiveResources {
     /// The objects that were compiled last.
     objects: Arc<ClusterObjects>,
     embedded_default: EmbeddedDefault,
+    /// What was good when everything was known; until then, when the server ended.
     known: KnownGood,
+    /// Whether everything has been known once.
+    has_begun: bool,
     /// Where that is kept for the next start.
     memory: Option<KnownGoodFile>,
 }
@@ -73,7 +76,8 @@ impl LiveResources {
             (true, None) => EmbeddedDefault::On,
         };
         let (objects, known) = (Arc::default(), KnownGood::default());
-        Self { settings, clock, files, cluster, objects, embedded_default, known, memory: None }
+        let (has_begun, memory) = (false, None);
+        Self { settings, clock, files, cluster, objects, embedded_default, known, has_begun, memory }
     }
 
     /// What was good when the server ended counts as if it had not, and what is good is kept for the next start.
@@ -84,6 +88,10 @@ impl LiveResources {
     }
 
     /// Reads and compiles everything; what is broken is replaced by what was good the last time. It blocks on files.
+    ///
+    /// Before it is known of each kind of object which there are, what is good is known to be so for this once: kinds are
+    /// listed in any order, and which one comes first must not decide who holds a trust domain. So each of these views
+    /// begins with what was known when the server ended, and nothing of it is kept.
     pub fn load(&mut self) -> Compiled {
         if let Some(cluster) = &mut self.cluster {
             self.objects = cluster.borrow_and_update().clone();
@@ -109,10 +117,13 @@ impl LiveResources {
             files.extend(unseen(&self.objects));
         }
         let objects = self.objects.iter().map(|object| &object.source);
-        let compiled = compile(files.iter().chain(objects), &context, &mut self.known);
-        if self.cluster.is_none() || self.objects.is_known() {
-            self.known.begin();
+        let sources = files.iter().chain(objects);
+        self.has_begun |= self.cluster.is_none() || self.objects.is_known();
+        if !self.has_begun {
+            return compile(sources, &context, &mut self.known.clone());
         }
+        let compiled = compile(sources, &context, &mut self.known);
+        self.known.begin();
         if let Some(memory) = &mut self.memory {
             memory.keep(&self.known);
         }

@@ -69,6 +69,10 @@ pub struct Resources {
 mod tests;
 
 #[cfg(test)]
+mod broken_claims_tests;
+#[cfg(test)]
 mod claims_tests;
+#[cfg(test)]
+mod compile_tests;
 #[cfg(test)]
 mod identity_tests;

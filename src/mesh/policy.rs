@@ -85,9 +85,14 @@ fn listed_names<'t>(listed: &[Field<'t>]) -> BTreeMap<&'t str, usize> {
     names
 }
 
+/// Whether `name` can be a trust domain.
+pub(super) fn is_trust_domain(name: &str) -> bool {
+    TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name)
+}
+
 /// Whether `name` can be a trust domain; reports it if not.
 pub(super) fn check_trust_domain(name: &str, field: &Field<'_>) -> bool {
-    let usable = TrustDomain::new(name).is_ok_and(|domain| domain.as_str() == name);
+    let usable = is_trust_domain(name);
     if !usable {
         field.problem_with_hint(
             format!("{} cannot be a SPIFFE trust domain", quoted(name)),

@@ -89,4 +89,30 @@ mod tests {
         let twice = "type: Secret\nname: ca\nmesh: m\ndata: YQ==\n---\n";
         assert!(compile_text(&twice.repeat(2), true).resources.secrets.find("m", "ca").unwrap().problem().is_some());
     }
+
+    #[test]
+    fn who_refers_to_one_that_is_there_and_broken_is_not_told_that_it_is_missing_and_counts() {
+        let mesh = "type: Mesh\nname: m\nmtls:\n  enabledBackend: b\n  backends:\n  - {name: b, type: provided, \
+                    conf: {cert: {file: ca.pem}, key: {secret: ca}}}\n---\n";
+        for (secret, problems, expected, counts) in [
+            (
+                "type: Secret\nname: ca\nmesh: m\ndata: '%'\n",
+                2,
+                "the Secret \"ca\" cannot be read: it is broken in m.yaml:9",
+                true,
+            ),
+            ("type: Secret\ndata: YQ==\n", 2, "the Secret \"ca\" has not been found: it may be in m.yaml, which", true),
+            ("type: Secret\nname: other\nmesh: m\ndata: YQ==\n", 1, "there is no mesh Secret \"ca\"", false),
+            ("type: Secret\nname: ca\nmesh: m\ndata: YQ==\n", 1, "the Secret \"ca\": ", false),
+        ] {
+            let compiled = compile_text(&format!("{mesh}{secret}"), false);
+            let told: Vec<String> = compiled.problems.iter().map(ToString::to_string).collect();
+            assert_eq!(told.len(), problems, "{told:?}");
+            assert!(
+                told.iter().any(|told| told.contains("mtls.backends[0].conf.key.secret: ") && told.contains(expected)),
+                "{told:?}"
+            );
+            assert_eq!(compiled.resources.policies.meshes.contains_key("m"), counts, "{told:?}");
+        }
+    }
 }

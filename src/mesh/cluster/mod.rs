@@ -11,14 +11,16 @@ mod object;
 mod objects;
 mod report;
 mod status;
+mod without_keys;
 mod writer;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 pub use elsewhere::tell_of_objects_elsewhere;
 pub use object::{Object, ObjectKind, ObjectRef, in_cluster};
@@ -36,6 +38,9 @@ use objects::Store;
 
 /// The CustomResourceDefinitions of the three kinds, as YAML.
 pub const DEFINITIONS: &str = include_str!("../../../deploy/crds.yaml");
+
+/// The pause after which it is tried again to write down what could not be.
+const WRITE_AGAIN: Duration = Duration::from_secs(60);
 
 /// Watches the objects; those that have a namespace in `namespace`. The receiver shows always the last that was known: at
 /// first what is remembered in `state_dir`. `board` is told whether the API server lists them.
@@ -74,7 +79,17 @@ pub fn watch_objects(
         tasks.spawn_essential("mesh object watch", async move {
             let mut is_kept = false;
             loop {
-                let event = match events.next_if_any().await {
+                let event = match memory.is_behind() {
+                    false => events.next_if_any().await,
+                    true => match timeout(WRITE_AGAIN, events.next_if_any()).await {
+                        Ok(event) => event,
+                        Err(_elapsed) => {
+                            memory.write();
+                            continue;
+                        }
+                    },
+                };
+                let event = match event {
                     Ok(event) => Ok(event),
                     Err(refused) => match confirmed(&client, kind, refused).await {
                         Some(refused) => {
@@ -117,5 +132,9 @@ async fn confirmed(client: &Client, kind: ObjectKind, refused: Refused) -> Optio
 
 #[cfg(test)]
 mod absence_tests;
+#[cfg(test)]
+mod arrival_tests;
+#[cfg(test)]
+mod memory_tests;
 #[cfg(test)]
 mod tests;
