@@ -72,9 +72,15 @@ impl Builtin {
     pub fn load_or_create(folder: &Path, name: &str, lifetime: Duration, clock: Clock) -> Result<Self, BuiltinError> {
         let (certificate_file, key_file) = (folder.join("ca.crt"), folder.join("ca.key"));
         // Two servers that start on one empty folder must not each make a CA. Released when dropped.
-        private_file::make_folder(folder)?;
-        let lock = File::create(folder.join("lock"))?;
-        lock.lock()?;
+        let _lock = match lock(folder) {
+            Ok(lock) => Some(lock),
+            // A CA that is there signs, also where nothing can be written.
+            Err(error) if certificate_file.exists() && key_file.exists() => {
+                tracing::warn!(folder = %folder.display(), %error, "cannot write where the builtin CA is kept; it is used as it is");
+                None
+            }
+            Err(error) => return Err(error.into()),
+        };
         match (certificate_file.exists(), key_file.exists()) {
             (true, true) => {}
             (false, false) => {
@@ -112,6 +118,14 @@ impl CertificateAuthority for Builtin {
     async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
         self.ca.sign(request, self.clock.now()).await
     }
+}
+
+/// The folder is made if it is not there.
+fn lock(folder: &Path) -> std::io::Result<File> {
+    private_file::make_folder(folder)?;
+    let lock = File::create(folder.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 fn create(
@@ -230,6 +244,18 @@ mod tests {
         load(folder.path(), YEAR).unwrap();
         std::fs::write(folder.path().join("ca.crt"), "junk").unwrap();
         assert!(matches!(load(folder.path(), YEAR), Err(BuiltinError::Certificate { .. })));
+    }
+
+    #[test]
+    fn one_that_is_there_is_used_where_nothing_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = load(folder.path(), YEAR).unwrap();
+        // What a read-only file system does to everybody, root included, who may write anywhere else.
+        std::fs::remove_file(folder.path().join("lock")).unwrap();
+        std::fs::create_dir(folder.path().join("lock")).unwrap();
+        assert_eq!(load(folder.path(), YEAR).unwrap().root(), made.root());
+        std::fs::remove_file(folder.path().join("ca.key")).unwrap();
+        assert!(matches!(load(folder.path(), YEAR), Err(BuiltinError::Io(_))));
     }
 
     #[test]

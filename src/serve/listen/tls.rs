@@ -21,6 +21,7 @@ use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::{Changes, FileWatch};
 use crate::runtime::publish;
+use crate::runtime::regular_file;
 use crate::runtime::tasks::Tasks;
 use crate::serve::metrics::Metrics;
 
@@ -108,6 +109,15 @@ pub fn check(files: &TlsFiles, clock: &Clock) -> Checked {
     }
     let errors = [own.err().map(|error| error.to_string()), clients.err().map(|error| error.to_string())];
     problems.extend(errors.into_iter().flatten());
+    // Of the files that go together only the first that cannot be read has been told of.
+    for path in files.own().into_iter().chain(files.of_clients()) {
+        let name = path.display().to_string();
+        if let Err(error) = regular_file::read(path)
+            && !problems.iter().any(|problem| problem.contains(&name))
+        {
+            problems.push(format!("cannot read {name}: {error}"));
+        }
+    }
     Checked { problems, warnings }
 }
 
