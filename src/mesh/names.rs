@@ -47,6 +47,8 @@ pub(super) fn path(field: &Field<'_>) -> Option<PathBuf> {
 
 /// Whether it is rather the content of something than its name.
 pub(super) fn looks_like_content(text: &str) -> bool {
+    // However it is wrapped; a space within makes it prose.
+    let text: String = text.trim().chars().filter(|letter| !matches!(letter, '\n' | '\r' | '\t')).collect();
     // The second is the first in base64.
     let is_pem = text.contains("-----") || text.starts_with("LS0tLS1");
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=');

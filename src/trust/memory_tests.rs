@@ -114,8 +114,20 @@ fn resources_that_arrive_one_by_one_lose_nothing() {
     let half = restart(&before, &backends[..1], &[("one", &one)]);
     assert_eq!(trusted(&mut with(restart(&half, &backends[..1], &[]), &backends, &[])), ["One", "Other"]);
     let mut certain = half;
+    assert_eq!(trusted(&mut certain), ["One"]);
     certain.forget_others(&BTreeSet::new());
     assert_eq!(trusted(&mut with(certain, &backends, &[])), ["One"], "it was taken off the list");
+}
+
+#[test]
+fn a_mesh_that_waits_for_a_source_keeps_what_it_had_though_all_others_are_forgotten() {
+    let (one, other) = (TestCa::root("One"), TestCa::root("Other"));
+    let before = start(&[("one", "builtin"), ("other", "issuer")], &[("one", &one), ("other", &other)]);
+    let mut waits = restart(&before, &[("one", "builtin"), ("other", "another")], &[("one", &one)]);
+    assert_eq!(trusted(&mut waits), [""; 0]);
+    waits.forget_others(&BTreeSet::new());
+    waits.hear(&("default".into(), "other".into()), Answer::Bad("away".into()));
+    assert_eq!(trusted_at(&mut waits, NOW + 10), ["One", "Other"], "until its last leaf has ended");
 }
 
 #[test]

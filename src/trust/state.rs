@@ -109,9 +109,10 @@ impl TrustState {
     }
 
     /// The policies are all there is, but for those of `incomplete` meshes: what was kept of other meshes and backends that
-    /// are not among them is for nobody.
+    /// are not among them is for nobody. One that waits for a source has nothing else until it has heard of it.
     pub fn forget_others(&mut self, incomplete: &BTreeSet<Arc<str>>) {
-        self.kept.retain(|mesh, _| incomplete.contains(mesh));
+        let waits = |mesh: &Arc<str>| self.policies.meshes.contains_key(mesh) && !self.memory.contains_key(mesh);
+        self.kept.retain(|mesh, _| incomplete.contains(mesh) || waits(mesh));
     }
 
     /// What is to be kept for the next start.

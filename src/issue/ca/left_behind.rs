@@ -57,9 +57,10 @@ impl LeftBehind {
     pub async fn run(mut self) {
         let mut ledger = Ledger { state_dir: self.state_dir.clone(), lifetimes: BTreeMap::new() };
         loop {
+            // First: it is said after the policies are there.
+            let is_complete = *self.complete.borrow_and_update();
             let (wanted, in_force) =
                 (self.wanted.borrow_and_update().clone(), self.in_force.borrow_and_update().clone());
-            let is_complete = *self.complete.borrow_and_update();
             let used = used(self.state_dir.path(), [&in_force, &wanted]);
             for notice in ledger.notices(&used) {
                 tracing::warn!("{notice}");
