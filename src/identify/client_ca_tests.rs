@@ -202,9 +202,66 @@ fn a_list_that_is_gone_counts_until_the_file_has_settled() {
     is_revoked(&settled, &[&of_one]);
     assert_eq!(verdict(&settled, &[&of_other]), Ok(()));
     assert!(settled.missed_lists().is_empty() && renewed(&settled, &cas, &only).missed_lists().is_empty());
-    // Nobody is let in by a CA that is out, and so nothing is missed of it.
+    // That of a CA which goes out with it settles as well.
     let without = renewed(&whole, &[&one], &(only + &below.crl(&[], next)));
-    assert!(without.missed_lists().is_empty() && without.lists_of_others().len() == 1);
+    assert_eq!((without.missed_lists(), without.lists_of_others()), (vec!["CN=other"], vec!["CN=below"]));
+    assert!(without.without_missed().missed_lists().is_empty());
+}
+
+/// Clients go on showing it as an intermediate, and reach the root.
+#[test]
+fn the_list_of_a_ca_that_is_taken_out_counts_on_below_its_root() {
+    let (root, next) = (TestCa::root("root"), timestamp(LATER));
+    let below = root.intermediate("below");
+    let (good, bad) = (web(&below), web(&below));
+    let of_root = root.crl(&[], next);
+    let old = below.crl_from(timestamp(NOW - 500), &[], next);
+    let list = below.crl_from(timestamp(NOW - 400), &[&bad], next);
+    let newest = below.crl_from(timestamp(NOW - 300), &[], next);
+    let whole = client_cas(&[&root, &below], &(of_root.clone() + &list));
+    let without = |lists: &str| renewed(&whole, &[&root], &(of_root.clone() + lists));
+    let verdict = |judge: &ClientCa, leaf| verdict(judge, &[leaf, below.certificate()]);
+
+    let lost = without("");
+    let later = renewed(&lost, &[&root], &(of_root.clone() + "\n"));
+    let back = renewed(&lost, &[&root, &below], &of_root);
+    for judge in [&lost, &later, &back] {
+        is_revoked(judge, &[&bad, below.certificate()]);
+        assert_eq!((verdict(judge, &good), judge.missed_lists()), (Ok(()), vec!["CN=below"]));
+    }
+    assert_eq!(verdict(&lost.without_missed(), &bad), Ok(()), "as with any other list");
+
+    let put_back = without(&old);
+    for judge in [&put_back, &put_back.without_missed()] {
+        is_revoked(judge, &[&bad, below.certificate()]);
+        assert_eq!((judge.missed_lists(), judge.older_lists()), (vec![], vec!["CN=below"]));
+    }
+    // The file has it still, or its successor.
+    for (lists, expected) in [(&list, false), (&newest, true)] {
+        let judge = without(lists);
+        assert_eq!(verdict(&judge, &bad).is_ok(), expected);
+        assert!(judge.missed_lists().is_empty() && judge.older_lists().is_empty());
+    }
+    // A successor by its name is another CA.
+    let namesake = TestCa::root("below");
+    let judge = renewed(&client_cas(&[&below], &list), &[&namesake], &of_root);
+    assert_eq!(
+        (judge.verify(&[web(&namesake).der().clone()], timestamp(NOW)).is_ok(), judge.missed_lists().len()),
+        (true, 1)
+    );
+}
+
+/// What was read when nobody knew its CA is not dropped for what is known by now.
+#[test]
+fn a_list_that_is_found_to_be_no_good_is_missed_as_well() {
+    let (root, next) = (TestCa::root("root"), timestamp(LATER));
+    let below = root.intermediate("below");
+    let of_root = root.crl(&[], next);
+    let forged = with_a_bad_signature(&below.crl(&[], next));
+    let judge = renewed(&client_ca(&root, Some(&(of_root.clone() + &forged))), &[&root, &below], &of_root);
+    assert_eq!(judge.missed_lists(), ["CN=below"]);
+    assert!(verdict(&judge, &[&web(&below)]).is_err());
+    assert_eq!(verdict(&judge.without_missed(), &[&web(&below)]), Ok(()));
 }
 
 #[test]

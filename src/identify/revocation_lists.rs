@@ -65,7 +65,7 @@ type Age = (Timestamp, Option<BigUint>);
 /// Who has signed a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Signer {
-    /// A CA that is known, by its public key.
+    /// A CA that is known, or was when it was read, by its public key.
     Ca(Vec<u8>),
     /// A key that no known CA has: an intermediate's, that of a CA which is not trusted any more, or nobody's of ours. The list
     /// may say which (its key id, §5.2.1).
@@ -100,8 +100,8 @@ impl RevocationLists {
         lists.into_iter().enumerate().map(read).map(held).collect::<Result<_, _>>().map(Self)
     }
 
-    /// These, and those of `last` whose place nothing in the file has taken. Those of a CA that is not among `cas` any more are
-    /// not needed: nobody is let in by it.
+    /// These, and those of `last` whose place nothing in the file has taken. That goes for those of a CA too that is not among
+    /// `cas` any more: shown as an intermediate, it may still lead to one that is.
     #[must_use]
     pub(super) fn after(mut self, last: &Self, cas: &[Certificate]) -> Self {
         let kept: Vec<Held> = last.current().filter_map(|list| self.keep(list, cas)).collect();
@@ -109,18 +109,19 @@ impl RevocationLists {
         self
     }
 
-    fn keep(&self, last: &List, cas: &[Certificate]) -> Option<Held> {
-        // Who has signed it may be known by now.
-        let list = List::read(last.der.clone(), cas).ok()?;
-        if matches!((&last.signer, &list.signer), (Signer::Ca(_), Signer::Other(_))) {
-            return None;
-        }
+    fn keep(&self, last: &Arc<List>, cas: &[Certificate]) -> Option<Held> {
+        let list = match &last.signer {
+            // It has signed it, whether it is still among them or not.
+            Signer::Ca(_) => last.clone(),
+            // Who has may be known by now. If it is no good by what is known, it counts as it did.
+            Signer::Other(_) => List::read(last.der.clone(), cas).map_or_else(|_no_good| last.clone(), Arc::new),
+        };
         let mut successors = self.0.iter().filter(|held| held.list.has_the_place_of(&list)).peekable();
         // Several unknown keys may have the same place.
         let why =
             if successors.peek().is_none() || list.signer == Signer::Other(None) { Why::Missed } else { Why::Newer };
         let replaced = successors.any(|held| held.list.age >= list.age);
-        (!replaced).then(|| Held { list: Arc::new(list), why })
+        (!replaced).then_some(Held { list, why })
     }
 
     /// Without those that were missed.
@@ -143,8 +144,8 @@ impl RevocationLists {
         self.0.iter().filter(|held| held.why == why).map(|held| held.list.issuer.as_str()).collect()
     }
 
-    fn lists(&self) -> impl Iterator<Item = &List> {
-        self.0.iter().map(|held| &*held.list)
+    fn lists(&self) -> impl Iterator<Item = &Arc<List>> {
+        self.0.iter().map(|held| &held.list)
     }
 
     /// When the next one ends.
@@ -165,8 +166,8 @@ impl RevocationLists {
 
     /// Whether a certificate with this serial number and issuer (DER, as webpki has them) is good.
     pub(super) fn check(&self, name: &[u8], serial: &[u8], issuer: Issuer<'_>, now: UnixTime) -> Result<(), Error> {
-        let of_name: Vec<&List> = self.lists().filter(|list| list.content.issuer() == name).collect();
-        let of_key: Vec<&List> = of_name.iter().copied().filter(|list| list.is_signed_by(issuer)).collect();
+        let of_name: Vec<&Arc<List>> = self.lists().filter(|list| list.content.issuer() == name).collect();
+        let of_key: Vec<&Arc<List>> = of_name.iter().copied().filter(|list| list.is_signed_by(issuer)).collect();
         // A CA without a list has revoked nobody, and one by its name may have another key; but a list that nobody known has
         // signed may be meant for it, unless it names another key.
         if of_key.is_empty() && of_name.iter().any(|list| list.may_be_meant_for(issuer)) {
@@ -177,7 +178,7 @@ impl RevocationLists {
     }
 
     /// Those that no other has taken the place of.
-    fn current(&self) -> impl Iterator<Item = &List> {
+    fn current(&self) -> impl Iterator<Item = &Arc<List>> {
         self.lists().filter(|list| !self.lists().any(|other| other.replaces(list)))
     }
 }
@@ -209,7 +210,15 @@ impl List {
 
     /// Whether both are about the same certificates, as far as can be told.
     fn has_the_place_of(&self, other: &Self) -> bool {
-        self.content.issuer() == other.content.issuer() && self.signer == other.signer && self.has_the_scope_of(other)
+        self.content.issuer() == other.content.issuer()
+            && self.has_the_scope_of(other)
+            && (self.signer == other.signer || self.is_signed_by_the_ca_of(other) || other.is_signed_by_the_ca_of(self))
+    }
+
+    /// Of two lists of a CA, one may have been read while the CA was known and the other when it was not any more.
+    fn is_signed_by_the_ca_of(&self, other: &Self) -> bool {
+        let Signer::Ca(public_key) = &other.signer else { return false };
+        self.is_signed_by(Issuer { public_key, may_sign: true, key_id: None })
     }
 
     /// Whether nobody needs the other one any more.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -79,6 +80,9 @@ pub(super) struct Tls {
     clients: LastGood<Option<Arc<ClientCa>>>,
     config: watch::Sender<Arc<ServerConfig>>,
     problems: watch::Sender<Arc<Vec<Problem>>>,
+    /// When the dates of certificates and lists were last looked at. What ends after that has yet to be seen, however long it
+    /// takes to get there.
+    judged_at: Timestamp,
     /// Tells `changes`; it was there before the files were read, so that no change in between is missed.
     _watch: FileWatch,
     changes: Changes,
@@ -123,13 +127,15 @@ pub fn check(files: &TlsFiles, clock: &Clock) -> Checked {
 
 impl Tls {
     pub(super) fn load(files: TlsFiles, clock: &Clock) -> Result<Self, TlsError> {
+        let judged_at = clock.now();
         let watch = FileWatch::new();
         files.own().into_iter().chain(files.of_clients()).for_each(|path| watch.add(path));
         let changes = watch.changes();
         let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents))?;
         let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents, None))?;
         let config = watch::Sender::new(files.config(own.made(), clients.made().as_deref())?);
-        let tls = Self { files, own, clients, config, problems: watch::Sender::default(), _watch: watch, changes };
+        let problems = watch::Sender::default();
+        let tls = Self { files, own, clients, config, problems, judged_at, _watch: watch, changes };
         tls.warn_of_dates(clock);
         tls.warn_of_lists();
         tls.publish_problems(clock);
@@ -155,8 +161,8 @@ impl Tls {
         // When the revocation lists that were missed in the file have been away for long enough.
         let mut settled: Option<Instant> = None;
         loop {
-            let end = self.clients.made().as_ref().and_then(|client_ca| client_ca.next_end(clock.now()));
-            let own_date = next_date(self.own.made(), &clock);
+            let end = self.clients.made().as_ref().and_then(|client_ca| client_ca.next_end(self.judged_at));
+            let own_date = next_date(self.own.made(), self.judged_at);
             tokio::select! {
                 () = self.changes.next() => {}
                 () = at(end, &clock) => {}
@@ -164,6 +170,7 @@ impl Tls {
                 () = until(settled) => {}
             }
             let now = clock.now();
+            self.judged_at = now;
             // Streams live by a list or a CA that has ended, and nothing but the time tells them.
             if let (Some(judges), Some(client_ca)) = (&judges, self.clients.made())
                 && end.is_some_and(|end| end <= now)
@@ -353,7 +360,7 @@ async fn until(end: Option<Instant>) {
 }
 
 /// The same by the clock.
-async fn at(end: Option<jiff::Timestamp>, clock: &Clock) {
+async fn at(end: Option<Timestamp>, clock: &Clock) {
     let Some(end) = end else { return std::future::pending().await };
     let left = Duration::try_from(end.duration_since(clock.now())).unwrap_or_default();
     tokio::time::sleep(left).await;

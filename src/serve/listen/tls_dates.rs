@@ -22,10 +22,10 @@ fn validity(key: &CertifiedKey) -> Option<Validity> {
     key.cert.first().cloned().and_then(|leaf| Certificate::from_der(leaf).ok()).map(|leaf| leaf.validity())
 }
 
-/// When the server's own certificate begins or ends next.
-pub(super) fn next_date(key: &CertifiedKey, clock: &Clock) -> Option<Timestamp> {
-    let (validity, now) = (validity(key)?, clock.now());
-    [validity.not_before, validity.not_after].into_iter().find(|date| *date > now)
+/// When the server's own certificate begins or ends next, after that time.
+pub(super) fn next_date(key: &CertifiedKey, after: Timestamp) -> Option<Timestamp> {
+    let validity = validity(key)?;
+    [validity.not_before, validity.not_after].into_iter().find(|date| *date > after)
 }
 
 impl TlsFiles {

@@ -57,6 +57,27 @@ async fn the_end_of_a_certificate_or_a_client_ca_is_told_when_it_comes() {
     tasks.stop(Duration::from_secs(1)).await;
 }
 
+/// As while files are read: what has ended in between is seen all the same.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_passes_while_nobody_waits_for_it_is_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (clients, later) = (TestCa::root_until("clients", timestamp(NOW + 50)), timestamp(NOW + 9999));
+    let files = write(folder.path(), NOW + 60, &[&clients], &clients.crl(&[], later));
+    let clock = Clock::simulated(timestamp(NOW));
+    let (tasks, _deaths) = Tasks::new();
+    let tls = Tls::load(files, &clock).unwrap();
+    let mut problems = tls.problems();
+    let judges = watch::Sender::new(tls.clients.made().clone().unwrap());
+    let mut judge = judges.subscribe();
+    tokio::time::advance(Duration::from_secs(100)).await;
+    tasks.spawn_essential("tls files", tls.keep_current(Some(judges), clock.clone(), metrics()));
+    let judged = tokio::time::timeout(Duration::from_secs(10), judge.changed()).await;
+    judged.expect("streams are judged anew").unwrap();
+    drop(problems.wait_for(|problems| problems.len() == 2).await.unwrap());
+    assert!((NOW + 100..NOW + 102).contains(&clock.now().as_second()), "{}", clock.now());
+    tasks.stop(Duration::from_secs(1)).await;
+}
+
 #[tokio::test]
 async fn a_file_that_has_lost_a_list_is_believed_when_it_has_stayed_so() {
     let folder = tempfile::tempdir().unwrap();
