@@ -363,12 +363,19 @@ pub fn quoted(text: &str) -> String {
 }
 
 fn did_you_mean<'a>(text: &str, words: impl Iterator<Item = &'a str>) -> Option<String> {
+    words.filter_map(|word| Some((slips(text, word)?, word))).min().map(|(_, word)| format!("did you mean {word}?"))
+}
+
+/// Whether `word` may be what is meant by `text`, written as it should be or with slips of the pen.
+pub fn may_mean(text: &str, word: &str) -> bool {
+    slips(text, word).is_some()
+}
+
+/// How many slips of the pen make `text` of `word`; `None` if they are too many for that.
+fn slips(text: &str, word: &str) -> Option<usize> {
     let text: String = text.chars().take(60).collect();
-    words
-        .map(|word| (strsim::damerau_levenshtein(&text.to_lowercase(), &word.to_lowercase()), word))
-        .filter(|(distance, word)| *distance <= 1 + word.len() / 5)
-        .min()
-        .map(|(_, word)| format!("did you mean {word}?"))
+    let slips = strsim::damerau_levenshtein(&text.to_lowercase(), &word.to_lowercase());
+    (slips <= 1 + word.len() / 5).then_some(slips)
 }
 
 /// A bound, in words.

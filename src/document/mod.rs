@@ -5,7 +5,7 @@ mod decode;
 mod node;
 mod yaml;
 
-pub use decode::{Field, Fields, Report, quoted};
+pub use decode::{Field, Fields, Report, may_mean, quoted};
 pub use node::{Entry, Map, NOT_KEPT, Node, Scalar, ScalarKind, Value};
 pub use yaml::{MAX_BYTES, MAX_DEPTH, SyntaxError, parse, parse_each};
 

@@ -44,7 +44,7 @@ pub struct Compiled {
 pub(super) struct File {
     pub(super) path: Arc<PathBuf>,
     pub(super) complete: bool,
-    /// Whether it is known of each of its documents which resource it is.
+    /// Whether it is known of each of its documents which resource it is, or that it is none.
     identified: bool,
     pub(super) found: Vec<Found>,
 }
@@ -313,6 +313,7 @@ fn decode(source: &Source, context: &Context, told: &mut Told) -> File {
         told.notices.extend(notices);
         match outcome {
             Outcome::Unidentified => (file.complete, file.identified) = (false, false),
+            Outcome::Foreign => file.complete = false,
             Outcome::Known { key, at, definition } => {
                 // A file that is cut off in the middle of a resource has lost what came after it as well.
                 file.complete &= definition.is_some();

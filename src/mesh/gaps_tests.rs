@@ -62,6 +62,46 @@ fn what_may_be_a_mesh_is_told_until_it_is_mended() {
 }
 
 #[test]
+fn what_is_plainly_none_of_ours_hides_nothing_and_is_told() {
+    let good = mesh("payments", GOOD);
+    for (other, hides) in [
+        ("{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}", false),
+        ("{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}}", false),
+        ("{apiVersion: kuma.io/v1alpha1, kind: MeshTrafficPermission, metadata: {name: p}}", false),
+        ("{type: MeshTrafficPermission, name: p, mesh: payments}", false),
+        ("{type: MeshTrace, name: t}", false),
+        ("{kind: ConfigMap}", false),
+        ("{apiVersion: appmesh.k8s.aws/v1beta2, kind: Mesh}", false),
+        ("{apiVersion: v1, kind: List, items: [{apiVersion: v1, kind: ConfigMap, metadata: {name: c}}]}", false),
+        ("{apiVersion: kuma.io/v1alpha1, kind: Mesh}", true),
+        ("{apiVersion: kuma.oi/v1alpha1, kind: Mesh}", true),
+        ("{apiVersion: v1, kind: Secrets, metadata: {name: s}}", true),
+        ("{kind: Mehs, metadata: {name: default}}", true),
+        ("{type: mesh, name: default}", true),
+        ("{type: 7, name: default}", true),
+        ("{type: '', name: default}", true),
+        ("{metadata: {name: default}, type: ConfigMap}", true),
+        ("{kind: ConfigMap, type: Mesh, name: default}", true),
+        ("{apiVersion: v1, kind: List, items: }", true),
+        ("{apiVersion: v1, kind: List, items: [{kind: Mesh}]}", true),
+        ("{apiVersion: kuma.io/v1alpha1, kind: MeshList, items: []}", true),
+        ("{name: default}", true),
+        ("[a]", true),
+    ] {
+        let mut known = KnownGood::default();
+        let result = compiled(&[("one", &good), ("other", other)], &mut known);
+        let expected = if hides { "payments|||other" } else { "payments|||" };
+        assert_eq!(shown(&result.resources.policies), expected, "{other}");
+        assert_eq!(known.gaps.may_hide_a_mesh().is_some(), hides, "{other}");
+        assert_ne!(result.problems, [], "{other}");
+        // A mesh may be what it has been made of.
+        known.begin();
+        let result = compiled(&[("one", other)], &mut known);
+        assert_eq!(result.resources.policies.meshes.len(), 1, "{other}");
+    }
+}
+
+#[test]
 fn what_is_broken_when_it_appears_takes_nothing_away() {
     let good = mesh("payments", GOOD);
     let mut known = KnownGood::default();

@@ -3,8 +3,10 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::cluster::{ClusterObjects, Listing, ObjectKind};
 use super::compile::{Compiled, Source, compile};
@@ -18,6 +20,10 @@ use crate::runtime::state_dir::StateDir;
 
 /// The file in the state directory that says that the embedded default is served.
 const SERVED_FILE: &str = "embedded-default";
+
+/// How long the cluster has to list the kinds that are remembered, before what there is without them is known to be good: it
+/// comes into force after as long.
+const LISTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is served if no resources are configured at all.
 const EMBEDDED_DEFAULT: &str =
@@ -42,6 +48,14 @@ pub struct Settings {
     pub state_dir: Option<PathBuf>,
 }
 
+/// The kinds that the cluster has not listed yet, and that are all that it has not.
+#[derive(Debug)]
+struct Remembered {
+    kinds: Vec<ObjectKind>,
+    /// The end of the time that the cluster has to list another of them; `None` if it has passed.
+    listed_until: Option<Instant>,
+}
+
 /// The resources of files and of the cluster.
 #[derive(Debug)]
 pub struct LiveResources {
@@ -54,8 +68,10 @@ pub struct LiveResources {
     embedded_default: EmbeddedDefault,
     /// What was good when everything was known; until then, when the server ended.
     known: KnownGood,
-    /// Whether everything has been known once.
+    /// Whether everything has been listed once.
     has_begun: bool,
+    /// Until then, if something is known of each kind.
+    remembered: Option<Remembered>,
     /// Where that is kept for the next start.
     memory: Option<KnownGoodFile>,
 }
@@ -76,8 +92,8 @@ impl LiveResources {
             (true, None) => EmbeddedDefault::On,
         };
         let (objects, known) = (Arc::default(), KnownGood::default());
-        let (has_begun, memory) = (false, None);
-        Self { settings, clock, files, cluster, objects, embedded_default, known, has_begun, memory }
+        let (has_begun, remembered, memory) = (false, None, None);
+        Self { settings, clock, files, cluster, objects, embedded_default, known, has_begun, remembered, memory }
     }
 
     /// What was good when the server ended counts as if it had not, and what is good is kept for the next start.
@@ -89,9 +105,10 @@ impl LiveResources {
 
     /// Reads and compiles everything; what is broken is replaced by what was good the last time. It blocks on files.
     ///
-    /// Before it is known of each kind of object which there are, what is good is known to be so for this once: kinds are
-    /// listed in any order, and which one comes first must not decide who holds a trust domain. So each of these views
-    /// begins with what was known when the server ended, and nothing of it is kept.
+    /// Before each kind of object has been listed, what is good is known to be so for this once: kinds are listed in any
+    /// order, and which one comes first must not decide who holds a trust domain. So each of these views begins with what
+    /// was known before, when the server ended, and nothing of it is kept. Unless the cluster leaves it at that: what is
+    /// listed together with what is remembered is in force then, and is kept as if it were all.
     pub fn load(&mut self) -> Compiled {
         if let Some(cluster) = &mut self.cluster {
             self.objects = cluster.borrow_and_update().clone();
@@ -116,10 +133,10 @@ impl LiveResources {
         if self.cluster.is_some() {
             files.extend(unseen(&self.objects));
         }
+        let is_to_be_kept = self.is_to_be_kept();
         let objects = self.objects.iter().map(|object| &object.source);
         let sources = files.iter().chain(objects);
-        self.has_begun |= self.cluster.is_none() || self.objects.is_known();
-        if !self.has_begun {
+        if !is_to_be_kept {
             return compile(sources, &context, &mut self.known.clone());
         }
         let compiled = compile(sources, &context, &mut self.known);
@@ -130,14 +147,37 @@ impl LiveResources {
         compiled
     }
 
+    /// Whether what is good now is known to be good from now on.
+    fn is_to_be_kept(&mut self) -> bool {
+        self.has_begun |= self.cluster.is_none() || self.objects.is_complete();
+        if self.has_begun || !self.objects.is_known() {
+            self.remembered = None;
+            return self.has_begun;
+        }
+        let (kinds, now) = (self.objects.remembered(), Instant::now());
+        let before = self.remembered.take().filter(|before| before.kinds == kinds);
+        let listed_until = before.map_or(Some(now + LISTED_WITHIN), |before| before.listed_until);
+        let listed_until = listed_until.filter(|until| now < *until);
+        self.remembered = Some(Remembered { kinds, listed_until });
+        listed_until.is_none()
+    }
+
     /// The objects that [`LiveResources::load`] took in the last time.
     pub fn objects(&self) -> &Arc<ClusterObjects> {
         &self.objects
     }
 
-    /// Waits until it is time to load again: files may have changed, or objects have. An object's status is no change.
+    /// Waits until it is time to load again: files may have changed, or objects have, or kinds that are remembered have not
+    /// been listed in time. An object's status is no change.
     pub async fn changed(&mut self) {
         let Some(cluster) = &mut self.cluster else { return self.files.changed().await };
+        let listed_until = self.remembered.as_ref().and_then(|remembered| remembered.listed_until);
+        let is_left_at_that = async {
+            match listed_until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
         let objects = async {
             // The watches live as long as the program.
             while cluster.changed().await.is_ok() {
@@ -151,6 +191,7 @@ impl LiveResources {
         tokio::select! {
             () = self.files.changed() => {}
             () = objects => {}
+            () = is_left_at_that => {}
         }
     }
 }

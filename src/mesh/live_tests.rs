@@ -117,6 +117,6 @@ async fn changes_of_files_are_told() {
                 }
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(20), changed).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), changed).await.unwrap();
     }
 }

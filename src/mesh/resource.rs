@@ -7,13 +7,16 @@ use super::Context;
 use super::identity::{self, IdentityDefinition};
 use super::policy::{self, MeshDefinition};
 use super::{names, secret, trust};
-use crate::document::{Field, Fields, Node, Report, quoted};
+use crate::document::{Field, Fields, Node, Report, may_mean, quoted};
 use crate::model::diagnostic::{Location, Problem};
 use crate::model::policy::TrustAnchors;
 use crate::model::secrets::SecretBytes;
 
 /// The API group and version of Kuma's resources.
 const KUMA_API: &str = "kuma.io/v1alpha1";
+
+/// The group alone.
+const KUMA_GROUP: &str = "kuma.io";
 
 /// The mesh of a resource that names none.
 const DEFAULT_MESH: &str = "default";
@@ -41,6 +44,8 @@ pub(super) enum Definition {
 pub(super) enum Outcome {
     /// Something broken that cannot be told apart from other resources: it might be any of those that its file had.
     Unidentified,
+    /// None that this program reads. It hides none either, but may have taken the place of one that its file had.
+    Foreign,
     /// A resource; without a definition if it is broken.
     Known { key: Key, at: Location, definition: Option<Definition> },
 }
@@ -89,9 +94,31 @@ impl Kind {
 /// Decodes a document from `file` (`None`: from the cluster).
 pub(super) fn decode(document: &Node, file: Option<Arc<PathBuf>>, context: &Context) -> Decoded {
     let report = Report::new(file);
-    let outcome = decode_outcome(&report.root(document), context).unwrap_or(Outcome::Unidentified);
+    let outcome = decode_outcome(&report.root(document), context);
+    let outcome =
+        outcome.unwrap_or_else(|| if is_foreign(document) { Outcome::Foreign } else { Outcome::Unidentified });
     let (problems, notices) = report.finish();
     Decoded { outcome, problems, notices }
+}
+
+/// Whether a document that is no resource is plainly something else: by its kind, which is not even one with slips of the pen, or
+/// by the group of its API. A list of whatever it is may have anything in it.
+fn is_foreign(document: &Node) -> bool {
+    let text = |key| document.get(key).and_then(Node::text).filter(|text| !text.trim().is_empty());
+    let is_ours = |kind: &str| Kind::ALL.iter().any(|(ours, _)| may_mean(kind, ours));
+    let is_foreign_api = || {
+        let group = text("apiVersion").and_then(|version| version.split_once('/'));
+        group.is_some_and(|(group, _)| !may_mean(group, KUMA_GROUP))
+    };
+    match (text("kind"), text("type")) {
+        (Some(kind), _) if kind.ends_with("List") => false,
+        (Some(kind), other) => is_foreign_api() || !is_ours(kind) && !other.is_some_and(is_ours),
+        (None, Some(kind)) => {
+            let is_universal = ["apiVersion", "kind", "metadata"].iter().all(|key| document.get(key).is_none());
+            is_universal && !is_ours(kind)
+        }
+        (None, None) => false,
+    }
 }
 
 fn decode_outcome(root: &Field<'_>, context: &Context) -> Option<Outcome> {

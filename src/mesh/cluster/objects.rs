@@ -79,6 +79,12 @@ impl ClusterObjects {
         ObjectKind::ALL.into_iter().all(|kind| matches!(self.of(kind), Listing::Listed(_) | Listing::NotInstalled))
     }
 
+    /// The kinds whose objects are those of the time when the server ran before.
+    pub fn remembered(&self) -> Vec<ObjectKind> {
+        let is_remembered = |kind: &ObjectKind| matches!(self.of(*kind), Listing::Remembered(_));
+        ObjectKind::ALL.into_iter().filter(is_remembered).collect()
+    }
+
     /// Whether it is known of every kind which objects there are, or were when the server ran before.
     pub fn is_known(&self) -> bool {
         self.unknown().is_none()
