@@ -22,6 +22,7 @@ use crate::model::identity::Pod;
 struct Fake {
     answer: Mutex<Option<TokenReviewStatus>>,
     calls: Mutex<usize>,
+    answered: Mutex<usize>,
 }
 
 #[async_trait]
@@ -29,6 +30,7 @@ impl ReviewTokens for Fake {
     async fn review(&self, token: &str, _audiences: &[String]) -> Result<TokenReviewStatus, String> {
         *self.calls.lock().unwrap() += usize::from(token != reviewer::PROBE);
         tokio::time::sleep(Duration::from_millis(50)).await;
+        *self.answered.lock().unwrap() += usize::from(token != reviewer::PROBE);
         self.answer.lock().unwrap().clone().ok_or_else(|| "down".to_owned())
     }
 }
@@ -40,6 +42,11 @@ impl Fake {
 
     fn calls(&self) -> usize {
         *self.calls.lock().unwrap()
+    }
+
+    /// Calls that have their answer: another one is for later calls.
+    fn answered(&self) -> usize {
+        *self.answered.lock().unwrap()
     }
 }
 

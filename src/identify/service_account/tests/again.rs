@@ -28,10 +28,10 @@ async fn the_api_server_is_asked_again() {
     }
 }
 
-/// Waits until the API server has been asked so often.
+/// Waits until the API server has answered so often.
 async fn asked(fake: &Fake, times: usize) {
     let asked = async {
-        while fake.calls() < times {
+        while fake.answered() < times {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
