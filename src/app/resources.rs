@@ -80,7 +80,7 @@ impl Resources {
             system_namespace: config.system_namespace.clone(),
             zone: config.zone.clone(),
             read_file: None,
-            state_dir: Some(config.state_dir.clone()),
+            state_dir: Some(state_dir.clone()),
         };
         let (publish_complete, complete) = watch::channel(!in_cluster);
         let unknown = || Known::of(&ClusterObjects::default());

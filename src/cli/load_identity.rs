@@ -8,17 +8,17 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use clap::Args;
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
 use super::Failure;
 use crate::identify::proxy_token::{DEFAULT_AUDIENCE, KEY_FOLDER, Request, SigningKey, issue, newest_or_create};
 use crate::load::Credentials;
 use crate::model::duration;
+use crate::runtime::any_server::AnyServer;
 use crate::runtime::clock::Clock;
 use crate::runtime::regular_file;
 
@@ -163,7 +163,7 @@ impl TlsFlags {
         let builder = builder.context("TLS cannot be set up")?;
         let builder = match &self.tls_ca {
             Some(file) => builder.with_root_certificates(roots(file)?),
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
+            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
         };
         let mut config = match self.tls_cert.as_deref().zip(self.tls_key.as_deref()) {
             None => builder.with_no_client_auth(),
@@ -210,47 +210,5 @@ fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE, such as x-zone=east".to_owned()),
-    }
-}
-
-/// Trusts any certificate, for servers whose CA is not at hand. Signatures are verified all the same, as that is part of what
-/// a handshake costs.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -1,6 +1,5 @@
 //! All resources, of files and of the cluster: compiled together, and anew whenever one of them changes.
 
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +14,6 @@ use super::known_good::{KnownGood, KnownGoodFile};
 use super::{Context, ReadFile};
 use crate::document;
 use crate::runtime::clock::Clock;
-use crate::runtime::private_file;
 use crate::runtime::state_dir::StateDir;
 
 /// The file in the state directory that says that the embedded default is served.
@@ -45,7 +43,7 @@ pub struct Settings {
     pub read_file: Option<ReadFile>,
     /// Where it is kept, in a cluster, that the embedded default is served: a restart does not take it away. `None` keeps
     /// nothing.
-    pub state_dir: Option<PathBuf>,
+    pub state_dir: Option<StateDir>,
 }
 
 /// The kinds that the cluster has not listed yet, and that are all that it has not.
@@ -224,23 +222,19 @@ impl EmbeddedDefault {
         }
     }
 
-    /// Keeps it for the next start. A disk that is full costs that, so it is only logged.
+    /// Keeps it for the next start.
     fn keep(self, settings: &Settings) {
-        let Some(file) = served_file(settings) else { return };
-        let done = match self {
-            Self::On => private_file::write(&file, b""),
-            Self::Undecided | Self::Off => std::fs::remove_file(&file),
+        let (Some(state_dir), Some(file)) = (&settings.state_dir, served_file(settings)) else { return };
+        let what = "that the embedded default is served";
+        match self {
+            Self::On => state_dir.write(&file, what, b""),
+            Self::Undecided | Self::Off => state_dir.remove(&file, what),
         };
-        if let Err(error) = done
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(file = %file.display(), %error, "whether the embedded default is served cannot be kept");
-        }
     }
 }
 
 fn served_file(settings: &Settings) -> Option<PathBuf> {
-    Some(settings.state_dir.as_ref()?.join(SERVED_FILE))
+    Some(settings.state_dir.as_ref()?.path().join(SERVED_FILE))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What every long-running program needs and none of it is about secrets: a clock, tasks, file watching, publishing,
 //! Kubernetes access. Knows no stage.
 
+pub mod any_server;
 pub mod clock;
 pub mod cluster;
 pub mod compute;

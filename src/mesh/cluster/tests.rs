@@ -50,7 +50,7 @@ impl Scene {
             system_namespace: "system".to_owned(),
             zone: String::new(),
             read_file: None,
-            state_dir: Some(self.folder.path().join("state")),
+            state_dir: Some(StateDir::new(self.folder.path().join("state"))),
         };
         LiveResources::new(settings, Some(self.watch()), clock())
     }
