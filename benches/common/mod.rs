@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_sds::issue::ca::builtin::Builtin;
-use envoy_sds::issue::ca::{CertificateAuthority, IssuedChain, SigningRequest};
-use envoy_sds::issue::csr::SubjectKey;
+use envoy_sds::issue::ca::{CertificateAuthority, Signed, SigningRequest};
 use envoy_sds::issue::verify::{self, Expected};
 use envoy_sds::model::bundle::Bundle;
 use envoy_sds::model::svid::Svid;
@@ -33,13 +32,12 @@ impl Ca {
         Self { builtin, runtime, _folder: folder }
     }
 
-    /// Has a leaf signed.
-    pub(crate) fn sign(&self, key: &Arc<SubjectKey>) -> IssuedChain {
+    /// Makes a key and has its leaf signed.
+    pub(crate) fn sign(&self) -> Signed {
         let request = SigningRequest {
             mesh: "default".into(),
             proxy: "web-0".into(),
             spiffe_id: SPIFFE_ID.into(),
-            key: key.clone(),
             lifetime: Some(Duration::from_secs(24 * 3600)),
             request_timeout: Duration::from_secs(10),
         };
@@ -52,20 +50,19 @@ impl Ca {
     }
 
     /// A key, its leaf, and what the leaf has to be.
-    pub(crate) fn issued(&self) -> (Arc<SubjectKey>, IssuedChain, Expected) {
-        let key = Arc::new(SubjectKey::generate().expect("a key"));
+    pub(crate) fn issued(&self) -> (Signed, Expected) {
+        let signed = self.sign();
         let expected = Expected {
             spiffe_id: SPIFFE_ID.into(),
-            public_key: key.public_key().to_vec(),
+            public_key: signed.key.public_key().to_vec(),
             policy_digest: Arc::from("0123456789abcdef"),
         };
-        let issued = self.sign(&key);
-        (key, issued, expected)
+        (signed, expected)
     }
 
     /// What a proxy is given.
     pub(crate) fn svid(&self) -> Svid {
-        let (key, issued, expected) = self.issued();
-        verify::verify(&issued, &expected, key.pem(), &self.bundle(), Clock::system().now()).expect("a good leaf")
+        let (Signed { key, chain }, expected) = self.issued();
+        verify::verify(&chain, &expected, key.pem(), &self.bundle(), Clock::system().now()).expect("a good leaf")
     }
 }

@@ -15,8 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::ca::provided::{Given, Provided};
-use super::ca::{AuthoritySource, SigningRequest};
-use super::csr::SubjectKey;
+use super::ca::{AuthoritySource, Signed, SigningRequest};
 use super::issuer::{IssueError, learnable};
 use super::metrics::Metrics;
 use super::renewal::retry_after;
@@ -148,13 +147,11 @@ impl Announcer {
     async fn probe(&self, mesh: &Arc<str>, backend: &Arc<Backend>) -> Result<(Certificate, Timestamp), IssueError> {
         let authority = self.authorities.of(mesh, backend).map_err(IssueError::Internal)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/probe", backend.trust_domain).into();
-        let key = Arc::new(SubjectKey::generate().map_err(IssueError::Internal)?);
-        let issued = authority
+        let Signed { key, chain: issued } = authority
             .sign(SigningRequest {
                 mesh: mesh.clone(),
                 proxy: "probe".into(),
                 spiffe_id: spiffe_id.clone(),
-                key: key.clone(),
                 lifetime: Some(backend.leaf_lifetime.unwrap_or(PROBE_LIFETIME)),
                 request_timeout: backend.request_timeout,
             })
@@ -185,7 +182,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain};
+    use crate::issue::ca::{CaError, CertificateAuthority};
     use crate::model::policy::{BackendKind, CaSource, IssuerRef, MeshPolicy};
     use crate::testing::certs::timestamp;
 
@@ -198,7 +195,7 @@ mod tests {
 
     #[async_trait]
     impl CertificateAuthority for Issuer {
-        async fn sign(&self, _: SigningRequest) -> Result<IssuedChain, CaError> {
+        async fn sign(&self, _: SigningRequest) -> Result<Signed, CaError> {
             self.asked.send(tokio::time::Instant::now()).unwrap();
             std::future::pending().await
         }

@@ -7,8 +7,7 @@ use aws_lc_rs::digest;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
-use super::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
-use super::csr::SubjectKey;
+use super::ca::{CaError, CertificateAuthority, IssuedChain, Signed, SigningRequest};
 use super::renewal::Patience;
 use super::signer::trust_domain;
 use super::verify::{Expected, VerifyError, valid_in, verify};
@@ -19,7 +18,6 @@ use crate::model::policy::{Backend, BackendKind};
 use crate::model::roots::{RootNews, RootSink};
 use crate::model::svid::Svid;
 use crate::runtime::clock::Clock;
-use crate::runtime::compute;
 
 /// How long after a CA came into a bundle that was being served the first leaf under it follows: a peer that does not have
 /// the CA yet would refuse it (xds-conformance item 92).
@@ -145,10 +143,7 @@ impl Issuer {
         if trust_domain(&spiffe_id) != &*self.backend.trust_domain {
             return Err(IssueError::ForeignTrustDomain { spiffe_id, trust_domain: self.backend.trust_domain.clone() });
         }
-        // Bounded by the number of signings in flight.
-        let made = compute::aside(SubjectKey::generate).await.flatten();
-        let key = Arc::new(made.map_err(IssueError::Internal)?);
-        let issued = self.sign(subject, key.clone()).await?;
+        let Signed { key, chain: issued } = self.sign(subject).await?;
         let expected =
             Expected { spiffe_id, public_key: key.public_key().to_vec(), policy_digest: self.policy_digest(subject) };
         let key = key.pem();
@@ -180,12 +175,11 @@ impl Issuer {
         tokio::time::sleep(TRUST_GRACE.saturating_sub(passed)).await;
     }
 
-    async fn sign(&self, subject: &Subject, key: Arc<SubjectKey>) -> Result<IssuedChain, CaError> {
+    async fn sign(&self, subject: &Subject) -> Result<Signed, CaError> {
         let request = SigningRequest {
             mesh: subject.mesh.clone(),
             proxy: subject.proxy.clone(),
             spiffe_id: subject.spiffe_id.clone(),
-            key,
             lifetime: self.backend.leaf_lifetime,
             request_timeout: self.backend.request_timeout,
         };

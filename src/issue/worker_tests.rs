@@ -8,7 +8,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
-use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, Signed, SigningRequest};
+use crate::issue::csr::SubjectKey;
 use crate::issue::manager::Subscription;
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
@@ -40,7 +41,7 @@ impl std::fmt::Debug for TestCaBox {
 
 #[async_trait]
 impl CertificateAuthority for FakeCa {
-    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+    async fn sign(&self, request: SigningRequest) -> Result<Signed, CaError> {
         self.asked.send(request.proxy.to_string()).unwrap();
         self.gate.acquire().await.unwrap().forget();
         if let Some(error) = self.next.lock().unwrap().pop() {
@@ -49,11 +50,11 @@ impl CertificateAuthority for FakeCa {
         let now = self.clock.now();
         let validity = Some((now, now + request.lifetime.unwrap()));
         let signer = self.signer.lock().unwrap().clone();
-        let leaf = signer.0.sign(
-            &request.key.request(&request.spiffe_id).unwrap(),
-            &LeafOptions { validity, ..LeafOptions::default() },
-        );
-        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.0.certificate().clone()], signed_here: None })
+        let key = SubjectKey::generate().unwrap();
+        let options = LeafOptions { validity, ..LeafOptions::default() };
+        let leaf = signer.0.sign(&key.request(&request.spiffe_id).unwrap(), &options);
+        let authority = vec![signer.0.certificate().clone()];
+        Ok(Signed { key, chain: IssuedChain { certificates: vec![leaf], authority, signed_here: None } })
     }
 }
 

@@ -14,7 +14,7 @@ use rcgen::{
 use zeroize::Zeroizing;
 
 use super::local::{DATED_BACK, LocalCa, offset};
-use super::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use super::{CaError, CertificateAuthority, Signed, SigningRequest};
 use crate::model::certificate::{Certificate, CertificateError};
 use crate::runtime::clock::Clock;
 use crate::runtime::private_file;
@@ -115,7 +115,7 @@ impl Builtin {
 
 #[async_trait]
 impl CertificateAuthority for Builtin {
-    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+    async fn sign(&self, request: SigningRequest) -> Result<Signed, CaError> {
         self.ca.sign(request, self.clock.now()).await
     }
 }
@@ -159,7 +159,6 @@ mod tests {
 
     use super::*;
     use crate::issue::ca::{Authorities, AuthoritySource};
-    use crate::issue::csr::SubjectKey;
     use crate::model::policy::{Backend, BackendKind, BuiltinSettings};
     use crate::testing::certs::timestamp;
 
@@ -170,7 +169,6 @@ mod tests {
             mesh: "default".into(),
             proxy: "web-0".into(),
             spiffe_id: "spiffe://default/web".into(),
-            key: SubjectKey::generate().unwrap().into(),
             lifetime,
             request_timeout: Duration::from_secs(10),
         }
@@ -189,14 +187,14 @@ mod tests {
     async fn signs_as_asked_and_never_beyond_its_own_end() {
         let folder = tempfile::tempdir().unwrap();
         let ca = load(folder.path(), YEAR).unwrap();
-        let issued = ca.sign(request(Some(Duration::from_secs(3_600)))).await.unwrap();
+        let issued = ca.sign(request(Some(Duration::from_secs(3_600)))).await.unwrap().chain;
         let [leaf] = issued.certificates.as_slice() else { panic!("one leaf") };
         assert_eq!(leaf.validity().not_after, timestamp(1_800_003_600));
         assert_eq!((leaf.subject(), leaf.is_ca()), ("", false));
         assert_eq!(leaf.uris(), ["spiffe://default/web"]);
-        let issued = ca.sign(request(Some(10 * YEAR))).await.unwrap();
+        let issued = ca.sign(request(Some(10 * YEAR))).await.unwrap().chain;
         assert_eq!(issued.certificates[0].validity().not_after, ca.root().validity().not_after);
-        let issued = ca.sign(request(None)).await.unwrap();
+        let issued = ca.sign(request(None)).await.unwrap().chain;
         assert_eq!(issued.certificates[0].validity().not_after, timestamp(1_800_086_400));
     }
 

@@ -14,8 +14,8 @@ use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
 use zeroize::Zeroize;
 
 use super::der::with_issuer;
-use super::{CaError, IssuedChain, SignedHere, SigningRequest};
-use crate::issue::csr;
+use super::{CaError, IssuedChain, Signed, SignedHere, SigningRequest};
+use crate::issue::csr::{self, SubjectKey};
 use crate::model::certificate::{Certificate, Validity};
 use crate::model::policy::DEFAULT_LEAF_LIFETIME;
 use crate::runtime::compute;
@@ -83,10 +83,15 @@ impl LocalCa {
         self.0.validity.not_after
     }
 
-    /// Signs at `now`, off the threads that serve streams.
-    pub(super) async fn sign(&self, request: SigningRequest, now: Timestamp) -> Result<IssuedChain, CaError> {
+    /// Makes a key and signs its leaf at `now`, off the threads that serve streams.
+    pub(super) async fn sign(&self, request: SigningRequest, now: Timestamp) -> Result<Signed, CaError> {
         let ca = self.0.clone();
-        compute::aside(move || ca.sign(&request, now)).await.map_err(CaError::Unavailable)?
+        let sign = move || {
+            let key = SubjectKey::generate().map_err(CaError::Unavailable)?;
+            let chain = ca.sign(&request, &key, now)?;
+            Ok(Signed { key, chain })
+        };
+        compute::aside(sign).await.map_err(CaError::Unavailable)?
     }
 }
 
@@ -97,7 +102,7 @@ impl fmt::Debug for LocalCa {
 }
 
 impl Inner {
-    fn sign(&self, request: &SigningRequest, now: Timestamp) -> Result<IssuedChain, CaError> {
+    fn sign(&self, request: &SigningRequest, key: &SubjectKey, now: Timestamp) -> Result<IssuedChain, CaError> {
         let invalid = |error: rcgen::Error| CaError::Invalid(error.to_string());
         let mut params = csr::params(&request.spiffe_id).map_err(invalid)?;
         let wanted = now.saturating_add(request.lifetime.unwrap_or(DEFAULT_LEAF_LIFETIME)).unwrap_or(Timestamp::MAX);
@@ -111,7 +116,7 @@ impl Inner {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = self.has_key_id;
-        let unsigned = params.signed_by(request.key.for_certificate(), &self.issuer).map_err(invalid)?;
+        let unsigned = params.signed_by(key.for_certificate(), &self.issuer).map_err(invalid)?;
         // The name of a CA that was made elsewhere is not always one that rcgen can write; its bytes are copied.
         let mut signed_here = None;
         let key = &self.issuer.key().0;

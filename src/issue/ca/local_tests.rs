@@ -5,7 +5,6 @@ use rcgen::{
 };
 
 use super::*;
-use crate::issue::csr;
 use crate::issue::verify::{Expected, verify};
 use crate::model::bundle::Bundle;
 use crate::testing::certs::timestamp;
@@ -57,16 +56,14 @@ impl Made {
 
 /// The leaf as peers see it.
 async fn issue(ca: &LocalCa, lifetime: i64) -> crate::model::svid::Svid {
-    let key = Arc::new(csr::SubjectKey::generate().unwrap());
     let request = SigningRequest {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: ID.into(),
-        key: key.clone(),
         lifetime: Some(Duration::from_secs(lifetime.unsigned_abs())),
         request_timeout: Duration::from_secs(10),
     };
-    let issued = ca.sign(request, timestamp(NOW)).await.unwrap();
+    let Signed { key, chain: issued } = ca.sign(request, timestamp(NOW)).await.unwrap();
     assert_eq!(issued.authority, [ca.anchor().clone()]);
     let expected =
         Expected { spiffe_id: ID.into(), public_key: key.public_key().to_vec(), policy_digest: "digest".into() };
@@ -109,7 +106,6 @@ async fn no_leaf_outlives_any_certificate_of_its_chain() {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: ID.into(),
-        key: csr::SubjectKey::generate().unwrap().into(),
         lifetime: None,
         request_timeout: Duration::from_secs(10),
     };
@@ -155,16 +151,14 @@ fn no_key_is_shown() {
 async fn what_is_said_of_a_signature_counts_for_that_one_alone() {
     let ca = root(name("Root"), NOW + 100 * HOUR, &PKCS_ECDSA_P256_SHA256).ca();
     let other = root(name("Root"), NOW + 100 * HOUR, &PKCS_ECDSA_P256_SHA256).ca();
-    let key = Arc::new(csr::SubjectKey::generate().unwrap());
     let request = SigningRequest {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: ID.into(),
-        key: key.clone(),
         lifetime: None,
         request_timeout: Duration::from_secs(10),
     };
-    let issued = ca.sign(request.clone(), timestamp(NOW)).await.unwrap();
+    let Signed { key, chain: issued } = ca.sign(request.clone(), timestamp(NOW)).await.unwrap();
     let expected = Expected { spiffe_id: ID.into(), public_key: key.public_key().to_vec(), policy_digest: "d".into() };
     let trust = |ca: &LocalCa| Bundle::from_certificates([ca.anchor().clone()]).unwrap();
     let is_good =
@@ -172,7 +166,7 @@ async fn what_is_said_of_a_signature_counts_for_that_one_alone() {
     assert!(is_good(&issued, &trust(&ca)));
     assert!(!is_good(&issued, &trust(&other)), "another key of the same name");
     // It says that a signature was made, and here is another: that one is computed, and found wrong.
-    let forged = other.sign(request, timestamp(NOW)).await.unwrap();
+    let forged = other.0.sign(&request, &key, timestamp(NOW)).unwrap();
     let mixed = IssuedChain { certificates: forged.certificates, ..issued.clone() };
     assert!(!is_good(&mixed, &trust(&ca)));
     let unsaid = IssuedChain { signed_here: None, ..issued };

@@ -34,11 +34,13 @@ use crate::runtime::private_file;
 /// Something that signs leaves.
 #[async_trait]
 pub trait CertificateAuthority: fmt::Debug + Send + Sync + 'static {
-    /// Has `request` signed; waits as long as it takes. Dropping the future gives the request up.
+    /// Makes a key and has it signed, as `request` says; waits as long as it takes. Dropping the future gives the request up.
+    /// The key is made by the CA because computing is done aside: with what is signed with it or for it, that is one way
+    /// there and back.
     ///
     /// # Errors
     /// [`CaError`]; the caller decides from its kind when to try again.
-    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError>;
+    async fn sign(&self, request: SigningRequest) -> Result<Signed, CaError>;
 
     /// What is wrong with the CA though it signs: it is not the one that the user has given last.
     fn trouble(&self) -> Option<String> {
@@ -55,12 +57,19 @@ pub struct SigningRequest {
     pub proxy: Arc<str>,
     /// The SPIFFE ID that the leaf is for.
     pub spiffe_id: Arc<str>,
-    /// The key that the leaf is for.
-    pub key: Arc<SubjectKey>,
     /// Lifetime to ask for; `None` leaves it to the CA.
     pub lifetime: Option<Duration>,
     /// Bound on each call to the CA's API, and after how long a pending request is called slow.
     pub request_timeout: Duration,
+}
+
+/// A key, and what a CA made of it.
+#[derive(Debug)]
+pub struct Signed {
+    /// The key.
+    pub key: SubjectKey,
+    /// The CA's answer.
+    pub chain: IssuedChain,
 }
 
 /// What a CA returned, parsed but not verified.

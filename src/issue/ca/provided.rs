@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::local::LocalCa;
-use super::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use super::{CaError, CertificateAuthority, Signed, SigningRequest};
 use crate::model::ca_pair::{CaChain, CaKey, CaPairError};
 use crate::model::certificate::Certificate;
 use crate::model::policy::{DataSource, ProvidedCa};
@@ -186,7 +186,7 @@ impl Drop for Follower<'_> {
 
 #[async_trait]
 impl CertificateAuthority for Provided {
-    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+    async fn sign(&self, request: SigningRequest) -> Result<Signed, CaError> {
         // Nobody has looked since it was made, or since its last follower left.
         if self.followers.load(Ordering::Acquire) == 0 {
             self.look();

@@ -7,7 +7,6 @@ use tokio::sync::mpsc;
 use super::super::local::offset;
 use super::*;
 use crate::issue::ca::{Authorities, AuthoritySource};
-use crate::issue::csr::SubjectKey;
 use crate::model::policy::{Backend, BackendKind};
 use crate::model::secrets::{ClusterSecrets, MeshSecrets};
 use crate::testing::certs::timestamp;
@@ -88,11 +87,10 @@ async fn signs(ca: &Provided) -> Result<String, CaError> {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: "spiffe://default/web".into(),
-        key: SubjectKey::generate().unwrap().into(),
         lifetime: None,
         request_timeout: Duration::from_secs(10),
     };
-    ca.sign(request).await.map(|issued| issued.certificates[0].issuer().to_owned())
+    ca.sign(request).await.map(|signed| signed.chain.certificates[0].issuer().to_owned())
 }
 
 #[tokio::test]

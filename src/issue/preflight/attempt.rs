@@ -6,8 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::issue::ca::cert_manager::{PendingBoard, PendingRequest};
-use crate::issue::ca::{AuthoritySource, IssuedChain, SigningRequest};
-use crate::issue::csr::SubjectKey;
+use crate::issue::ca::{AuthoritySource, Signed, SigningRequest};
 use crate::issue::issuer::{IssueError, Subject, learnable, policy_digest};
 use crate::issue::verify::{Expected, valid_in, verify};
 use crate::model::bundle::Bundle;
@@ -62,19 +61,18 @@ impl Tester {
         let anchor = self.anchor(mesh, backend).await.map_err(TestError::Source)?;
         let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/preflight", backend.trust_domain).into();
-        let key = Arc::new(SubjectKey::generate().map_err(IssueError::Internal)?);
         let subject = Subject { mesh: mesh.clone(), proxy: PROXY.into(), spiffe_id, identity_policy: None };
         let signed = authority.sign(SigningRequest {
             mesh: subject.mesh.clone(),
             proxy: subject.proxy.clone(),
             spiffe_id: subject.spiffe_id.clone(),
-            key: key.clone(),
             lifetime: Some(backend.leaf_lifetime.unwrap_or(LIFETIME)),
             request_timeout: backend.request_timeout,
         });
-        let issued = in_time(signed, backend.request_timeout, || overdue(self.waits_for(mesh, backend)))
-            .await
-            .map_err(IssueError::Ca)?;
+        let Signed { key, chain: issued } =
+            in_time(signed, backend.request_timeout, || overdue(self.waits_for(mesh, backend)))
+                .await
+                .map_err(IssueError::Ca)?;
         let policy_digest = policy_digest(backend, &subject);
         let expected = Expected { spiffe_id: subject.spiffe_id, public_key: key.public_key().to_vec(), policy_digest };
         if let Some(wait) = valid_in(&issued, &expected, self.clock.now()) {
@@ -150,10 +148,10 @@ impl Tester {
 
 /// Waits as long as it takes, and tells each time that `timeout` is over: there may be more to say then.
 async fn in_time<E>(
-    signed: impl Future<Output = Result<IssuedChain, E>>,
+    signed: impl Future<Output = Result<Signed, E>>,
     timeout: Duration,
     overdue: impl Fn(),
-) -> Result<IssuedChain, E> {
+) -> Result<Signed, E> {
     let mut signed = std::pin::pin!(signed);
     loop {
         tokio::select! {

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::*;
-use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, Signed, SigningRequest};
+use crate::issue::csr::SubjectKey;
 use crate::model::certificate::Certificate;
 use crate::model::policy::{BackendKind, CaSource, IssuerRef, MeshPolicy};
 use crate::model::preflight::Verdict;
@@ -28,7 +29,7 @@ impl std::fmt::Debug for FakeCa {
 
 #[async_trait]
 impl CertificateAuthority for FakeCa {
-    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+    async fn sign(&self, request: SigningRequest) -> Result<Signed, CaError> {
         self.asked.lock().unwrap().push(request.spiffe_id.to_string());
         if self.is_silent {
             std::future::pending::<()>().await;
@@ -36,8 +37,10 @@ impl CertificateAuthority for FakeCa {
         let Some(signer) = self.signer.lock().unwrap().clone() else {
             return Err(CaError::Unavailable("away".into()));
         };
-        let leaf = signer.sign(&request.key.request(&request.spiffe_id).unwrap(), &LeafOptions::default());
-        Ok(IssuedChain { certificates: vec![leaf], authority: vec![signer.certificate().clone()], signed_here: None })
+        let key = SubjectKey::generate().unwrap();
+        let leaf = signer.sign(&key.request(&request.spiffe_id).unwrap(), &LeafOptions::default());
+        let authority = vec![signer.certificate().clone()];
+        Ok(Signed { key, chain: IssuedChain { certificates: vec![leaf], authority, signed_here: None } })
     }
 }
 

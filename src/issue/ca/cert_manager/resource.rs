@@ -200,7 +200,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::issue::csr::SubjectKey;
 
     #[test]
     fn names() {
@@ -240,7 +239,6 @@ mod tests {
             mesh: "default".into(),
             proxy: "web-0".into(),
             spiffe_id: "spiffe://default/web".into(),
-            key: SubjectKey::generate().unwrap().into(),
             lifetime: None,
             request_timeout: Duration::from_secs(10),
         };

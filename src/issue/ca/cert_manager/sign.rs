@@ -14,7 +14,8 @@ use super::attempts::{Attempt, Progress};
 use super::outcome::{RequestState, pending_hint, read_chain};
 use super::pending::{PendingRequest, Posted};
 use super::resource::CertificateRequest;
-use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
+use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, Signed, SigningRequest};
+use crate::issue::csr::SubjectKey;
 use crate::model::policy::IssuerRef;
 use crate::runtime::cluster::explain;
 use crate::runtime::compute;
@@ -43,7 +44,7 @@ struct Doubt {
 
 #[async_trait]
 impl CertificateAuthority for CertManagerAuthority {
-    async fn sign(&self, request: SigningRequest) -> Result<IssuedChain, CaError> {
+    async fn sign(&self, request: SigningRequest) -> Result<Signed, CaError> {
         let closing = &self.shared.closing;
         match closing.run_until_cancelled(Box::pin(self.request(&request))).await {
             Some(outcome) => outcome,
@@ -57,24 +58,26 @@ impl CertManagerAuthority {
         Self { shared, issuer }
     }
 
-    async fn request(&self, request: &SigningRequest) -> Result<IssuedChain, CaError> {
+    async fn request(&self, request: &SigningRequest) -> Result<Signed, CaError> {
         let mut lease = self.shared.lease.clone();
         if tokio::time::timeout(request.request_timeout, lease.fresh(&self.shared.timing)).await.is_err() {
             return Err(CaError::Unavailable(format!("this server's Lease is not held: {}", lease.error())));
         }
+        let (key, csr) = key_and_request(request.spiffe_id.clone()).await?;
         // From here on, whatever way this function is left, dropping the attempt deletes the object.
         let attempt = self.shared.attempts.open();
         let began = Instant::now();
         let card = self.post_card(&attempt, request);
         let mut doubt = None;
-        if let Posting::Unclear(reason) = self.post(&attempt, request).await? {
+        if let Posting::Unclear(reason) = self.post(&attempt, request, csr).await? {
             // The API server may carry out a POST after its client has turned away: so much later, a list that does not
             // have it is believed. Should it come later still, it belongs to no call any more, and is deleted.
             let until = Instant::now() + request.request_timeout;
             attempt.doubtful(until);
             doubt = Some(Doubt { until, reason });
         }
-        self.outcome(attempt, &card, began + request.request_timeout, doubt).await
+        let chain = self.outcome(attempt, &card, began + request.request_timeout, doubt).await?;
+        Ok(Signed { key, chain })
     }
 
     /// Waits for a final state, and tells people what is waited for.
@@ -123,13 +126,9 @@ impl CertManagerAuthority {
         }
     }
 
-    async fn post(&self, attempt: &Attempt, request: &SigningRequest) -> Result<Posting, CaError> {
+    async fn post(&self, attempt: &Attempt, request: &SigningRequest, csr: Vec<u8>) -> Result<Posting, CaError> {
         let origin = &self.shared.origin;
         let api: Api<CertificateRequest> = Api::namespaced(self.shared.client.clone(), &origin.namespace);
-        let csr = {
-            let (key, spiffe_id) = (request.key.clone(), request.spiffe_id.clone());
-            compute::aside(move || key.request(&spiffe_id)).await.flatten().map_err(CaError::Invalid)?
-        };
         let object = origin.request(attempt.id(), &self.issuer, request, csr);
         let params = PostParams::default();
         let call = Box::pin(api.create(&params, &object));
@@ -158,6 +157,15 @@ impl CertManagerAuthority {
         };
         self.shared.board.put(attempt.id().clone(), waiting)
     }
+}
+
+async fn key_and_request(spiffe_id: Arc<str>) -> Result<(SubjectKey, Vec<u8>), CaError> {
+    let make = move || {
+        let key = SubjectKey::generate().map_err(CaError::Unavailable)?;
+        let request = key.request(&spiffe_id).map_err(CaError::Invalid)?;
+        Ok((key, request))
+    };
+    compute::aside(make).await.map_err(CaError::Unavailable)?
 }
 
 async fn sleep_until(at: Option<Instant>) {

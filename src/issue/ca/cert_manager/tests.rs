@@ -13,7 +13,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, SigningRequest};
-use crate::issue::csr::SubjectKey;
 use crate::runtime::tasks::Deaths;
 use crate::testing::fake_cluster::{FakeApi, Fault};
 
@@ -48,7 +47,7 @@ impl Rig {
     #[expect(clippy::disallowed_methods, reason = "a test's own task")]
     fn sign(&self) -> Signing {
         let authority = self.authority.clone();
-        tokio::spawn(async move { authority.sign(asked()).await })
+        tokio::spawn(async move { authority.sign(asked()).await.map(|signed| signed.chain) })
     }
 
     /// Signs, and waits until the API server has the request; gives its name.
@@ -72,7 +71,6 @@ fn asked() -> SigningRequest {
         mesh: "default".into(),
         proxy: "web-0".into(),
         spiffe_id: "spiffe://default/web".into(),
-        key: SubjectKey::generate().unwrap().into(),
         lifetime: Some(Duration::from_secs(3600)),
         request_timeout: TIMEOUT,
     }
