@@ -18,13 +18,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::resources::Known;
+use crate::mesh::LISTED_WITHIN;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
 use crate::observe::readiness::{Blocker, Readiness};
 use crate::runtime::tasks::Tasks;
 
-/// The longest that streams are refused where something is known.
-const AT_MOST: Duration = Duration::from_secs(10);
+/// The longest that streams are refused where something is known: after that it is in force, complete or not.
+const AT_MOST: Duration = LISTED_WITHIN;
 
 /// What has to be known.
 pub(super) struct Awaited {

@@ -20,8 +20,8 @@ use crate::runtime::state_dir::StateDir;
 const SERVED_FILE: &str = "embedded-default";
 
 /// How long the cluster has to list the kinds that are remembered, before what there is without them is known to be good: it
-/// comes into force after as long.
-const LISTED_WITHIN: Duration = Duration::from_secs(10);
+/// comes into force after as long. Streams are refused meanwhile, and no longer.
+pub const LISTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// What is served if no resources are configured at all.
 const EMBEDDED_DEFAULT: &str =
