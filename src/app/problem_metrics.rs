@@ -61,7 +61,8 @@ impl Collector for Problems {
         for (mesh, _) in self.trust.borrow().keys() {
             *meshes.entry(mesh.clone()).or_default() += 1;
         }
-        let help = "Backends whose CA cannot be learned at the moment; what was known of it stays trusted (see /readyz)";
+        let help =
+            "Backends whose CA cannot be learned at the moment; what was known of it stays trusted (see /readyz)";
         let mut encoder = encoder.encode_descriptor("trust_problems", help, None, MetricType::Gauge)?;
         for (mesh, count) in meshes {
             ConstGauge::new(number(count)).encode(encoder.encode_family(&[("mesh", &*mesh)])?)?;

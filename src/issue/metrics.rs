@@ -107,6 +107,7 @@ impl Metrics {
         let (mesh, backend) = (mesh.to_string(), backend.to_string());
         self.resumed.get_or_create(&MeshLabels { mesh: mesh.clone() }).inc_by(0);
         self.renewal_errors.get_or_create(&BackendLabels { mesh: mesh.clone(), backend: backend.clone() }).inc_by(0);
+        drop(self.duration.get_or_create(&DurationLabels { backend: backend.clone() }));
         self.issuances.get_or_create(&IssuanceLabels { mesh, backend, outcome: "issued" }).inc_by(0);
     }
 
