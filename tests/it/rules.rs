@@ -57,7 +57,7 @@ fn every_alert_says_what_to_do_and_has_its_heading() {
     let headings: BTreeSet<&str> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let names: BTreeSet<String> =
         rules().iter().map(|rule| rule["alert"].as_str().unwrap_or_default().to_owned()).collect();
-    assert_eq!(headings, names.iter().map(String::as_str).collect(), "headings and alerts");
+    assert_eq!(headings, names.iter().map(String::as_str).collect::<BTreeSet<_>>(), "headings and alerts");
     for rule in rules() {
         let name = rule["alert"].as_str().unwrap_or_default();
         assert_eq!(rule["annotations"]["runbook"], format!("docs/metrics.md#{}", name.to_lowercase()));

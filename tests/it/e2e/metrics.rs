@@ -37,7 +37,7 @@ fn described(page: &str) -> BTreeMap<String, (String, String, BTreeSet<String>)>
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|line| line.split_once(' ')) {
             metrics.entry(name.to_owned()).or_default().0 = kind.to_owned();
         } else if let Some((name, labels)) = line.split_once('{') {
-            let bare = |suffix| name.strip_suffix(suffix).filter(|bare| metrics.contains_key(*bare));
+            let bare = |suffix: &str| name.strip_suffix(suffix).filter(|bare| metrics.contains_key(*bare));
             let name = ["_bucket", "_sum", "_count"].into_iter().find_map(bare).unwrap_or(name);
             let keys = labels.split(',').filter_map(|label| label.split_once('=')).map(|(key, _)| key.to_owned());
             metrics.entry(name.to_owned()).or_default().2.extend(keys.filter(|key| key != "le"));
@@ -54,7 +54,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
         let (series, kind) = (cells.next()?.trim_end_matches('`'), cells.next()?.split(',').next()?);
         let (name, labels) = series.split_once('{').unwrap_or((series, ""));
         let labels = labels.trim_end_matches('}').split(',').filter(|label| !label.is_empty()).map(str::to_owned);
-        Some((format!("envoy_sds_{name}"), (kind.trim().to_owned(), labels.collect())))
+        Some((format!("envoy_sds_{name}"), (kind.trim().to_owned(), labels.collect::<BTreeSet<_>>())))
     };
     text.lines().filter_map(row).collect()
 }
@@ -116,7 +116,7 @@ mtls:
         assert_eq!(server.metric(&name, &[mesh]).await, Ok(ca_ends), "{name}");
     }
     let listener = format!("127.0.0.1:{}", server.tls_port);
-    let left = server.metric("listener_certificate_remaining_ratio", &[("listener", &listener)]).await;
+    let left = server.metric("listener_certificate_remaining_ratio", &[("listener", listener.as_str())]).await;
     assert!(left.as_ref().is_ok_and(|left| (0.1..=1.0).contains(left)), "{left:?}");
     assert_eq!(server.metric("ready", &[]).await, Ok(1.0));
 
