@@ -81,7 +81,7 @@ impl Manager {
     pub fn subscribe(&self, identity: &Identity, held: Option<&HeldLeaf>) -> Subscription {
         let key = identity.proxy_key();
         let slot = self.slots.entry(key.clone());
-        let slot = slot.or_insert_with(Slot::default);
+        let slot = slot.or_default();
         let current = slot.current.subscribe();
         // Under the slot's lock: what comes later is a change.
         let is_newer = |held: &HeldLeaf| current.borrow().as_ref().is_some_and(|svid| held.is_newer_than(svid));
