@@ -43,17 +43,17 @@ impl Collector for Problems {
         };
         gauge(
             "resource_problems",
-            "Problems with resources at the moment, each of which keeps the last good version in force (see /readyz)",
+            "Problems with resources at the moment, each of which keeps the last good version in force (see /readyz).",
             self.resources.borrow().len(),
         )?;
         gauge(
             "proof_problems",
-            "Problems with the files and Secrets that proofs of identity are verified with, and with TLS files (see /readyz)",
+            "Problems with the files and Secrets that proofs of identity are verified with, and with TLS files (see /readyz).",
             self.proofs.iter().map(|problems| problems.borrow().len()).sum(),
         )?;
         gauge(
             "state_problems",
-            "Files of the state directory that cannot be written, so that a restart would not know what is in them (see /readyz)",
+            "Files of the state directory that cannot be written, so that a restart would not know what is in them (see /readyz).",
             self.state.borrow().len(),
         )?;
         let mut meshes: BTreeMap<Arc<str>, usize> =
@@ -62,7 +62,7 @@ impl Collector for Problems {
             *meshes.entry(mesh.clone()).or_default() += 1;
         }
         let help =
-            "Backends whose CA cannot be learned at the moment; what was known of it stays trusted (see /readyz)";
+            "Backends whose CA cannot be learned at the moment; what was known of it stays trusted (see /readyz).";
         let mut encoder = encoder.encode_descriptor("trust_problems", help, None, MetricType::Gauge)?;
         for (mesh, count) in meshes {
             ConstGauge::new(number(count)).encode(encoder.encode_family(&[("mesh", &*mesh)])?)?;

@@ -35,20 +35,20 @@ pub(super) fn register(
 
 impl Collector for Server {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "1 if the server can do its work, else 0 (see /readyz)";
+        let help = "1 if the server can do its work, else 0 (see /readyz).";
         let ready = encoder.encode_descriptor("ready", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(*self.readiness.borrow())).encode(ready)?;
         let now = self.clock.now();
         let certificates = self.certificates.iter().filter_map(|(at, validity)| Some((at, (*validity.borrow())?)));
         let certificates: Vec<_> = certificates.collect();
-        let help = "When the certificate that a listener shows to Envoys ends, in Unix seconds";
+        let help = "When the certificate that a listener shows to Envoys ends, in Unix seconds.";
         let name = "listener_certificate_expiration_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (address, validity) in &certificates {
             let value = ConstGauge::new(validity.not_after.as_second());
             value.encode(family.encode_family(&[("listener", address.as_str())])?)?;
         }
-        let help = "The part that is left of that certificate's life, from 1 to 0";
+        let help = "The part that is left of that certificate's life, from 1 to 0.";
         let name = "listener_certificate_remaining_ratio";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (address, validity) in &certificates {

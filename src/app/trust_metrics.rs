@@ -31,13 +31,13 @@ impl Collector for Trusted {
             Some((mesh.clone(), cas.min_by_key(|ca| ca.not_after)?))
         };
         let first: Vec<_> = bundles.meshes.iter().filter_map(first).collect();
-        let help = "When the first of the CAs that the mesh trusts ends, in Unix seconds";
+        let help = "When the first of the CAs that the mesh trusts ends, in Unix seconds.";
         let mut family =
             encoder.encode_descriptor("trusted_ca_expiration_timestamp_seconds", help, None, MetricType::Gauge)?;
         for (mesh, ca) in &first {
             ConstGauge::new(ca.not_after.as_second()).encode(family.encode_family(&[("mesh", &**mesh)])?)?;
         }
-        let help = "The part that is left of that CA's life, from 1 to 0";
+        let help = "The part that is left of that CA's life, from 1 to 0.";
         let mut family = encoder.encode_descriptor("trusted_ca_remaining_ratio", help, None, MetricType::Gauge)?;
         for (mesh, ca) in &first {
             ConstGauge::new(ca.remaining(now)).encode(family.encode_family(&[("mesh", &**mesh)])?)?;

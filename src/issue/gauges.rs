@@ -93,49 +93,49 @@ impl Collector for Held {
         gauges(
             &mut encoder,
             "proxies",
-            "Proxies that are subscribed to a certificate",
+            "Proxies that are subscribed to a certificate.",
             of(|gauges| Some(gauges.connected)),
         )?;
         gauges(
             &mut encoder,
             "proxies_unserved",
-            "Subscribed proxies that have no certificate which is valid now",
+            "Subscribed proxies that have no certificate which is valid now.",
             of(|gauges| Some(gauges.unserved)),
         )?;
         gauges(
             &mut encoder,
             "proxies_failing",
-            "Subscribed proxies whose last attempt to get a certificate failed, with or without one that is still valid",
+            "Subscribed proxies whose last attempt to get a certificate failed, with or without one that is still valid.",
             of(|gauges| Some(gauges.failing)),
         )?;
         gauges(
             &mut encoder,
             "certificate_expiration_timestamp_seconds",
-            "When the first of the certificates in use ends, in Unix seconds",
+            "When the first of the certificates in use ends, in Unix seconds.",
             of(|gauges| gauges.earliest.map(Timestamp::as_second)),
         )?;
         gauges(
             &mut encoder,
             "certificate_remaining_ratio",
-            "The least part that is left of the life of a certificate in use, from 1 when it is issued to 0 when it ends",
+            "The least part that is left of the life of a certificate in use, from 1 when it is issued to 0 when it ends.",
             part(&|gauges| gauges.remaining),
         )?;
         gauges(
             &mut encoder,
             "certificate_ready_status",
-            "1 if every subscribed proxy of the mesh has a certificate that is valid now, else 0",
+            "1 if every subscribed proxy of the mesh has a certificate that is valid now, else 0.",
             of(|gauges| Some(i64::from(gauges.unserved == 0))),
         )?;
         gauges(
             &mut encoder,
             "signing_ca_expiration_timestamp_seconds",
-            "When the first of the CA certificates ends that certificates in use lead through, in Unix seconds",
+            "When the first of the CA certificates ends that certificates in use lead through, in Unix seconds.",
             of(|gauges| gauges.signing_ca.map(|ca| ca.not_after.as_second())),
         )?;
         gauges(
             &mut encoder,
             "signing_ca_remaining_ratio",
-            "The part that is left of that CA certificate's life, from 1 to 0",
+            "The part that is left of that CA certificate's life, from 1 to 0.",
             part(&|gauges| gauges.signing_ca.map(|ca| ca.remaining(now))),
         )
     }
