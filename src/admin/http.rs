@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::warnings::Warnings;
-use super::{Admin, grpc, status};
+use super::{Admin, exposition, grpc, status};
 
 /// How long a client may take to end after shutdown has begun. Some never would: a watch of the health, a reader that
 /// does not read.
@@ -72,10 +72,14 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     (code, text("application/json", format!("{body:#}\n"))).into_response()
 }
 
-async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+/// In the format that was asked for: Prometheus asks for OpenMetrics, and whoever asks for nothing gets what everybody reads.
+async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let wants_open_metrics = accepted.into_iter().any(|value| value.contains("application/openmetrics-text"));
     let mut page = String::new();
     match prometheus_client::encoding::text::encode(&mut page, &admin.registry) {
-        Ok(()) => text("application/openmetrics-text; version=1.0.0; charset=utf-8", page),
+        Ok(()) if wants_open_metrics => text("application/openmetrics-text; version=1.0.0; charset=utf-8", page),
+        Ok(()) => text("text/plain; version=0.0.4; charset=utf-8", exposition::classic(&page)),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }

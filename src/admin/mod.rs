@@ -4,6 +4,7 @@
 
 mod certificates;
 mod csds;
+mod exposition;
 mod grpc;
 mod health;
 pub mod http;

@@ -89,6 +89,7 @@ pub(super) fn svid(mesh: &str) -> (Svid, String) {
         key: PrivateKeyPem::new(key.serialize_pem()),
         anchor: ca.certificate().clone(),
         policy_digest: "aaaaaaaaaaaaaaaa".into(),
+        received: timestamp(0),
     };
     (svid, key.serialize_pem())
 }

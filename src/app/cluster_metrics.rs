@@ -20,7 +20,7 @@ pub(super) fn register(registry: &mut Registry, board: WatchBoard) {
 impl Collector for Watches {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let help = "For how long the API server has not listed the objects of a watched kind, 0 while it does; what it listed \
-                    before counts until then (see /readyz)";
+                    before counts until then (see /readyz).";
         let mut encoder = encoder.encode_descriptor("cluster_unlisted_seconds", help, None, MetricType::Gauge)?;
         for (kind, seconds) in self.0.seconds() {
             ConstGauge::new(seconds).encode(encoder.encode_family(&[("kind", kind)])?)?;

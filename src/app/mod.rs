@@ -9,8 +9,10 @@ mod identify;
 mod known_secrets;
 pub mod naming;
 mod object_status;
-mod resource_metrics;
+mod problem_metrics;
 mod resources;
+mod server_metrics;
+mod trust_metrics;
 mod trust_readiness;
 
 use std::net::SocketAddr;
@@ -135,8 +137,8 @@ impl App {
 
         let mut registry = Registry::with_prefix("envoy_sds");
         cluster_metrics::register(&mut registry, board.clone());
-        resource_metrics::register(&mut registry, resources.problems.clone());
         let readiness = Readiness::new();
+        server_metrics::register(&mut registry, &readiness, bound.certificates(), clock.clone());
         let cert_manager = kubernetes.clone().map(|client| {
             let settings = cert_manager::Settings {
                 system_namespace: config.system_namespace.clone(),
@@ -193,6 +195,7 @@ impl App {
             Sources { policies: policies.clone(), secrets: secrets.clone(), complete, state_dir: state_dir.clone() };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
+        trust_metrics::register(&mut registry, trust.all(), clock.clone());
         if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
             tell_of_objects_elsewhere(&client, &config.system_namespace, &replica(), &tasks);
             object_status::start(client, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
@@ -229,6 +232,14 @@ impl App {
         };
         let identify::Started { identifiers, problems: mut proof_problems } = identify::start(surroundings)?;
         proof_problems.extend(bound.problems());
+        let problems = problem_metrics::Problems {
+            resources: resources.problems.clone(),
+            proofs: proof_problems.clone(),
+            state: state_dir.troubles(),
+            trust: trust.troubles(),
+            policies: policies.clone(),
+        };
+        problem_metrics::register(&mut registry, problems);
 
         let listeners = bound.addresses().to_vec();
         let limits = convert::stream_limits(&config.limits);

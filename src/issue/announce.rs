@@ -85,6 +85,7 @@ impl Announcer {
     }
 
     async fn announce(self, mesh: Arc<str>, backend: Arc<Backend>, is_changed: bool) {
+        self.metrics.begin(&mesh, &backend.name);
         if let Some(ca) = self.authorities.given(&mesh, &backend) {
             return self.follow(&mesh, &backend, &ca).await;
         }

@@ -1,16 +1,11 @@
 //! The certificate manager's handle: ask for a proxy's certificate, and watch it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use jiff::Timestamp;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::inbox::Inbox;
@@ -18,7 +13,6 @@ use super::subscribers::ReportId;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, ProxyKey};
 use crate::model::svid::Svid;
-use crate::runtime::clock::Clock;
 
 /// Keeps every wanted proxy's certificate issued and renewed. Cheap to clone; the work is done by one task.
 #[derive(Debug, Clone)]
@@ -32,10 +26,12 @@ pub struct Manager {
 pub(super) type Slots = Arc<DashMap<ProxyKey, Slot>>;
 
 /// What is held for one proxy.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Slot {
     pub(super) current: watch::Sender<Option<Arc<Svid>>>,
     pub(super) status: Status,
+    /// When the leaf of `status.held_until` began to be valid.
+    pub(super) held_since: Option<Timestamp>,
 }
 
 /// How a proxy's certificate is doing, for operators.
@@ -85,7 +81,7 @@ impl Manager {
     pub fn subscribe(&self, identity: &Identity, held: Option<&HeldLeaf>) -> Subscription {
         let key = identity.proxy_key();
         let slot = self.slots.entry(key.clone());
-        let slot = slot.or_insert_with(|| Slot { current: watch::channel(None).0, status: Status::default() });
+        let slot = slot.or_default();
         let current = slot.current.subscribe();
         // Under the slot's lock: what comes later is a change.
         let is_newer = |held: &HeldLeaf| current.borrow().as_ref().is_some_and(|svid| held.is_newer_than(svid));
@@ -112,65 +108,5 @@ impl Manager {
             .iter()
             .map(|slot| (slot.key().clone(), (slot.current.borrow().clone(), slot.status.clone())))
             .collect()
-    }
-
-    /// Registers the gauges about what is held.
-    pub fn register(&self, registry: &mut Registry, clock: Clock) {
-        registry.register_collector(Box::new(Held { slots: self.slots.clone(), clock }));
-    }
-}
-
-/// Gauges that are computed when they are scraped.
-struct Held {
-    slots: Slots,
-    clock: Clock,
-}
-
-impl fmt::Debug for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Held")
-    }
-}
-
-#[derive(Default)]
-struct MeshGauges {
-    connected: i64,
-    earliest: Option<i64>,
-    unserved: bool,
-}
-
-impl Collector for Held {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let now = self.clock.now();
-        let mut meshes: BTreeMap<Arc<str>, MeshGauges> = BTreeMap::new();
-        for slot in self.slots.iter().filter(|slot| slot.current.receiver_count() > 0) {
-            let gauges = meshes.entry(slot.key().mesh.clone()).or_default();
-            gauges.connected += 1;
-            let issued = slot.current.borrow().as_ref().map(|svid| svid.usable_until());
-            let ends = issued.or(slot.status.held_until);
-            gauges.unserved |= ends.is_none_or(|ends| ends < now);
-            gauges.earliest = gauges.earliest.into_iter().chain(ends.map(Timestamp::as_second)).min();
-        }
-        let mut gauge = |name, help, value: fn(&MeshGauges) -> Option<i64>| -> fmt::Result {
-            let family = meshes.iter().filter_map(|(mesh, gauges)| Some((mesh, value(gauges)?)));
-            let mut encoder =
-                encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
-            for (mesh, value) in family {
-                let labels = [("mesh", &**mesh)];
-                ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
-            }
-            Ok(())
-        };
-        gauge("proxies", "Proxies that are subscribed to a certificate", |gauges| Some(gauges.connected))?;
-        gauge(
-            "certificate_expiration_timestamp_seconds",
-            "When the first of the certificates in use ends, in Unix seconds",
-            |gauges| gauges.earliest,
-        )?;
-        gauge(
-            "certificate_ready_status",
-            "1 if every subscribed proxy of the mesh has a certificate that is valid now, else 0",
-            |gauges| Some(i64::from(!gauges.unserved)),
-        )
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct MeshLabels {
 }
 
 /// The metrics of this stage. Gauges about what is held right now are read at scrape time, see
-/// [`super::manager::Manager::register`].
+/// `super::gauges`.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     pub(crate) issuances: Family<IssuanceLabels, Counter>,
@@ -100,6 +100,15 @@ impl Metrics {
             metrics.provided_cas.clone(),
         );
         Arc::new(metrics)
+    }
+
+    /// Begins the counters of a backend at zero: an alert hears of a count's increase, and not of its first appearance.
+    pub(crate) fn begin(&self, mesh: &Arc<str>, backend: &Arc<str>) {
+        let (mesh, backend) = (mesh.to_string(), backend.to_string());
+        self.resumed.get_or_create(&MeshLabels { mesh: mesh.clone() }).inc_by(0);
+        self.renewal_errors.get_or_create(&BackendLabels { mesh: mesh.clone(), backend: backend.clone() }).inc_by(0);
+        drop(self.duration.get_or_create(&DurationLabels { backend: backend.clone() }));
+        self.issuances.get_or_create(&IssuanceLabels { mesh, backend, outcome: "issued" }).inc_by(0);
     }
 
     /// The gauge of a provided CA; it is gone when this is dropped.

@@ -11,6 +11,7 @@ pub mod ca;
 mod changes;
 pub mod csr;
 mod entry;
+mod gauges;
 mod inbox;
 pub mod issuer;
 pub mod manager;

@@ -46,8 +46,6 @@ fn failing(slots: &Slots, shown: usize) -> BTreeMap<Arc<str>, Failing> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::watch;
-
     use super::super::manager::Slot;
     use super::*;
     use crate::model::identity::Instance;
@@ -64,7 +62,7 @@ mod tests {
             };
             let error = (number < 50).then(|| "the CA is away".to_owned());
             let status = Status { error, ..Status::default() };
-            slots.insert(key, Slot { current: watch::channel(None).0, status });
+            slots.insert(key, Slot { status, ..Slot::default() });
         }
         let failing = failing(&slots, 2);
         assert_eq!(failing.keys().map(|mesh| &**mesh).collect::<Vec<_>>(), ["even", "odd"]);

@@ -157,6 +157,8 @@ impl Worker {
             slot.status.next = held_until.and_then(|_| self.schedule.due(key));
         }
         slot.status.held_until = held_until;
+        let held = held_until.and_then(|until| self.schedule.held(key).find(|held| held.usable_until == until));
+        slot.held_since = held.map(|held| held.leaf.not_before);
     }
 }
 

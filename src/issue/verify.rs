@@ -117,6 +117,7 @@ pub fn verify(
         key,
         anchor,
         policy_digest: expected.policy_digest.clone(),
+        received: now,
     })
 }
 

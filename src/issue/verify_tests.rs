@@ -20,6 +20,7 @@ pub(crate) fn svid_with(validity: (Timestamp, Timestamp), anchor_ends: Timestamp
         key: made.key,
         anchor: ca.certificate().clone(),
         policy_digest: "digest".into(),
+        received: validity.0,
     }
 }
 

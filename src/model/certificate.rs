@@ -19,6 +19,13 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// Which part of it is left at `now`: 1 before it begins, 0 when it is over.
+    pub fn remaining(&self, now: Timestamp) -> f64 {
+        let all = self.not_after.duration_since(self.not_before).as_secs_f64();
+        let left = self.not_after.duration_since(now).as_secs_f64();
+        if left > 0.0 { (left / all).clamp(0.0, 1.0) } else { 0.0 }
+    }
+
     /// Whether `now` is within.
     pub fn contains(&self, now: Timestamp) -> bool {
         self.not_before <= now && now <= self.not_after

@@ -24,6 +24,8 @@ pub struct Svid {
     pub anchor: Certificate,
     /// Digest of what it was issued for: identity and policy. See `issue::issuer`.
     pub policy_digest: Arc<str>,
+    /// When it was received from the CA and verified.
+    pub received: Timestamp,
 }
 
 impl Svid {
@@ -36,6 +38,12 @@ impl Svid {
     pub fn usable_until(&self) -> Timestamp {
         let others = self.intermediates.iter().chain([&self.anchor]);
         others.map(|certificate| certificate.validity().not_after).fold(self.validity().not_after, Timestamp::min)
+    }
+
+    /// When it is of use: from when it was received, as CAs date leaves back, some by an hour, and until
+    /// [`Self::usable_until`].
+    pub fn life(&self) -> Validity {
+        Validity { not_before: self.validity().not_before.max(self.received), not_after: self.usable_until() }
     }
 
     /// The digest of the chain, 16 hex digits: which leaf it is. Its version carries it, and its renewal is dated by it.

@@ -48,6 +48,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    const ALL: [Self; 5] = [Self::Sotw, Self::Delta, Self::AdsSotw, Self::AdsDelta, Self::Fetch];
+
     /// As operators read it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -146,6 +148,7 @@ impl Metrics {
             push_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
             ack_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
         };
+        metrics.begin();
         registry.register("streams", "Streams that are open", metrics.streams.clone());
         registry.register("pushes", "Secrets sent", metrics.pushes.clone());
         registry.register("acks", "Secrets that a proxy accepted", metrics.acks.clone());
@@ -189,6 +192,24 @@ impl Metrics {
             metrics.push_duration.clone(),
         );
         metrics
+    }
+
+    /// Begins what there will be at zero: an alert hears of a count's increase, and not of its first appearance.
+    fn begin(&self) {
+        for protocol in Protocol::ALL {
+            self.streams.get_or_create(&ProtocolLabel { protocol }).set(0);
+        }
+        for secret in [SecretKind::Bundle, SecretKind::Certificate] {
+            for family in [&self.pushes, &self.acks, &self.nacks] {
+                family.get_or_create(&SecretLabel { secret }).inc_by(0);
+            }
+        }
+        for reason in [Withheld::UnknownName, Withheld::ForbiddenName, Withheld::TooManyNames] {
+            self.withheld.get_or_create(&ReasonLabel { reason }).inc_by(0);
+        }
+        for reason in Refusal::ALL {
+            self.refused.get_or_create(&RefusalLabel { reason }).inc_by(0);
+        }
     }
 
     /// Counts a stream for as long as the returned value lives.
@@ -303,8 +324,7 @@ mod tests {
         metrics.large_response();
         let mut subscribed = metrics.subscribed();
         [3, 2].into_iter().for_each(|count| subscribed.set(count));
-        let protocols = [Protocol::Delta, Protocol::AdsSotw, Protocol::AdsDelta, Protocol::Fetch];
-        let _others = protocols.map(|protocol| metrics.live_stream(protocol));
+        let _others = Protocol::ALL[1..].iter().map(|protocol| metrics.live_stream(*protocol)).collect::<Vec<_>>();
         metrics.withheld(Withheld::UnknownName);
         metrics.refused(Refusal::StreamsPerIdentity);
         let text = |registry: &Registry| {
@@ -328,6 +348,9 @@ mod tests {
             "envoy_sds_streams{protocol=\"ads_sotw\"} 1",
             "envoy_sds_streams{protocol=\"ads_delta\"} 1",
             "envoy_sds_streams{protocol=\"fetch\"} 1",
+            "envoy_sds_nacks_total{secret=\"certificate\"} 0",
+            "envoy_sds_withheld_total{reason=\"too_many_names\"} 0",
+            "envoy_sds_refused_total{reason=\"proxies_per_identity\"} 0",
         ] {
             assert!(text(&registry).contains(line), "{line} is not in\n{}", text(&registry));
         }

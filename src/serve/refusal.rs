@@ -37,6 +37,23 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Each of them.
+    pub(super) const ALL: [Self; 13] = [
+        Self::NotReady,
+        Self::ShuttingDown,
+        Self::ConnectionEnding,
+        Self::Unproven,
+        Self::Unverifiable,
+        Self::Forbidden,
+        Self::Verifying,
+        Self::Streams,
+        Self::NewStreams,
+        Self::SilentStreams,
+        Self::StreamsPerProxy,
+        Self::StreamsPerIdentity,
+        Self::ProxiesPerIdentity,
+    ];
+
     /// As much as the client may know.
     pub(super) fn status(self) -> Status {
         match self {

@@ -117,6 +117,7 @@ pub(super) fn svid_until(name: &str, until: jiff::Timestamp) -> Svid {
         key: PrivateKeyPem::new(key),
         anchor: ca.certificate,
         policy_digest: "0123456789abcdef".into(),
+        received: jiff::Timestamp::UNIX_EPOCH,
     }
 }
 

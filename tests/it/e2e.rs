@@ -19,6 +19,7 @@ mod late_trust;
 mod left_behind;
 mod load;
 mod membership;
+mod metrics;
 mod outages;
 mod peers;
 mod preflight;

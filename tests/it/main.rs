@@ -12,6 +12,7 @@ mod architecture;
 mod conformance;
 mod e2e;
 mod rig;
+mod rules;
 #[allow(dead_code, unreachable_pub, reason = "a rig offers more than the tests of one day use")]
 mod support;
 mod vendored;

@@ -25,6 +25,7 @@ pub use connection::{Connection, Peer};
 pub use tls::{Checked, TlsError, TlsFiles, check};
 
 use self::places::ConnectionPlaces;
+use crate::model::certificate::Validity;
 use crate::model::diagnostic::Problem;
 use crate::runtime::clock::Clock;
 use crate::runtime::descriptors;
@@ -109,11 +110,19 @@ enum Listener {
 impl Bound {
     /// What is wrong with the TLS files of each listener that has any.
     pub fn problems(&self) -> Vec<watch::Receiver<Arc<Vec<Problem>>>> {
-        let tls = self.listeners.iter().filter_map(|listener| match listener {
-            Listener::Tcp(_, tls) => tls.as_deref(),
+        self.tls().map(|(_, tls)| tls.problems()).collect()
+    }
+
+    /// How long each listener's own certificate is valid, by the address, of those that have one.
+    pub fn certificates(&self) -> Vec<(String, watch::Receiver<Option<Validity>>)> {
+        self.tls().map(|(address, tls)| (address.clone(), tls.validity())).collect()
+    }
+
+    fn tls(&self) -> impl Iterator<Item = (&String, &tls::Tls)> {
+        self.addresses.iter().zip(&self.listeners).filter_map(|(address, listener)| match listener {
+            Listener::Tcp(_, tls) => Some((address, tls.as_deref()?)),
             Listener::Unix(..) => None,
-        });
-        tls.map(tls::Tls::problems).collect()
+        })
     }
 
     /// The real addresses, in the order of the settings: `127.0.0.1:43121`, `unix:/path`.

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::handshakes::Handshakes;
 use super::last_good::{Contents, LastGood};
-use super::tls_dates::{NotNow, next_date};
+use super::tls_dates::{NotNow, next_date, validity};
 use crate::identify::client_ca::{ClientCa, ClientCaError, SETTLED};
-use crate::model::certificate::Certificate;
+use crate::model::certificate::{Certificate, Validity};
 use crate::model::diagnostic::{Location, Problem};
 use crate::runtime::clock::Clock;
 use crate::runtime::file_watch::{Changes, FileWatch};
@@ -80,6 +80,8 @@ pub(super) struct Tls {
     clients: LastGood<Option<Arc<ClientCa>>>,
     config: watch::Sender<Arc<ServerConfig>>,
     problems: watch::Sender<Arc<Vec<Problem>>>,
+    /// That of `own`.
+    validity: watch::Sender<Option<Validity>>,
     /// When the dates of certificates and lists were last looked at. What ends after that has yet to be seen, however long it
     /// takes to get there.
     judged_at: Timestamp,
@@ -134,8 +136,8 @@ impl Tls {
         let own = LastGood::first(Contents::read(files.own()), |contents| files.certified_key(contents))?;
         let clients = LastGood::first(Contents::read(files.of_clients()), |contents| files.judge(contents, None))?;
         let config = watch::Sender::new(files.config(own.made(), clients.made().as_deref())?);
-        let problems = watch::Sender::default();
-        let tls = Self { files, own, clients, config, problems, judged_at, _watch: watch, changes };
+        let (problems, validity) = (watch::Sender::default(), watch::Sender::default());
+        let tls = Self { files, own, clients, config, problems, validity, judged_at, _watch: watch, changes };
         tls.warn_of_dates(clock);
         tls.warn_of_lists();
         tls.publish_problems(clock);
@@ -145,6 +147,11 @@ impl Tls {
     /// What is wrong with the files that there are now.
     pub(super) fn problems(&self) -> watch::Receiver<Arc<Vec<Problem>>> {
         self.problems.subscribe()
+    }
+
+    /// How long its own certificate is valid that is shown now.
+    pub(super) fn validity(&self) -> watch::Receiver<Option<Validity>> {
+        self.validity.subscribe()
     }
 
     /// Starts watching the files.
@@ -267,6 +274,7 @@ impl Tls {
     }
 
     fn publish_problems(&self, clock: &Clock) {
+        self.validity.send_replace(validity(self.own.made()));
         let broken = |error: &str| Problem {
             at: Location::default(),
             what: error.to_owned(),

@@ -18,7 +18,8 @@ pub(super) enum NotNow {
     NotYet(String),
 }
 
-fn validity(key: &CertifiedKey) -> Option<Validity> {
+/// How long the server's own certificate is valid.
+pub(super) fn validity(key: &CertifiedKey) -> Option<Validity> {
     key.cert.first().cloned().and_then(|leaf| Certificate::from_der(leaf).ok()).map(|leaf| leaf.validity())
 }
 

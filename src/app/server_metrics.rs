@@ -1,0 +1,60 @@
+//! The server itself, as metrics: which version it is, whether it is ready, and its listeners' own certificates.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::model::certificate::Validity;
+use crate::observe::readiness::Readiness;
+use crate::runtime::clock::Clock;
+
+#[derive(Debug)]
+struct Server {
+    readiness: watch::Receiver<bool>,
+    /// By address; `None` for one that cannot be read.
+    certificates: Vec<(String, watch::Receiver<Option<Validity>>)>,
+    clock: Clock,
+}
+
+pub(super) fn register(
+    registry: &mut Registry,
+    readiness: &Readiness,
+    certificates: Vec<(String, watch::Receiver<Option<Validity>>)>,
+    clock: Clock,
+) {
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The version of the program, as a label of a value that is always 1", version);
+    registry.register_collector(Box::new(Server { readiness: readiness.watch(), certificates, clock }));
+}
+
+impl Collector for Server {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "1 if the server can do its work, else 0 (see /readyz).";
+        let ready = encoder.encode_descriptor("ready", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(*self.readiness.borrow())).encode(ready)?;
+        let now = self.clock.now();
+        let certificates = self.certificates.iter().filter_map(|(at, validity)| Some((at, (*validity.borrow())?)));
+        let certificates: Vec<_> = certificates.collect();
+        let help = "When the certificate that a listener shows to Envoys ends, in Unix seconds.";
+        let name = "listener_certificate_expiration_timestamp_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (address, validity) in &certificates {
+            let value = ConstGauge::new(validity.not_after.as_second());
+            value.encode(family.encode_family(&[("listener", address.as_str())])?)?;
+        }
+        let help = "The part that is left of that certificate's life, from 1 to 0.";
+        let name = "listener_certificate_remaining_ratio";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (address, validity) in &certificates {
+            let value = ConstGauge::new(validity.remaining(now));
+            value.encode(family.encode_family(&[("listener", address.as_str())])?)?;
+        }
+        Ok(())
+    }
+}
