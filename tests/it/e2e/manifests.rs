@@ -5,7 +5,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use base64::Engine;
@@ -15,6 +15,7 @@ use kube::Api;
 use kube::api::ListParams;
 use serde_json::{Value, json};
 
+use super::SHUTDOWN;
 use crate::support::cluster::{Cluster, ClusterOptions, client_from};
 use crate::support::envoy::Envoy;
 use crate::support::eventually::eventually;
@@ -72,6 +73,7 @@ impl Applied {
 
 /// A pod of a workload, made for real: whether its namespace's security level lets it in is the API server's to say.
 struct Pod {
+    name: String,
     container: Value,
     account: String,
     dir: PathBuf,
@@ -80,10 +82,10 @@ struct Pod {
 }
 
 impl Pod {
-    async fn of(workload: &Value, applied: &Applied) -> Self {
+    async fn of(workload: &Value, ordinal: usize, applied: &Applied) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let (namespace, name) = (text(&workload["metadata"]["namespace"]), text(&workload["metadata"]["name"]));
-        let pod_name = format!("{name}-0");
+        let pod_name = format!("{name}-{ordinal}");
         let template = &workload["spec"]["template"];
         let mut spec = template["spec"].clone();
         let claims = workload["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
@@ -101,7 +103,7 @@ impl Pod {
             panic!("{name} has several containers");
         };
         let account = text(&spec["serviceAccountName"]);
-        let mut pod = Self { container: container.clone(), account, dir, mounts: Vec::new() };
+        let mut pod = Self { name: pod_name.clone(), container: container.clone(), account, dir, mounts: Vec::new() };
         let wanted = container["volumeMounts"].as_array().expect("it mounts something");
         for mount in wanted {
             let here = pod.dir.join(text(&mount["name"]));
@@ -161,7 +163,7 @@ impl Pod {
 
     fn args(&self) -> Vec<String> {
         let args = self.container["args"].as_array().expect("it has arguments").iter();
-        args.map(|arg| self.here(arg.as_str().expect("it is text"))).collect()
+        args.map(|arg| self.here(arg.as_str().expect("it is text")).replace("$(POD_NAME)", &self.name)).collect()
     }
 
     fn port(&self, name: &str) -> u64 {
@@ -176,14 +178,14 @@ struct Server {
     process: Process,
     kubeconfig: PathBuf,
     admin: SocketAddr,
-    at: SocketAddr,
     pod: Pod,
 }
 
 impl Server {
-    async fn start(applied: &Applied) -> Self {
-        let pod = Pod::of(applied.the("StatefulSet", SYSTEM, "envoy-sds"), applied).await;
-        let (admin, at) = (free_address(), free_address());
+    /// A replica, at the Service's address.
+    async fn start(ordinal: usize, at: SocketAddr, applied: &Applied) -> Self {
+        let pod = Pod::of(applied.the("StatefulSet", SYSTEM, "envoy-sds"), ordinal, applied).await;
+        let admin = free_address();
         let config = pod.here("/etc/envoy-sds/config/server.yaml");
         let text = fs::read_to_string(&config).expect("it is there");
         let listened = format!("0.0.0.0:{}", pod.port("sds"));
@@ -196,7 +198,7 @@ impl Server {
         command.args(pod.args()).args(["--admin", &admin.to_string()]).arg("--kubeconfig").arg(&kubeconfig);
         command.env_clear();
         let process = Process::start("envoy-sds", command, &pod.dir);
-        Self { process, kubeconfig, admin, at, pod }
+        Self { process, kubeconfig, admin, pod }
     }
 
     /// Waits until it is ready, and has nothing to warn of.
@@ -217,34 +219,45 @@ impl Server {
         let command = &self.pod.container[name]["exec"]["command"];
         let words: Vec<_> = command.as_array().expect("it has one").iter().filter_map(Value::as_str).collect();
         assert_eq!(words[0], "envoy-sds");
-        let output = Command::new(PROGRAM).args(&words[1..]).args(["--admin", &self.admin.to_string()]).output();
-        output.expect("the program can be run").status.success()
+        self.run(&words[1..]).status.success()
+    }
+
+    /// Runs the program in its container.
+    fn run(&self, args: &[&str]) -> Output {
+        let output = Command::new(PROGRAM).args(args).args(["--admin", &self.admin.to_string()]).output();
+        output.expect("the program can be run")
+    }
+
+    /// Waits until it says this of two proxies.
+    async fn has_two(&self, secrets: &str) {
+        eventually(&format!("two proxies have {secrets}"), PATIENCE, async || {
+            let table = String::from_utf8_lossy(&self.run(&["proxies"]).stdout).into_owned();
+            if table.matches(secrets).count() == 2 { Ok(()) } else { Err(table) }
+        })
+        .await;
     }
 }
 
-/// A quick start, from its first command to the request that arrives over mTLS.
+/// A quick start, from its first command to the request that arrives over mTLS. Then the replica is gone, and the other one takes
+/// over its proxies with the certificates that they have: it needs nothing of the first one's volume.
 #[tokio::test]
 async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     let applied = Applied::all().await;
-    let mut server = Server::start(&applied).await;
+    let at = free_address();
+    let mut server = Server::start(0, at, &applied).await;
     server.content().await;
-    for probe in ["startupProbe", "readinessProbe"] {
-        assert!(server.probe(probe), "{probe}");
-    }
+    assert!(server.probe("readinessProbe"));
 
     // The command at the top of example.yaml.
     let ca = applied.secret(SYSTEM, "envoy-sds-tls", "ca.crt").await;
     let data = json!({"ca.crt": String::from_utf8(ca).expect("it is PEM")});
     let metadata = json!({"name": "envoy-sds-ca", "namespace": EXAMPLE});
-    applied
-        .cluster
-        .apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}))
-        .await;
-    let web = Pod::of(applied.the("Deployment", EXAMPLE, "web"), &applied).await;
-    let shop = Pod::of(applied.the("Deployment", EXAMPLE, "shop"), &applied).await;
+    applied.cluster.apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})).await;
+    let web = Pod::of(applied.the("Deployment", EXAMPLE, "web"), 0, &applied).await;
+    let shop = Pod::of(applied.the("Deployment", EXAMPLE, "shop"), 0, &applied).await;
     let (inbound, outbound) = (free_address(), free_address());
     let places = [
-        (service(&applied, SYSTEM, "envoy-sds", &server.pod), server.at),
+        (service(&applied, SYSTEM, "envoy-sds", &server.pod), at),
         (service(&applied, EXAMPLE, "web", &web), inbound),
         (socket_address("0.0.0.0", web.port("mtls")), inbound),
         (socket_address("127.0.0.1", 8080), outbound),
@@ -254,12 +267,15 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     web.ready(PATIENCE).await;
     shop.ready(PATIENCE).await;
 
-    let answer = http::get(outbound, "/").await.expect("shop's Envoy answers");
-    let seen = [answer.body.as_str(), answer.header("x-client"), answer.header("x-server")];
     let [shop_id, web_id] = ["shop", "web"].map(|name| format!("spiffe://default/ns/{EXAMPLE}/sa/{name}"));
-    assert_eq!((answer.status, seen), (200, ["hello from web\n", shop_id.as_str(), web_id.as_str()]));
-    wire::get(inbound, None).await.expect_err("a caller without a certificate is refused");
-    server.process.assert_running();
+    let request_arrives = async || {
+        let answer = http::get(outbound, "/").await.expect("shop's Envoy answers");
+        let seen = [answer.body.as_str(), answer.header("x-client"), answer.header("x-server")];
+        assert_eq!((answer.status, seen), (200, ["hello from web\n", shop_id.as_str(), web_id.as_str()]));
+    };
+    request_arrives().await;
+    let shown = wire::get(inbound, None).await.expect_err("a caller without a certificate is refused").chain;
+    server.has_two("ROOTCA ACKED, default ACKED").await;
 
     // The CA's key is in the same namespace.
     let secrets = Api::<Secret>::namespaced(client_from(&server.kubeconfig).await, SYSTEM);
@@ -267,6 +283,14 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
         Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
         other => panic!("the server may read Secrets: {:?}", other.map(|list| list.items.len())),
     }
+
+    server.process.stop(SHUTDOWN).await;
+    let mut other = Server::start(1, at, &applied).await;
+    other.content().await;
+    other.has_two("default HELD").await;
+    assert_eq!(wire::get(inbound, None).await.expect_err("as before").chain, shown);
+    request_arrives().await;
+    other.process.assert_running();
 }
 
 /// What selects pods selects the server's, and rights are taken from those that are explained, never added to them.
@@ -313,7 +337,8 @@ async fn envoy(pod: &Pod, places: &[(String, SocketAddr)]) -> Envoy {
         text.replace(of, &socket_address(&here.ip().to_string(), here.port().into()))
     });
     assert!(!bootstrap.contains(".svc, port_value"), "it names a Service that there is not: {bootstrap}");
-    let node = json!({"id": after("--service-node").replace("$(POD_NAME)", "pod"), "cluster": after("--service-cluster")});
+    let node =
+        json!({"id": after("--service-node").replace("$(POD_NAME)", "pod"), "cluster": after("--service-cluster")});
     Envoy::start(&format!("node: {node}\n{bootstrap}"), &pod.dir).await
 }
 
@@ -342,7 +367,9 @@ fn kustomized() -> Vec<Value> {
     for patch in list("patches") {
         for patch in documents(patch["path"].as_str().expect("a file")) {
             let is_it = |object: &&mut Value| {
-                ["/kind", "/metadata/name", "/metadata/namespace"].iter().all(|at| object.pointer(at) == patch.pointer(at))
+                ["/kind", "/metadata/name", "/metadata/namespace"]
+                    .iter()
+                    .all(|at| object.pointer(at) == patch.pointer(at))
             };
             let patched = objects.iter_mut().find(is_it).expect("what is patched is there");
             // Rules are replaced as a whole.
