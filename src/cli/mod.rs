@@ -123,4 +123,6 @@ fn counted(count: usize, what: &str) -> String {
 }
 
 #[cfg(test)]
+mod reference_tests;
+#[cfg(test)]
 mod tests;

@@ -314,6 +314,8 @@ impl<'t> Fields<'t> {
     /// A field, if its key is there, even with nothing after it: for maps like `proxyToken: {}`, where leaving out the
     /// braces must not quietly mean the opposite.
     pub fn given(&self, key: &'static str) -> Option<Field<'t>> {
+        #[cfg(test)]
+        crate::testing::asked::note(&self.of.path, key);
         self.asked.borrow_mut().push(key);
         let entry = self.map.entries.iter().find(|entry| entry.key == key)?;
         Some(self.field(&entry.key, entry.line, &entry.value))

@@ -18,6 +18,7 @@ mod last_good;
 mod late_trust;
 mod left_behind;
 mod load;
+mod manifests;
 mod membership;
 mod metrics;
 mod outages;

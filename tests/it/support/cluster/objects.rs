@@ -35,7 +35,7 @@ impl Cluster {
         let mut applied = Vec::new();
         for document in documents {
             if !document.is_null() {
-                applied.push(apply(&client, document).await);
+                applied.push(apply(&client, document, &forced()).await);
             }
         }
         applied
@@ -43,7 +43,12 @@ impl Cluster {
 
     /// Applies one object (server-side), and fails the test if the API server refuses it.
     pub async fn apply(&self, object: Value) -> DynamicObject {
-        apply(&self.client().await, object).await
+        apply(&self.client().await, object, &forced()).await
+    }
+
+    /// The same, and a field that the API server does not know is refused, too.
+    pub async fn apply_strictly(&self, object: Value) -> DynamicObject {
+        apply(&self.client().await, object, &forced().validation_strict()).await
     }
 
     /// An object by its kind; `None` if it is not there. No namespace for what has none.
@@ -80,7 +85,11 @@ impl Cluster {
     }
 }
 
-async fn apply(client: &Client, object: Value) -> DynamicObject {
+fn forced() -> PatchParams {
+    PatchParams::apply(MANAGER).force()
+}
+
+async fn apply(client: &Client, object: Value, how: &PatchParams) -> DynamicObject {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
     let name = text(&object["metadata"]["name"]);
@@ -90,7 +99,7 @@ async fn apply(client: &Client, object: Value) -> DynamicObject {
         Scope::Namespaced => Some(object["metadata"]["namespace"].as_str().unwrap_or("default")),
     };
     api(client.clone(), &resource, namespace)
-        .patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&object))
+        .patch(&name, how, &Patch::Apply(&object))
         .await
         .unwrap_or_else(|error| panic!("{kind} {name} cannot be applied: {error}"))
 }
