@@ -10,6 +10,7 @@
 
 mod architecture;
 mod conformance;
+mod docs;
 mod e2e;
 mod rig;
 #[allow(dead_code, unreachable_pub, reason = "a rig offers more than the tests of one day use")]
