@@ -10,6 +10,7 @@
 
 mod architecture;
 mod conformance;
+mod docs;
 mod e2e;
 mod rig;
 mod rules;
