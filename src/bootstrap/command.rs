@@ -10,8 +10,7 @@ const FIRST_OF_IT: &str = "-0";
 /// it runs.
 pub(super) fn line(settings: &Settings) -> String {
     let Settings { server, identity, secret_file, name, workload, .. } = settings;
-    let default =
-        Settings::new(server.clone(), identity.clone(), secret_file.clone(), name.clone(), workload.clone());
+    let default = Settings::new(server.clone(), identity.clone(), secret_file.clone(), name.clone(), workload.clone());
     let mut words = Words(vec!["envoy-sds bootstrap".to_owned()]);
     words.flag("server", server);
     if let Some(tls) = &settings.server_tls {

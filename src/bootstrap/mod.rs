@@ -4,6 +4,7 @@
 //! a line has to know what it is there for. Which fragments, is decided in `render.rs`; what a user gives goes in as quoted scalars.
 
 mod command;
+mod header;
 mod names;
 mod render;
 mod settings;

@@ -70,7 +70,10 @@ impl Names {
         let Owner { mesh, workload, .. } = owner;
         let namespace = || {
             owner.namespace.ok_or_else(|| {
-                format!("--names {} has the namespace of the proxy's service account in it: give --namespace", style.word())
+                format!(
+                    "--names {} has the namespace of the proxy's service account in it: give --namespace",
+                    style.word()
+                )
             })
         };
         let (certificate, callers, upstream) = match style {
@@ -104,7 +107,9 @@ impl Owner<'_> {
             (None, Some(namespace)) => format!("spiffe://{mesh}/ns/{namespace}/sa/{workload}"),
             (None, None) => format!("spiffe://{mesh}/{workload}"),
         };
-        let no_id = |error| format!("{text:?} is no SPIFFE ID ({error}): see --mesh, --namespace and --workload, or give --spiffe-id");
+        let no_id = |error| {
+            format!("{text:?} is no SPIFFE ID ({error}): see --mesh, --namespace and --workload, or give --spiffe-id")
+        };
         text.parse().map_err(no_id)
     }
 }

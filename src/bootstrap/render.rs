@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::command;
-use super::names::{NameStyle, Names};
+use super::header::{comment, header};
+use super::names::Names;
 use super::settings::{Api, GrpcClient, Identity, Settings};
 use super::template::{Text, fill, quoted};
 use crate::config::{Endpoint, HostPort};
@@ -38,9 +38,12 @@ pub(super) fn bootstrap(settings: &Settings, names: &Names) -> String {
 
 pub(super) fn secret(settings: &Settings) -> Option<String> {
     let header = |what: &str| {
-        let line = command::line(settings);
-        comment(&format!("{line} --print secret\n\nTells Envoy where {what}. It belongs at {}, which the bootstrap names: it is the output of the same \
-                          command without --print.", settings.secret_file))
+        let line = super::command::line(settings);
+        comment(&format!(
+            "{line} --print secret\n\nTells Envoy where {what}. It belongs at {}, which the bootstrap names: it is \
+             the output of the same command without --print.",
+            settings.secret_file
+        ))
     };
     let filled = match &settings.identity {
         _ if !settings.needs_secret() => return None,
@@ -51,7 +54,12 @@ pub(super) fn secret(settings: &Settings) -> Option<String> {
         Identity::ClientCertificate { folder } => {
             let file = |name: &str| quoted(format!("{}/{name}", folder.as_str().trim_end_matches('/')));
             let values = [
-                ("HEADER", header("the certificate is that it shows to the server (tls.crt: the chain, leaf first), and its key")),
+                (
+                    "HEADER",
+                    header(
+                        "the certificate is that it shows to the server (tls.crt: the chain, leaf first), and its key",
+                    ),
+                ),
                 ("CERTIFICATE", file("tls.crt")),
                 ("KEY", file("tls.key")),
                 ("FOLDER", quoted(folder)),
@@ -63,99 +71,6 @@ pub(super) fn secret(settings: &Settings) -> Option<String> {
     Some(filled + "\n")
 }
 
-/// What is before the first line that counts: the command, what proves who the proxy is, and what the file is made of.
-fn header(settings: &Settings, names: &Names) -> String {
-    let mut text = vec![command::line(settings), proof(settings)];
-    if settings.needs_secret() {
-        text.push(format!(
-            "Beside this file it needs {}: the output of the same command with `--print secret`.",
-            settings.secret_file
-        ));
-    }
-    if settings.names != NameStyle::Common {
-        text.push(naming(settings.names, names));
-    }
-    let inbound = match settings.application {
-        Some(_) => "which goes on to the application",
-        None => "which it answers by itself, saying who called (--application sends it on)",
-    };
-    text.push(format!(
-        "It has a listener for what others send by mutual TLS (`inbound`), {inbound}; and one for what the local application sends \
-         (`outbound`), which goes to the inbound listener of another Envoy (`peer`) by mutual TLS. docs/envoy.md says more."
-    ));
-    comment(&text.join("\n\n"))
-}
-
-fn proof(settings: &Settings) -> String {
-    let reads = match settings.grpc_client {
-        GrpcClient::Envoy => "Envoy's own gRPC client sends it: the credential injector puts it into each stream that is opened",
-        GrpcClient::Google => "Google's gRPC client sends it, by TLS only, and reads the file whenever it opens a stream",
-    };
-    match &settings.identity {
-        Identity::ProxyToken { file } => {
-            let word = |text: &Text| command::for_shell(text.as_str());
-            let mesh = settings.mesh.as_ref().map(|mesh| format!(" --mesh {}", word(mesh))).unwrap_or_default();
-            format!(
-                "An Envoy that proves who it is with a proxy token. {reads}. Replace the token before it ends, by moving another file over \
-                 it; the next stream carries the new one. The server's operator issues it:\n\n  envoy-sds token issue{mesh} --name {} \
-                 --workload {} > {}",
-                word(&settings.name),
-                word(&settings.workload),
-                word(file)
-            )
-        }
-        Identity::ServiceAccount { file } => format!(
-            "An Envoy in Kubernetes that proves who it is with a service account token, at {file}: a projected volume (serviceAccountToken, \
-             audience envoy-sds). {reads}. kubelet replaces the file; the next stream carries the new token."
-        ),
-        Identity::ClientCertificate { folder } => format!(
-            "An Envoy that proves who it is with a client certificate, {folder}/tls.crt with its key tls.key: one with a SPIFFE ID, from the CA \
-             that the server's listener has as tls.clientCa, such as one that cert-manager's CSI driver gives to each pod. \
-             spiffe://<trust domain>/ns/<namespace>/sa/<service account> and spiffe://<trust domain>/<workload> are understood."
-        ),
-        Identity::UnixPeer => "An Envoy that proves who it is by its process: the server asks the kernel who is at the other end of the unix socket, and \
-             goes by identify.unixPeer. A rule names a user (and group) and the proxy that it is: give each proxy a user of its own. On a \
-             Kubernetes node, `{pod: true}` takes whoever connects for the pod that it runs in; the server then runs on the node (a DaemonSet \
-             with hostPID: true), and its socket is mounted into the pods. Let the socket have mode 0666: who may connect proves nothing yet."
-            .to_owned(),
-        Identity::NodeId => "An Envoy that proves nothing: for development. `envoy-sds serve --insecure-node-id` believes the node id below, so whoever can \
-             reach the server can be anybody."
-            .to_owned(),
-    }
-}
-
-fn naming(style: NameStyle, names: &Names) -> String {
-    let whose = match style {
-        NameStyle::Common => "",
-        NameStyle::Spire => {
-            "Its secrets have names as an Envoy beside SPIRE's agent uses them: the certificate is called by the SPIFFE ID, the CAs by the trust \
-             domain (ALL: those of every trust domain that is known). If the ID is another, Envoy gets nothing: see `envoy-sds proxies`, and --spiffe-id. \
-             `default` and `ROOTCA` work too."
-        }
-        NameStyle::Istio => {
-            "Its secrets have names as a gateway of Istio uses them for an external SDS server (credentialName: sds://…). What is behind sds:// is free. \
-             Sidecars ask for `default` and `ROOTCA`, as the same command without --names does."
-        }
-        NameStyle::Kuma => {
-            "Its secrets have the names of Kuma and Kong Mesh. Newer releases have others (system_mtls_identity_<mesh>, system_mtls_ca_<mesh>, KRIs), \
-             which the server knows as well; for all trust domains, mesh_ca:secret:all."
-        }
-        NameStyle::Osm => {
-            "Its secrets have the names of Open Service Mesh. OSM sent the names of who may call along with the CAs; here they have to be in this file: \
-             --client-id, --upstream-id."
-        }
-        NameStyle::EnvoyGateway => {
-            "Its secrets have names as Envoy Gateway makes them of Kubernetes objects: <namespace>/<service account>, and the same with /ca.crt."
-        }
-    };
-    let profile = style.word();
-    let configure = match style.is_off_by_default() {
-        true => format!(" The server's configuration needs `naming: {{profiles: [spire, istio, kuma, {profile}]}}`."),
-        false => String::new(),
-    };
-    format!("{whose} Here: {} and {}.{configure}", names.certificate, names.callers)
-}
-
 /// The id, and what it is good for.
 fn node_id(settings: &Settings) -> (String, &'static str) {
     match (&settings.identity, &settings.mesh) {
@@ -164,7 +79,9 @@ fn node_id(settings: &Settings) -> (String, &'static str) {
         (Identity::ServiceAccount { .. } | Identity::ClientCertificate { .. }, _) => {
             (settings.name.to_string(), "# its own: it tells apart proxies that share a SPIFFE ID")
         }
-        (Identity::ProxyToken { .. } | Identity::UnixPeer, _) => (settings.name.to_string(), "# for people to read; it proves nothing"),
+        (Identity::ProxyToken { .. } | Identity::UnixPeer, _) => {
+            (settings.name.to_string(), "# for people to read; it proves nothing")
+        }
     }
 }
 
@@ -179,7 +96,11 @@ fn inbound(settings: &Settings, names: &Names) -> String {
         Some(_) => (fragment!("tells-application"), "", "route: {cluster: application}".to_owned()),
         None => {
             let greeting = quoted(format_args!("hello from {}\n", settings.name));
-            ("", fragment!("says-who-called"), format!("direct_response: {{status: 200, body: {{inline_string: {greeting}}}}}"))
+            (
+                "",
+                fragment!("says-who-called"),
+                format!("direct_response: {{status: 200, body: {{inline_string: {greeting}}}}}"),
+            )
         }
     };
     let values = [
@@ -276,8 +197,10 @@ impl Source<'_> {
     fn google_grpc(self) -> String {
         let settings = self.settings;
         let ca = settings.server_tls.as_ref().map(|tls| quoted(&tls.ca_file));
-        let credentials = ca.map(|ca| format!("channel_credentials:\n  ssl_credentials: {{root_certs: {{filename: {ca}}}}}"));
-        let token = settings.identity.token_file().map(|file| fill(fragment!("google-token"), &[("TOKEN_FILE", quoted(file))]));
+        let credentials =
+            ca.map(|ca| format!("channel_credentials:\n  ssl_credentials: {{root_certs: {{filename: {ca}}}}}"));
+        let token =
+            settings.identity.token_file().map(|file| fill(fragment!("google-token"), &[("TOKEN_FILE", quoted(file))]));
         let override_of = |name: &Text| format!("grpc.ssl_target_name_override: {{string_value: {}}}", quoted(name));
         let (target, name) = match &settings.server {
             Endpoint::Tcp(at) => {
@@ -286,8 +209,8 @@ impl Source<'_> {
             }
             Endpoint::Unix(path) => {
                 // Without it, the client sends the socket's path as :authority, which HTTP/2 servers refuse.
-                let name = "# Else it would send the socket's path as :authority, which HTTP/2 servers refuse.\n\
-                            grpc.default_authority: {string_value: localhost}";
+                let name = "# Else it would send the socket's path as :authority, which HTTP/2 servers \
+                    refuse.\ngrpc.default_authority: {string_value: localhost}";
                 (format!("unix:{}", path.display()), Some(name.to_owned()))
             }
         };
@@ -342,23 +265,4 @@ fn cluster_type(at: &HostPort) -> &'static str {
 
 fn socket_address(at: &HostPort) -> String {
     format!("{{socket_address: {{address: {}, port_value: {}}}}}", quoted(&at.host), at.port)
-}
-
-/// Paragraphs as comments, their lines broken where they are too long; lines that are indented, and the first one, are left as they are.
-fn comment(text: &str) -> String {
-    const WIDTH: usize = 120;
-    let mut lines = Vec::new();
-    for (number, paragraph) in text.split('\n').enumerate() {
-        let mut line = "#".to_owned();
-        let is_command = number == 0 || paragraph.starts_with(' ');
-        for word in paragraph.split(' ') {
-            if !is_command && line.chars().count() + 1 + word.chars().count() > WIDTH && line.len() > 1 {
-                lines.push(std::mem::replace(&mut line, "#".to_owned()));
-            }
-            line.push(' ');
-            line.push_str(word);
-        }
-        lines.push(line.trim_end().to_owned());
-    }
-    lines.join("\n")
 }

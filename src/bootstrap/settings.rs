@@ -197,7 +197,12 @@ impl Settings {
     /// If a name cannot be made of what is known.
     pub(super) fn asks_for(&self) -> Result<Names, String> {
         let namespace = self.namespace.as_ref().map(Text::as_str);
-        let owner = Owner { mesh: self.mesh(), namespace, workload: self.workload.as_str(), spiffe_id: self.spiffe_id.as_ref() };
+        let owner = Owner {
+            mesh: self.mesh(),
+            namespace,
+            workload: self.workload.as_str(),
+            spiffe_id: self.spiffe_id.as_ref(),
+        };
         Names::new(self.names, owner)
     }
 
@@ -213,13 +218,18 @@ impl Settings {
             Endpoint::Unix(path) => {
                 let trouble = path.to_str().map_or(Err("it is not UTF-8".to_owned()), Text::new).err();
                 wrong(trouble.is_some(), format!("--server: {}", trouble.unwrap_or_default()));
-                wrong(self.server_tls.is_some(), "--server-ca is for a server at host:port: there is no TLS on a unix socket".into());
+                wrong(
+                    self.server_tls.is_some(),
+                    "--server-ca is for a server at host:port: there is no TLS on a unix socket".into(),
+                );
             }
             Endpoint::Tcp(at) => {
                 wrong(at.port == 0, "--server needs the port that the server listens at, which is not 0".into());
                 wrong(
                     self.server_tls.is_none() && !is_certificate && !at.is_loopback(),
-                    format!("private keys come from {at}, so it has to be reached by TLS: give --server-ca FILE, the CA of its certificate"),
+                    format!(
+                        "private keys come from {at}, so it has to be reached by TLS: give --server-ca FILE, the CA of its certificate"
+                    ),
                 );
             }
         }
@@ -244,7 +254,10 @@ impl Settings {
             format!("--identity {identity}: what is before a dot in a name may be read as a mesh: give --mesh"),
         );
         wrong(self.upstream.port == 0, "--upstream needs a port, which is not 0".into());
-        wrong(self.application.as_ref().is_some_and(|at| at.port == 0), "--application needs a port, which is not 0".into());
+        wrong(
+            self.application.as_ref().is_some_and(|at| at.port == 0),
+            "--application needs a port, which is not 0".into(),
+        );
         problems
     }
 

@@ -26,7 +26,9 @@ impl Text {
             return Err(format!("it has {} bytes, and {MAX_TEXT} fit", text.len()));
         }
         match text.chars().find(unprintable) {
-            Some(c) => Err(format!("it has the character {:?}, which cannot be in a name or a path here", c.to_string())),
+            Some(c) => {
+                Err(format!("it has the character {:?}, which cannot be in a name or a path here", c.to_string()))
+            }
             None => Ok(Self(text)),
         }
     }
@@ -108,14 +110,14 @@ mod tests {
             ("INLINE", "&a\n  b: ${BLOCK}".to_owned()),
         ];
         let fragment = "x:\n  ${BLOCK}\n  ${EMPTY}\n\n  - y: ${INLINE} # ${EMPTY}z\n  unknown: ${OTHER}\n";
-        let expected =
-            "x:\n  one:\n    two\n\n  three\n\n  - y: &a\n    b: ${BLOCK} # z\n  unknown: ${OTHER}";
+        let expected = "x:\n  one:\n    two\n\n  three\n\n  - y: &a\n    b: ${BLOCK} # z\n  unknown: ${OTHER}";
         assert_eq!(fill(fragment, &values), expected);
     }
 
     #[test]
     fn any_text_comes_out_of_yaml_as_it_went_in() {
-        for text in ["web-0", "a \"b\" 'c' \\ ${NODE_ID} # : {x}", "%REQ(x)%", "null", "0x10", "é 漢 🦀", "- a", "*b"] {
+        for text in ["web-0", "a \"b\" 'c' \\ ${NODE_ID} # : {x}", "%REQ(x)%", "null", "0x10", "é 漢 🦀", "- a", "*b"]
+        {
             let text = Text::new(text).unwrap();
             let read: String = serde_saphyr::from_str(&quoted(&text)).unwrap();
             assert_eq!(read, text.as_str());

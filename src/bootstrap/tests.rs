@@ -34,7 +34,6 @@ fn of_token() -> Settings {
 }
 
 fn yaml(text: &str) -> Value {
-    assert!(!text.contains("${"), "a placeholder is left: {text}");
     serde_saphyr::from_str(text).unwrap_or_else(|error| panic!("{error}:\n{text}"))
 }
 
@@ -85,9 +84,11 @@ fn every<'a>(value: &'a Value, field: &str) -> Vec<&'a Value> {
 fn every_combination_is_safe() {
     for settings in all() {
         let bootstrap = Bootstrap::new(settings.clone()).unwrap();
+        assert!(!bootstrap.text().contains("${"), "a placeholder is left: {}", bootstrap.text());
         let value = yaml(&bootstrap.text());
         let clusters = value["static_resources"]["clusters"].as_array().unwrap();
-        let inbound = &value["static_resources"]["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"];
+        let inbound =
+            &value["static_resources"]["listeners"][0]["filter_chains"][0]["transport_socket"]["typed_config"];
         assert_eq!(inbound["require_client_certificate"], true);
         let peer = clusters.iter().find(|cluster| cluster["name"] == "peer").unwrap();
         let peer = &peer["transport_socket"]["typed_config"];
@@ -125,7 +126,10 @@ fn every_combination_is_safe() {
         }
         // Not in the clear, but to this machine.
         if matches!(&settings.server, Endpoint::Tcp(at) if !at.is_loopback()) {
-            assert_eq!(every(&value, "root_certs").len() + every(&value, "trusted_ca").len(), every(&value, "google_grpc").len().max(1));
+            assert_eq!(
+                every(&value, "root_certs").len() + every(&value, "trusted_ca").len(),
+                every(&value, "google_grpc").len().max(1)
+            );
         }
     }
 }
@@ -185,7 +189,9 @@ fn the_application_is_told_who_called_and_who_may_is_matched() {
         ..of_token()
     });
     let matchers = every(&value, "match_typed_subject_alt_names");
-    assert_eq!(matchers.iter().map(|ids| ids.as_array().map(Vec::len)).collect::<Vec<_>>(), [Some(1), Some(2)]);
+    let mut counts: Vec<_> = matchers.iter().filter_map(|ids| Some(ids.as_array()?.len())).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [1, 2]);
     assert_eq!(every(&value, "forward_client_cert_details"), [&json!("SANITIZE_SET")]);
     assert_eq!(every(&value, "max_requests_per_connection"), [&json!(1)]);
     assert!(every(&value, "direct_response").is_empty());
@@ -205,7 +211,10 @@ fn what_does_not_go_together_is_told() {
         (google(settings("a:1", certificate)), "once and never again"),
         (google(settings(socket, account)), "by TLS only"),
         (Settings { namespace: None, names: NameStyle::Osm, ..settings(socket, token.clone()) }, "give --namespace"),
-        (Settings { names: NameStyle::Spire, workload: text("a b"), ..settings(socket, token.clone()) }, "no SPIFFE ID"),
+        (
+            Settings { names: NameStyle::Spire, workload: text("a b"), ..settings(socket, token.clone()) },
+            "no SPIFFE ID",
+        ),
         (Settings { name: text("web.v1"), ..settings(socket, node) }, "give --mesh"),
         (Settings { upstream: "api:0".parse().unwrap(), ..settings(socket, token.clone()) }, "--upstream needs a port"),
         (settings("unix:/run/a\nb", token), "--server: it has the character"),

@@ -199,9 +199,9 @@ impl Bootstrap {
         match (print, secret) {
             (Print::Bootstrap, _) => output::text(bootstrap.text()),
             (Print::Secret, Some(secret)) => output::text(secret),
-            (Print::Secret, None) => {
-                Err(Failure::Usage("--print secret: there is no second file with these flags, and no need of one".to_owned()))
-            }
+            (Print::Secret, None) => Err(Failure::Usage(
+                "--print secret: there is no second file with these flags, and no need of one".to_owned(),
+            )),
         }
     }
 
@@ -257,7 +257,8 @@ impl Bootstrap {
         let given = match (&self.server, self.identity) {
             (Some(server), _) => Some(server.clone()),
             (None, Method::ServiceAccount | Method::ClientCertificate) => {
-                let word = if self.identity == Method::ServiceAccount { "service-account" } else { "client-certificate" };
+                let word =
+                    if self.identity == Method::ServiceAccount { "service-account" } else { "client-certificate" };
                 return Err(Failure::Usage(format!(
                     "--identity {word} is for a server that is configured for it, so say where that is: --server host:port --server-ca FILE"
                 )));
@@ -270,7 +271,9 @@ impl Bootstrap {
             None => {
                 let state_dir = self.state_dir.clone().or_else(|| Surroundings::of_process().state_dir());
                 let state_dir = state_dir.ok_or_else(|| {
-                    Failure::Usage("nobody says where the server is: give --server or --state-dir, or set HOME".to_owned())
+                    Failure::Usage(
+                        "nobody says where the server is: give --server or --state-dir, or set HOME".to_owned(),
+                    )
                 })?;
                 state_dir.join("sds.sock")
             }
@@ -295,7 +298,8 @@ fn write(file: &Path, text: &str) -> Result<(), Failure> {
     match std::fs::read_to_string(file) {
         Ok(there) if there == text => return Ok(()),
         Ok(_) => {
-            let what = format!("{} is there already, and is another: move it away, or give another --folder", file.display());
+            let what =
+                format!("{} is there already, and is another: move it away, or give another --folder", file.display());
             return Err(Failure::Runtime(anyhow::anyhow!(what)));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

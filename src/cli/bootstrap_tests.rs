@@ -29,7 +29,8 @@ fn the_command_in_a_bootstrap_gives_it_again() {
         let first = settings(line).unwrap();
         let text = crate::bootstrap::Bootstrap::new(first.clone()).unwrap().text();
         let command = text.lines().next().and_then(|line| line.strip_prefix("# envoy-sds bootstrap ")).unwrap();
-        assert_eq!(settings(command).unwrap(), first, "{command}");
+        // What a shell does with brackets in quotes.
+        assert_eq!(settings(&command.replace('\'', "")).unwrap(), first, "{command}");
     }
     let named = settings("--server unix:/s").unwrap();
     let Settings { server, identity, secret_file, .. } = named.clone();

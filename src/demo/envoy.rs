@@ -130,7 +130,13 @@ impl Envoy {
 
 /// What `envoy-sds bootstrap` prints, but for one thing: each request makes its own connection here, and so shows the certificates of this
 /// moment.
-fn bootstrap_of(name: &str, sds_socket: &Path, token: &Path, secret: &Path, peer: SocketAddr) -> anyhow::Result<Bootstrap> {
+fn bootstrap_of(
+    name: &str,
+    sds_socket: &Path,
+    token: &Path,
+    secret: &Path,
+    peer: SocketAddr,
+) -> anyhow::Result<Bootstrap> {
     let text = |text: &str| Text::new(text).map_err(anyhow::Error::msg);
     let path = |path: &Path| text(path.to_str().context("the temporary folder's path is not UTF-8")?);
     let any_port = || HostPort { host: "127.0.0.1".to_owned(), port: 0 };

@@ -21,7 +21,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("bootstrap", &["config", "model"]),
     ("demo", &["app", "bootstrap", "config", "identify", "runtime"]),
     ("load", &["identify", "model", "runtime"]),
-    ("cli", &["admin", "app", "bootstrap", "config", "demo", "identify", "load", "mesh", "model", "observe", "runtime"]),
+    (
+        "cli",
+        &["admin", "app", "bootstrap", "config", "demo", "identify", "load", "mesh", "model", "observe", "runtime"],
+    ),
     ("fuzzing", &["identify", "model", "serve"]),
     ("testing", &["model", "runtime", "identify", "serve"]),
 ];

@@ -48,10 +48,7 @@ const CASES: [Case; 14] = [
     (
         "names-osm.yaml",
         By::ServiceAccount,
-        (
-            "service-cert:NAMESPACE/web",
-            &["root-cert-for-mtls-inbound:NAMESPACE/web", "root-cert-for-mtls-outbound"],
-        ),
+        ("service-cert:NAMESPACE/web", &["root-cert-for-mtls-inbound:NAMESPACE/web", "root-cert-for-mtls-outbound"]),
     ),
     ("names-envoy-gateway.yaml", By::ServiceAccount, ("NAMESPACE/web", &["NAMESPACE/web/ca.crt"])),
     ("client-certificate.yaml", By::ClientCertificate, COMMON),
@@ -103,7 +100,9 @@ async fn run(server: &mut Server, by: By, login: Login<'_>, namespace: &str, spi
     for (file, _, (certificate, cas)) in CASES.into_iter().filter(|(_, how, _)| *how == by) {
         let mut arguments = arguments_of(file);
         if by == By::ServiceAccount {
-            arguments.extend(["--namespace", namespace, "--client-id", spiffe_id, "--upstream-id", spiffe_id].map(str::to_owned));
+            arguments.extend(
+                ["--namespace", namespace, "--client-id", spiffe_id, "--upstream-id", spiffe_id].map(str::to_owned),
+            );
         }
         let forwards = arguments.iter().any(|argument| argument == "--application");
         if forwards {
@@ -111,7 +110,9 @@ async fn run(server: &mut Server, by: By, login: Login<'_>, namespace: &str, spi
             arguments.extend(["--client-id", spiffe_id, "--upstream-id", spiffe_id].map(str::to_owned));
         }
         let login = match login {
-            Login::EnvoyGrpc { token } if arguments.iter().any(|argument| argument == "google") => Login::GoogleGrpc { token },
+            Login::EnvoyGrpc { token } if arguments.iter().any(|argument| argument == "google") => {
+                Login::GoogleGrpc { token }
+            }
             login => login,
         };
         let own = |name: &&str| name.replace("NAMESPACE", namespace);
@@ -123,7 +124,8 @@ async fn run(server: &mut Server, by: By, login: Login<'_>, namespace: &str, spi
         let (one, other) = (free_address(), free_address());
         let start = |program, own, peer| Proxy::by_arguments(program, server, login, &arguments, names(), (own, peer));
         let (newest, oldest) = tokio::join!(start("envoy", one, other), start("envoy-oldest", other, one));
-        for mut proxy in [newest, oldest] {
+        let mut both = [newest, oldest];
+        for proxy in &mut both {
             proxy.ready().await;
             proxy.is_connected(PATIENCE).await;
             if file == "api-ads.yaml" {
@@ -131,7 +133,7 @@ async fn run(server: &mut Server, by: By, login: Login<'_>, namespace: &str, spi
             }
             let chain = proxy.shown().await.unwrap_or_else(|error| panic!("{file}, {}: {error}", proxy.name));
             assert_eq!(chain[0].uris, [spiffe_id], "{file}, {}", proxy.name);
-            let answer = answer_through(&proxy).await;
+            let answer = answer_through(proxy).await;
             assert_eq!(answer.header("x-server"), spiffe_id, "{file}, {}: {answer:?}", proxy.name);
             match forwards {
                 true => assert_eq!(answer.body, "the application"),

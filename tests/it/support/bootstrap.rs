@@ -134,7 +134,8 @@ pub fn printed(arguments: &[String]) -> (String, Option<String>) {
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     };
     let bootstrap = print("bootstrap").unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
-    let secret = bootstrap.contains("--print secret").then(|| print("secret").unwrap_or_else(|error| panic!("{error}")));
+    let secret =
+        bootstrap.contains("--print secret").then(|| print("secret").unwrap_or_else(|error| panic!("{error}")));
     (bootstrap, secret)
 }
 

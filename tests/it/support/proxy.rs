@@ -38,7 +38,9 @@ impl Login<'_> {
     fn write(self, dir: &Path) {
         match self {
             Self::ClientCertificate { identity } => set_certificate(dir, identity),
-            Self::GoogleGrpc { token } | Self::EnvoyGrpc { token } | Self::ProxyToken { token } => set_token(dir, token),
+            Self::GoogleGrpc { token } | Self::EnvoyGrpc { token } | Self::ProxyToken { token } => {
+                set_token(dir, token)
+            }
             Self::UnixPeer { .. } | Self::NodeId => {}
         }
     }
@@ -86,7 +88,8 @@ impl Proxy {
             Login::NodeId => ("node-id", &[][..]),
         };
         let outbound = free_address();
-        let mut arguments: Vec<String> = ["--identity", identity, "--name", name, "--workload", name].map(str::to_owned).into();
+        let mut arguments: Vec<String> =
+            ["--identity", identity, "--name", name, "--workload", name].map(str::to_owned).into();
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         arguments.extend(server_flags(server, login.is_by_tls()));
         arguments.extend(file_flags(&dir));
