@@ -27,6 +27,8 @@ pub mod admin;
 
 pub mod app;
 
+pub mod bootstrap;
+
 pub mod demo;
 
 pub mod load;

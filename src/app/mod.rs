@@ -287,10 +287,12 @@ impl App {
         tasks.spawn_to_end(listen::serve(bound, sds, tasks.clone(), clock, lifetimes, serve_metrics));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
         if config.identify.is_by_own_tokens_alone() {
+            let socket = listeners.iter().find(|listener| listener.starts_with("unix:"));
             tracing::info!(
-                "to connect a first Envoy: envoy-sds token issue --state-dir {} --name web-0 --workload web > token; then \
-                 start it with envoy-config/proxy-token.yaml, which says where to put that",
-                config.state_dir.display()
+                "to connect a first Envoy: envoy-sds token issue --state-dir {} --name web-0 --workload web > token && \
+                 envoy-sds bootstrap --server {} --folder . && envoy -c envoy.yaml",
+                config.state_dir.display(),
+                socket.map_or("HOST:PORT --server-ca FILE", String::as_str),
             );
         }
         Ok(Self { listeners, admin: admin_address, readiness, tasks, deaths: Mutex::new(deaths), cert_manager })

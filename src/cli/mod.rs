@@ -1,6 +1,7 @@
 //! The command line: what each command reads, and how it ends. One file per command.
 
 mod admin_api;
+mod bootstrap;
 mod check;
 mod crds;
 mod demo;
@@ -50,6 +51,7 @@ enum Command {
     Demo(demo::Demo),
     Load(Box<load::Load>),
     Check(check::Check),
+    Bootstrap(Box<bootstrap::Bootstrap>),
     Crds(crds::Crds),
     Proxies(proxies::Proxies),
     Rotate(rotate::Rotate),
@@ -81,6 +83,7 @@ impl Cli {
             Command::Demo(command) => command.run(),
             Command::Load(command) => command.run(),
             Command::Check(command) => command.run(),
+            Command::Bootstrap(command) => command.run(),
             Command::Crds(command) => command.run(),
             Command::Proxies(command) => command.run(),
             Command::Rotate(command) => command.run(),

@@ -5,15 +5,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use super::http;
-
-/// The bootstrap that users are given too, see `envoy-config/`.
-const BOOTSTRAP: &str = include_str!("../../envoy-config/proxy-token.yaml");
-const TOKEN_SECRET: &str = include_str!("../../envoy-config/proxy-token-secret.yaml");
+use crate::bootstrap::{self, Bootstrap, Identity, Text};
+use crate::config::{Endpoint, HostPort};
 
 /// How long an Envoy may take from its start until it serves.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -48,8 +46,9 @@ impl Envoy {
         let admin_file = folder.join(format!("{name}.admin"));
         let log = folder.join(format!("{name}.log"));
         let token_secret = folder.join(format!("{name}-token.yaml"));
-        std::fs::write(&token_secret, TOKEN_SECRET.replace("${TOKEN_FILE}", &token.display().to_string()))?;
-        std::fs::write(&config, bootstrap(name, sds_socket, &token_secret, peer)?)?;
+        let bootstrap = bootstrap_of(name, sds_socket, token, &token_secret, peer)?;
+        std::fs::write(&config, bootstrap.text())?;
+        std::fs::write(&token_secret, bootstrap.secret().unwrap_or_default())?;
         let output = File::create(&log)?;
         let process = Command::new(binary)
             .arg("-c")
@@ -129,21 +128,27 @@ impl Envoy {
     }
 }
 
-fn bootstrap(name: &str, sds_socket: &Path, token_secret: &Path, peer: SocketAddr) -> anyhow::Result<String> {
-    // Each request makes its own connection here, and so shows the certificates of this moment.
-    const IN_PRODUCTION: &str = "max_connection_duration: 3600s}\n        explicit_http_config";
-    const HERE: &str = "max_requests_per_connection: 1}\n        explicit_http_config";
-    if !BOOTSTRAP.contains(IN_PRODUCTION) {
-        bail!("BUG: envoy-config/proxy-token.yaml has changed and the demo has not");
-    }
-    let values = [
-        ("${NODE_ID}", name.to_owned()),
-        ("${NODE_CLUSTER}", name.to_owned()),
-        ("${SDS_SOCKET}", sds_socket.display().to_string()),
-        ("${TOKEN_SECRET_FILE}", token_secret.display().to_string()),
-        ("${PEER_HOST}", peer.ip().to_string()),
-        ("${PEER_PORT}", peer.port().to_string()),
-        (IN_PRODUCTION, HERE.to_owned()),
-    ];
-    Ok(values.iter().fold(BOOTSTRAP.to_owned(), |text, (from, to)| text.replace(from, to)))
+/// What `envoy-sds bootstrap` prints, but for one thing: each request makes its own connection here, and so shows the certificates of this
+/// moment.
+fn bootstrap_of(
+    name: &str,
+    sds_socket: &Path,
+    token: &Path,
+    secret: &Path,
+    peer: SocketAddr,
+) -> anyhow::Result<Bootstrap> {
+    let text = |text: &str| Text::new(text).map_err(anyhow::Error::msg);
+    let path = |path: &Path| text(path.to_str().context("the temporary folder's path is not UTF-8")?);
+    let any_port = || HostPort { host: "127.0.0.1".to_owned(), port: 0 };
+    let server = Endpoint::Unix(sds_socket.to_owned());
+    let identity = Identity::ProxyToken { file: path(token)? };
+    let settings = bootstrap::Settings {
+        listen: any_port(),
+        outbound: any_port(),
+        admin: any_port(),
+        upstream: HostPort { host: peer.ip().to_string(), port: peer.port() },
+        one_request_a_connection: true,
+        ..bootstrap::Settings::new(server, identity, path(secret)?, text(name)?, text(name)?)
+    };
+    Bootstrap::new(settings).map_err(|problems| anyhow!("BUG: no bootstrap for the demo: {}", problems.join("; ")))
 }

@@ -18,9 +18,13 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("serve", &["identify", "model", "runtime"]),
     ("admin", &["issue", "model", "observe", "runtime", "serve", "trust"]),
     ("app", &["admin", "config", "identify", "issue", "mesh", "model", "observe", "runtime", "serve", "trust"]),
-    ("demo", &["app", "config", "identify", "runtime"]),
+    ("bootstrap", &["config", "model"]),
+    ("demo", &["app", "bootstrap", "config", "identify", "runtime"]),
     ("load", &["identify", "model", "runtime"]),
-    ("cli", &["admin", "app", "config", "demo", "identify", "load", "mesh", "model", "observe", "runtime"]),
+    (
+        "cli",
+        &["admin", "app", "bootstrap", "config", "demo", "identify", "load", "mesh", "model", "observe", "runtime"],
+    ),
     ("fuzzing", &["identify", "model", "serve"]),
     ("testing", &["model", "runtime", "identify", "serve"]),
 ];

@@ -5,6 +5,7 @@ mod admin;
 mod apis;
 mod approval;
 mod backends;
+mod bootstraps;
 mod certificates_in_cluster;
 mod cli;
 mod cluster_resources;

@@ -47,7 +47,8 @@ async fn serve_works_without_any_configuration() {
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
     // The command that it names.
     let hint = format!("token issue --state-dir {} --name web-0 --workload web", state.display());
-    assert!(process.log().contains(&format!("envoy-sds {hint} > token;")), "{}", process.log());
+    let started = format!("envoy-sds bootstrap --server unix:{} --folder . && envoy -c envoy.yaml", socket.display());
+    assert!(process.log().contains(&format!("envoy-sds {hint} > token && {started}")), "{}", process.log());
     let issued = cli::run(&hint.split(' ').collect::<Vec<_>>(), &dir, PATIENCE).await;
     let token = String::from_utf8(issued.stdout).expect("a token is text");
     let caller = Caller { token: Some(&token), ..caller };

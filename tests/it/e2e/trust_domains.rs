@@ -1,10 +1,9 @@
 //! Several trust domains, and the names of several systems, as Envoy takes them.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use super::SHUTDOWN;
+use crate::support::bootstrap;
 use crate::support::envoy::Envoy;
 use crate::support::eventually::eventually;
 use crate::support::proxy::free_address;
@@ -33,25 +32,22 @@ impl Caller {
         [inbound, peer]: [SocketAddr; 2],
         [certificate, cas]: [&str; 2],
     ) -> Self {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy-config/unix-node-id.yaml");
-        let mut text = fs::read_to_string(file).expect("the bootstrap can be read");
-        let outbound = free_address();
-        for (name, value) in [
-            ("NODE_ID", node),
-            ("NODE_CLUSTER", "web"),
-            ("SDS_SOCKET", &server.socket.display().to_string()),
-            ("PEER_HOST", &peer.ip().to_string()),
-            ("PEER_PORT", &peer.port().to_string()),
-        ] {
-            text = text.replace(&format!("${{{name}}}"), value);
-        }
-        text = text.replace("name: default ", &format!("name: '{certificate}' "));
-        text = text.replace("name: ROOTCA ", &format!("name: '{cas}' "));
-        for (listener, address) in [("- name: inbound", inbound), ("- name: outbound", outbound)] {
-            let (before, after) = text.split_once(listener).expect("the listener is there");
-            let after = after.replacen("port_value: 0", &format!("port_value: {}", address.port()), 1);
-            text = format!("{before}{listener}{after}");
-        }
+        let (mesh, name) = node.split_once('.').expect("it is <mesh>.<name>");
+        let (outbound, socket) = (free_address(), format!("unix:{}", server.socket.display()));
+        let addresses = [inbound, outbound, peer].map(|address| address.to_string());
+        let arguments = [
+            ["--server", &socket],
+            ["--identity", "node-id"],
+            ["--mesh", mesh],
+            ["--name", name],
+            ["--listen", &addresses[0]],
+            ["--outbound", &addresses[1]],
+            ["--upstream", &addresses[2]],
+        ];
+        let arguments: Vec<String> = arguments.into_iter().flatten().map(str::to_owned).collect();
+        let (text, _) = bootstrap::printed(&arguments);
+        let text = text.replace("name: \"default\"", &format!("name: \"{certificate}\""));
+        let text = text.replace("name: \"ROOTCA\"", &format!("name: \"{cas}\""));
         let mut envoy = Envoy::start(&text, &scratch::dir(&format!("envoy-{node}"))).await;
         envoy.ready(PATIENCE).await;
         Self { envoy, outbound }

@@ -1,16 +1,17 @@
-//! Bootstraps as other systems publish them: the files of `tests/fixtures/bootstraps/`.
+//! Bootstraps: what `envoy-sds bootstrap` prints, and those that other systems publish, the files of `tests/fixtures/bootstraps/`.
 //!
-//! Each has what the system's documentation or source has between an Envoy and its SDS server, the server's address apart.
+//! Each of these has what the system's documentation or source has between an Envoy and its SDS server, the server's address apart.
 //! What the tests add to look at the outcome comes in by placeholders: ports, SPIFFE IDs, and what the two listeners do
 //! with a request.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::server::Server;
+use super::server::{PROGRAM, Server};
 
 /// The names under which an Envoy asks for its secrets.
 #[derive(Debug, Clone)]
@@ -22,7 +23,7 @@ pub struct Names {
 }
 
 impl Default for Names {
-    /// Those of `envoy-config/`.
+    /// Those of `envoy-sds bootstrap`.
     fn default() -> Self {
         Self { certificates: vec!["default".into()], bundles: vec!["ROOTCA".into()], aggregated: false }
     }
@@ -123,8 +124,23 @@ impl Bootstrap<'_> {
     }
 }
 
+/// What `envoy-sds bootstrap` prints for these arguments, and the second file, if there has to be one.
+pub fn printed(arguments: &[String]) -> (String, Option<String>) {
+    let print = |what: &str| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("bootstrap").args(arguments).args(["--print", what]);
+        let output = command.output().expect("the program starts");
+        let text = |bytes| String::from_utf8(bytes).expect("it is text");
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    };
+    let bootstrap = print("bootstrap").unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+    let secret =
+        bootstrap.contains("--print secret").then(|| print("secret").unwrap_or_else(|error| panic!("{error}")));
+    (bootstrap, secret)
+}
+
 /// A file of the repository with its placeholders replaced.
-pub fn render(file: &Path, values: &[(&str, String)]) -> String {
+fn render(file: &Path, values: &[(&str, String)]) -> String {
     let text = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
     let text = fill(&text, values);
     let left = text.lines().find(|line| line.contains("${") && !line.trim_start().starts_with('#'));

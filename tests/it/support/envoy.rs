@@ -57,14 +57,22 @@ impl Envoy {
         Self::start_by(StartedBy::Test, bootstrap, dir).await
     }
 
+    /// The same, of another version: `envoy-oldest`.
+    pub async fn start_version(program: &str, bootstrap: &str, dir: &Path) -> Self {
+        Self::start_program(&parts::program(program), StartedBy::Test, bootstrap, dir).await
+    }
+
     /// The same, by another. For another user, `dir` has to be open to everybody, and gets a copy of the program, as the
     /// parts may be where nobody else can look.
     pub async fn start_by(starter: StartedBy<'_>, bootstrap: &str, dir: &Path) -> Self {
+        Self::start_program(&parts::program("envoy"), starter, bootstrap, dir).await
+    }
+
+    async fn start_program(program: &Path, starter: StartedBy<'_>, bootstrap: &str, dir: &Path) -> Self {
         let file = dir.join("envoy.yaml");
         fs::write(&file, bootstrap).expect("the bootstrap can be written");
         let address_file = dir.join("envoy-admin");
         let _ = fs::remove_file(&address_file); // an earlier Envoy of the same folder
-        let program = parts::program("envoy");
         let mut command = match starter {
             StartedBy::Test => Command::new(program),
             StartedBy::User(id) => {

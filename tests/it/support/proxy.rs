@@ -1,5 +1,5 @@
-//! Envoys with the bootstraps of `envoy-config/`: those very files, so that what users copy is what is tested; and with
-//! those that other systems publish (`bootstrap.rs`).
+//! Envoys with the bootstraps that `envoy-sds bootstrap` prints, so that what users have is what is tested; and with those that
+//! other systems publish (`bootstrap.rs`).
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -33,6 +33,24 @@ pub enum Login<'a> {
     NodeId,
 }
 
+impl Login<'_> {
+    /// Puts what it proves its identity with into the folder of an Envoy.
+    fn write(self, dir: &Path) {
+        match self {
+            Self::ClientCertificate { identity } => set_certificate(dir, identity),
+            Self::GoogleGrpc { token } | Self::EnvoyGrpc { token } | Self::ProxyToken { token } => {
+                set_token(dir, token)
+            }
+            Self::UnixPeer { .. } | Self::NodeId => {}
+        }
+    }
+
+    /// Whether it comes to the server's TLS listener.
+    fn is_by_tls(self) -> bool {
+        matches!(self, Self::GoogleGrpc { .. } | Self::EnvoyGrpc { .. } | Self::ClientCertificate { .. })
+    }
+}
+
 /// A running Envoy. Listener `inbound` wants mutual TLS and says who called; `outbound` forwards to the peer by mutual
 /// TLS, every request over a connection of its own, so that every request sees the certificates of its time.
 #[derive(Debug)]
@@ -60,55 +78,27 @@ impl Proxy {
     /// Starts one; not yet ready.
     pub async fn start(server: &Server, name: &str, login: Login<'_>, inbound: SocketAddr, peer: SocketAddr) -> Self {
         let dir = scratch::dir(&format!("envoy-{name}"));
-        let (token_file, secret_file) = (dir.join("token"), dir.join("secret.yaml"));
-        let file = match login {
-            Login::GoogleGrpc { .. } => "service-account-google-grpc.yaml",
-            Login::EnvoyGrpc { .. } => "service-account-envoy-grpc.yaml",
-            Login::ClientCertificate { .. } => "client-certificate.yaml",
-            Login::ProxyToken { .. } => "proxy-token.yaml",
-            Login::UnixPeer { .. } => "unix-peer.yaml",
-            Login::NodeId => "unix-node-id.yaml",
+        login.write(&dir);
+        let (identity, more) = match login {
+            Login::GoogleGrpc { .. } => ("service-account", &["--grpc-client", "google"][..]),
+            Login::EnvoyGrpc { .. } => ("service-account", &[][..]),
+            Login::ClientCertificate { .. } => ("client-certificate", &[][..]),
+            Login::ProxyToken { .. } => ("token", &[][..]),
+            Login::UnixPeer { .. } => ("unix", &[][..]),
+            Login::NodeId => ("node-id", &[][..]),
         };
-        if let Login::ClientCertificate { identity } = login {
-            set_certificate(&dir, identity);
-        }
-        if let Login::GoogleGrpc { token } | Login::EnvoyGrpc { token } | Login::ProxyToken { token } = login {
-            set_token(&dir, token);
-        }
-        let path = |path: &Path| path.display().to_string();
-        let values = [
-            ("NODE_ID", name.to_owned()),
-            ("NODE_CLUSTER", name.to_owned()),
-            ("SDS_HOST", "localhost".to_owned()),
-            ("SDS_PORT", server.tls_port.to_string()),
-            ("SDS_CA_FILE", path(&server.ca_file())),
-            ("SDS_SOCKET", path(&server.socket)),
-            ("TOKEN_FILE", path(&token_file)),
-            ("CERTIFICATE_FOLDER", path(&dir.join("client"))),
-            ("CERTIFICATE_SECRET_FILE", path(&secret_file)),
-            ("TOKEN_SECRET_FILE", path(&secret_file)),
-            ("PEER_HOST", peer.ip().to_string()),
-            ("PEER_PORT", peer.port().to_string()),
-        ];
-        let secret = match login {
-            Login::EnvoyGrpc { .. } => Some("service-account-token.yaml"),
-            Login::ProxyToken { .. } => Some("proxy-token-secret.yaml"),
-            Login::ClientCertificate { .. } => Some("client-certificate-secret.yaml"),
-            Login::GoogleGrpc { .. } | Login::UnixPeer { .. } | Login::NodeId => None,
-        };
-        if let Some(secret) = secret {
-            fs::write(&secret_file, render(secret, &values)).expect("the file can be written");
-        }
         let outbound = free_address();
-        let bootstrap = render(file, &values);
-        let bootstrap = with_port(&bootstrap, "- name: inbound", inbound);
-        let bootstrap = with_port(&bootstrap, "- name: outbound", outbound);
-        let bootstrap = replace_after(
-            &bootstrap,
-            "- name: peer",
-            "{max_connection_duration: 3600s}",
-            "{max_connection_duration: 3600s, max_requests_per_connection: 1}",
-        );
+        let mut arguments: Vec<String> =
+            ["--identity", identity, "--name", name, "--workload", name].map(str::to_owned).into();
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        arguments.extend(server_flags(server, login.is_by_tls()));
+        arguments.extend(file_flags(&dir));
+        arguments.extend(address_flags(inbound, outbound, peer));
+        let (bootstrap, secret) = bootstrap::printed(&arguments);
+        if let Some(secret) = secret {
+            fs::write(dir.join(SECRET_FILE), secret).expect("the file can be written");
+        }
+        let bootstrap = one_request_a_connection(&bootstrap);
         let (starter, home) = match login {
             Login::UnixPeer { process: process @ StartedBy::User(_) } => (process, Some(home_of_anybody())),
             Login::UnixPeer { process } => (process, None),
@@ -118,12 +108,37 @@ impl Proxy {
         Self { name: name.into(), envoy, inbound, outbound, names: Names::default(), dir, _home: home }
     }
 
+    /// Starts one with what `envoy-sds bootstrap` prints for these arguments, addresses, files and server apart, by `program`; not yet ready. The
+    /// addresses are those of its inbound listener and its peer's.
+    pub async fn by_arguments(
+        program: &str,
+        server: &Server,
+        login: Login<'_>,
+        arguments: &[String],
+        names: Names,
+        (inbound, peer): (SocketAddr, SocketAddr),
+    ) -> Self {
+        let dir = scratch::dir(program);
+        login.write(&dir);
+        let outbound = free_address();
+        let mut arguments = arguments.to_vec();
+        arguments.extend(server_flags(server, login.is_by_tls()));
+        arguments.extend(file_flags(&dir));
+        arguments.extend(address_flags(inbound, outbound, peer));
+        let (bootstrap, secret) = bootstrap::printed(&arguments);
+        if let Some(secret) = secret {
+            fs::write(dir.join(SECRET_FILE), secret).expect("the file can be written");
+        }
+        let envoy = Envoy::start_version(program, &bootstrap, &dir).await;
+        Self { name: program.into(), envoy, inbound, outbound, names, dir, _home: None }
+    }
+
     /// Replaces the client certificate and its key, as cert-manager's CSI driver or a kubelet does.
     pub fn set_certificate(&self, identity: &Identity) {
         set_certificate(&self.dir, identity);
     }
 
-    /// Starts two that call each other, with a bootstrap that is not of `envoy-config/`; not yet ready.
+    /// Starts two that call each other, with a bootstrap that is not of `envoy-sds bootstrap`; not yet ready.
     pub async fn published_pair(
         server: &Server,
         bootstrap: &Bootstrap<'_>,
@@ -308,13 +323,36 @@ pub fn free_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], ports::free()))
 }
 
-/// A file of `envoy-config/` with its placeholders replaced.
-fn render(file: &str, values: &[(&str, String)]) -> String {
-    bootstrap::render(&Path::new("envoy-config").join(file), values)
+/// What a bootstrap is to name as the file with its secret, in the folder of an Envoy.
+const SECRET_FILE: &str = "secret.yaml";
+
+/// Flags of `envoy-sds bootstrap` that say where a server of a test is.
+fn server_flags(server: &Server, is_tls: bool) -> Vec<String> {
+    match is_tls {
+        true => {
+            let (address, ca) = (format!("localhost:{}", server.tls_port), server.ca_file().display().to_string());
+            ["--server", &address, "--server-ca", &ca].map(str::to_owned).into()
+        }
+        false => ["--server".to_owned(), format!("unix:{}", server.socket.display())].into(),
+    }
 }
 
-fn with_port(bootstrap: &str, after: &str, address: SocketAddr) -> String {
-    replace_after(bootstrap, after, "port_value: 0", &format!("port_value: {}", address.port()))
+/// Those that say where what it proves its identity with is; those of other identities do no harm.
+fn file_flags(dir: &Path) -> Vec<String> {
+    let files = [("--token-file", "token"), ("--certificate-folder", "client"), ("--secret-file", SECRET_FILE)];
+    files.into_iter().flat_map(|(flag, name)| [flag.to_owned(), dir.join(name).display().to_string()]).collect()
+}
+
+/// Those of its listeners, and of its peer's.
+fn address_flags(inbound: SocketAddr, outbound: SocketAddr, peer: SocketAddr) -> Vec<String> {
+    let flags = [("--listen", inbound), ("--outbound", outbound), ("--upstream", peer)];
+    flags.into_iter().flat_map(|(flag, address)| [flag.to_owned(), address.to_string()]).collect()
+}
+
+/// So that every request sees the certificates of its time.
+fn one_request_a_connection(bootstrap: &str) -> String {
+    let old = "{max_connection_duration: 3600s}";
+    replace_after(bootstrap, "- name: peer", old, "{max_connection_duration: 3600s, max_requests_per_connection: 1}")
 }
 
 /// Replaces the first `old` after `marker`.
