@@ -62,7 +62,7 @@ mod tests {
         let set = TrustSet { meshes: [("default".into(), Arc::new(bundle))].into(), ..TrustSet::default() };
         let mut registry = Registry::default();
         let (_publish, bundles) = watch::channel(Arc::new(set));
-        register(&mut registry, bundles, Clock::simulated(timestamp(now)));
+        register(&mut registry, bundles, Clock::fixed(timestamp(now)));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let end = format!("trusted_ca_expiration_timestamp_seconds{{mesh=\"default\"}} {}\n", now + 20 * DAY);
