@@ -11,6 +11,7 @@ pub mod naming;
 mod object_status;
 mod resource_metrics;
 mod resources;
+mod start_metrics;
 mod trust_readiness;
 
 use std::net::SocketAddr;
@@ -135,6 +136,7 @@ impl App {
 
         let mut registry = Registry::with_prefix("envoy_sds");
         cluster_metrics::register(&mut registry, board.clone());
+        start_metrics::register(&mut registry, clock.now());
         resource_metrics::register(&mut registry, resources.problems.clone());
         let readiness = Readiness::new();
         let cert_manager = kubernetes.clone().map(|client| {

@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::inbox::Inbox;
+use super::progress::Board;
 use super::subscribers::ReportId;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, ProxyKey};
@@ -26,6 +27,7 @@ pub struct Manager {
     pub(super) slots: Slots,
     pub(super) inbox: Arc<Inbox>,
     pub(super) next_report: Arc<AtomicU64>,
+    pub(super) progress: Board,
 }
 
 /// What is held for each proxy. Written by the worker alone, but for the creation of a slot.
@@ -117,6 +119,7 @@ impl Manager {
     /// Registers the gauges about what is held.
     pub fn register(&self, registry: &mut Registry, clock: Clock) {
         registry.register_collector(Box::new(Held { slots: self.slots.clone(), clock }));
+        registry.register_collector(Box::new(self.progress.clone()));
     }
 }
 
