@@ -41,27 +41,27 @@ fn row(phase: &Phase, rss_after: Option<u64>) {
 pub(crate) fn churn(results: &Results) {
     let Some(churn) = results.phases.iter().find(|phase| phase.kind == PhaseKind::Churn) else { return };
     println!("\n| minute | RSS MiB | CPU s in it | served | failures |\n|---|---|---|---|---|");
-    let end = churn.began_at_seconds + churn.seconds;
-    let during = |sample: &&Sample| (churn.began_at_seconds..=end).contains(&sample.at_seconds);
-    let samples: Vec<&Sample> = results.samples.iter().filter(during).collect();
-    let mut last: Option<&Sample> = None;
-    let (mut minute, mut points) = (0.0, Vec::new());
-    for sample in samples.iter().chain(samples.last()).copied() {
-        let at = (sample.at_seconds - churn.began_at_seconds) / 60.0;
-        let is_last = std::ptr::eq(sample, *samples.last().expect("there is one"));
-        if at < minute && !is_last {
-            continue;
+    let minute = |sample: &Sample| (sample.at_seconds - churn.began_at_seconds) / 60.0;
+    let is_during = |sample: &&Sample| (0.0..=churn.seconds / 60.0).contains(&minute(sample));
+    let samples: Vec<&Sample> = results.samples.iter().filter(is_during).collect();
+    let mut shown: Vec<&Sample> = Vec::new();
+    for (at, sample) in samples.iter().enumerate() {
+        let is_next = shown.last().is_none_or(|last| minute(sample) >= minute(last).floor() + 1.0);
+        if is_next || at + 1 == samples.len() {
+            shown.push(sample);
         }
-        minute += 1.0;
-        let cpu = last.and_then(|last| Some(sample.server_cpu_seconds? - last.server_cpu_seconds?));
-        if last.is_some_and(|last| last.at_seconds == sample.at_seconds) {
-            continue;
-        }
-        let rss = sample.server_rss_bytes.map_or(0.0, |rss| rss as f64 / MIB);
-        points.push((at, rss));
-        let cpu = cpu.map(|cpu| format!("{cpu:.2}")).unwrap_or_default();
-        println!("| {at:.1} | {rss:.1} | {cpu} | {} | {} |", sample.served, sample.failures);
-        last = Some(sample);
+    }
+    let rss = |sample: &Sample| sample.server_rss_bytes.map_or(0.0, |bytes| bytes as f64 / MIB);
+    for (at, sample) in shown.iter().enumerate() {
+        let before = at.checked_sub(1).and_then(|before| shown[before].server_cpu_seconds);
+        let cpu = sample.server_cpu_seconds.zip(before).map(|(now, before)| format!("{:.2}", now - before));
+        let Sample { served, failures, .. } = sample;
+        println!(
+            "| {:.1} | {:.1} | {} | {served} | {failures} |",
+            minute(sample),
+            rss(sample),
+            cpu.unwrap_or_default()
+        );
     }
     println!(
         "\n{} connections in {:.0} s, {} certificates issued meanwhile",
@@ -69,7 +69,8 @@ pub(crate) fn churn(results: &Results) {
         churn.seconds,
         churn.issued.unwrap_or(0)
     );
-    // The first half may still fill what allocators keep.
+    // The first half may still fill what is remembered, and what allocators keep.
+    let points: Vec<_> = shown.iter().map(|sample| (minute(sample), rss(sample))).collect();
     if let Some(slope) = slope(&points[points.len() / 2..]) {
         println!("RSS in the second half: {:+.2} MiB an hour", slope * 60.0);
     }

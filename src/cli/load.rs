@@ -32,8 +32,8 @@ use crate::runtime::clock::Clock;
         5000 with a real Envoy's requests, over TLS, with proxy tokens signed here\n  \
     envoy-sds load --proxies 200 --trigger 'touch ca/rotate' --trigger-changes ROOTCA --server-pid $(pgrep envoy-sds) --html report.html\n      \
         how long a new CA takes to reach all of them, and what that costs the server\n  \
-    envoy-sds load --proxies 10000 --reconnect --storm-command 'systemctl kill -s KILL envoy-sds' --server-admin 127.0.0.1:9901\n      \
-        how long it takes until all are served again after a crash, and that it costs no certificate\n  \
+    envoy-sds load --proxies 10000 --reconnect --storm-command 'systemctl restart envoy-sds' --server-admin 127.0.0.1:9901\n      \
+        how long it takes until all are served again after a restart, and that it costs no certificate\n  \
     envoy-sds load --proxies 500 --churn 50 --churn-for 1h --timeout 2h unix:/run/envoy-sds/sds.sock\n      \
         an hour in which 50 proxies a second leave and come back\n\n\
     ack is the time from a response to when all of its answer has gone out, the server's windows permitting.\n\

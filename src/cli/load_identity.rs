@@ -84,7 +84,7 @@ pub(super) struct TlsFlags {
     #[arg(long, conflicts_with = "tls_ca")]
     insecure_tls: bool,
 
-    /// Client certificate chain; with "{n}" in it one for each connection, by its number, which is the proxy's if none is
+    /// Client certificate chain; with "n" in braces one for each connection, by its number, which is the proxy's if none is
     /// shared
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
