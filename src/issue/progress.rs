@@ -300,7 +300,7 @@ mod tests {
         let rate = |progress: &Progress, at| progress.outlooks(at)["default"].per_second.round();
         assert_eq!((rate(&progress, now), rate(&progress, later)), (101.0, 55.0));
         assert_eq!(
-            rate(&progress, now + Duration::from_secs(100)),
+            rate(&progress, now + Duration::from_secs(1000)),
             0.0,
             "it has stalled, though nobody has noted that"
         );
