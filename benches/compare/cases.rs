@@ -44,6 +44,10 @@ pub(crate) enum When {
 pub(crate) enum Api {
     Sotw,
     Delta,
+    /// The aggregated service, state of the world.
+    Ads,
+    /// The same, Delta.
+    AdsDelta,
 }
 
 /// SotW, one plaintext connection and one stream for each proxy.
@@ -71,6 +75,9 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "delta-10000", proxies: 10_000, api: Api::Delta, when: When::Always, ..PLAIN },
     Case { name: "mux-5000", stream_for_each_name: true, peer_shares_bundles: true, when: When::Always, ..PLAIN },
     Case { name: "tokens-5000", tokens: true, when: When::Always, ..PLAIN },
+    // Over the aggregated service nothing costs anything else; it is here to be seen to work with both.
+    Case { name: "ads-1000", proxies: 1_000, api: Api::Ads, when: When::Always, ..PLAIN },
+    Case { name: "ads-delta-1000", proxies: 1_000, api: Api::AdsDelta, when: When::Always, ..PLAIN },
     // How cost grows.
     Case { name: "plain-100", proxies: 100, when: When::Named, ..PLAIN },
     Case { name: "plain-1000", proxies: 1_000, when: When::Named, ..PLAIN },
@@ -131,12 +138,24 @@ pub(crate) const ROWS: &[Row] = {
     ]
 };
 
+/// The same with more and more proxies: how cost grows, for each of them.
+pub(crate) const GROWTH: &[(&str, u64)] = &[
+    ("plain-100", 100),
+    ("plain-1000", 1_000),
+    ("plain-5000", 5_000),
+    ("plain-10000", 10_000),
+    ("plain-19000", 19_000),
+];
+
+/// What of that is shown.
+pub(crate) const GROWS: [Figure; 5] =
+    [Figure::RestMemory, Figure::PeakMemory, Figure::ConnectCpu, Figure::BundleCpu, Figure::LeafCpu];
+
 /// What is worth knowing beside the table, of each of these cases that was run.
 pub(crate) const APART: &[(&str, &str)] = &[
     ("delta-10000", "Delta, 10,000"),
     ("mux-5000", "5,000 with a stream for each name; the peer has one trust bundle for all (`MuxCache`)"),
     ("tokens-5000", "5,000; ours verifies a proxy token of each, the peer nothing"),
-    ("plain-100", "100"),
-    ("plain-1000", "1,000"),
-    ("plain-19000", "19,000"),
+    ("ads-1000", "ADS, 1,000"),
+    ("ads-delta-1000", "Delta ADS, 1,000"),
 ];

@@ -37,6 +37,8 @@ fn arguments(case: &Case, proxies: u64, target: &Target) -> Vec<String> {
         match case.api {
             Api::Sotw => "sotw".into(),
             Api::Delta => "delta".into(),
+            Api::Ads => "ads".into(),
+            Api::AdsDelta => "ads-delta".into(),
         },
     );
     flag("server-pid", target.pid.to_string());

@@ -9,7 +9,7 @@ use envoy_sds::load::results::Results;
 use envoy_sds::runtime::clock::Clock;
 use serde::Serialize;
 
-use crate::cases::{APART, Goal, ROWS, Row};
+use crate::cases::{APART, GROWS, GROWTH, Goal, ROWS, Row};
 use crate::figures::{self, Figure, Figures};
 use crate::servers::{Memory, Side};
 
@@ -114,6 +114,7 @@ impl Report {
         text.push_str(
             "| rate through cert-manager / of a bare client | | | `cargo bench --bench cert_manager` | 0.90 | 0.97 | |\n",
         );
+        text.push_str(&growth(of, proxies.is_some()));
         for (case, what) in APART {
             let lines: Vec<String> = figures::ALL
                 .into_iter()
@@ -134,6 +135,28 @@ impl Report {
         }
         all
     }
+}
+
+/// What each proxy costs with so many of them, ours and the peer's; nothing unless there are two numbers at least to compare.
+fn growth(of: impl Fn(&str, Side, Figure) -> Option<f64>, is_smoke: bool) -> String {
+    let measured: Vec<_> =
+        GROWTH.iter().filter(|(case, _)| of(case, Side::Ours, Figure::RestMemory).is_some()).collect();
+    if measured.len() < 2 || is_smoke {
+        return String::new();
+    }
+    let cell = |figure: Figure, value: Option<f64>| value.map_or("–".to_owned(), |value| shown(value, figure));
+    let mut text = "\nBy the number of proxies, each without a shared connection or TLS:\n\n| proxies |".to_owned();
+    GROWS.iter().for_each(|figure| text.push_str(&format!(" {}: ours | peer's |", figure.what())));
+    text.push_str(&format!("\n|{}\n", "---|".repeat(1 + 2 * GROWS.len())));
+    for (case, proxies) in measured {
+        text.push_str(&format!("| {proxies} |"));
+        for figure in GROWS {
+            let [ours, peer] = [Side::Ours, Side::Peer].map(|side| cell(figure, of(case, side, figure)));
+            text.push_str(&format!(" {ours} | {peer} |"));
+        }
+        text.push('\n');
+    }
+    text
 }
 
 fn line(text: &mut String, row: &Row, [peer, ours]: [f64; 2], judged: bool) {

@@ -1,5 +1,6 @@
 //! The admin address: HTTP pages here, gRPC services in [`super::grpc`], on one socket.
 
+use std::collections::BTreeMap;
 use std::future::IntoFuture;
 use std::io;
 use std::sync::Arc;
@@ -63,10 +64,12 @@ async fn page(State(admin): State<Arc<Admin>>) -> Response {
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let reasons = admin.readiness.reasons();
     let code = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let issuing = admin.manager.outlooks().into_iter().map(|(mesh, outlook)| (mesh.to_string(), outlook.to_string()));
     let body = json!({
         "ready": reasons.is_empty(),
         "reasons": reasons,
         "listeners": admin.listeners,
+        "issuing": issuing.collect::<BTreeMap<_, _>>(),
         "warnings": Warnings::of(&admin).into_texts(),
     });
     (code, text("application/json", format!("{body:#}\n"))).into_response()

@@ -58,7 +58,7 @@ fn refusals(page: &mut String, refusals: &[Refused]) -> std::fmt::Result {
 }
 
 fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
-    let trust = admin.trust.all();
+    let (trust, outlooks) = (admin.trust.all(), admin.manager.outlooks());
     for policy in admin.policies.borrow().meshes.values() {
         writeln!(page, "\nmesh {}", policy.name)?;
         for backend in &policy.backends {
@@ -69,6 +69,9 @@ fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
             let roles: Vec<String> = classic.into_iter().chain(identities).collect();
             let role = if roles.is_empty() { "is trusted".to_owned() } else { roles.join(", ") };
             writeln!(page, "  backend {name} ({}) {role}", backend.kind.label())?;
+        }
+        if let Some(outlook) = outlooks.get(&policy.name) {
+            writeln!(page, "  {outlook}")?;
         }
         match trust.borrow().meshes.get(&policy.name) {
             None => writeln!(page, "  trust bundle: not known yet")?,

@@ -1,11 +1,12 @@
-//! The server itself, as metrics: which version it is, whether it is ready, and its listeners' own certificates.
+//! The server itself, as metrics: which version it is, since when, whether it is ready, and its listeners' own certificates.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
@@ -30,6 +31,9 @@ pub(super) fn register(
 ) {
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The version of the program, as a label of a value that is always 1", version);
+    let start = Gauge::<f64, AtomicU64>::default();
+    start.set(clock.now().as_duration().as_secs_f64());
+    registry.register("start_time_seconds", "When this server was started, in Unix seconds", start);
     registry.register_collector(Box::new(Server { readiness: readiness.watch(), certificates, clock }));
 }
 

@@ -14,7 +14,7 @@ use crate::config::Endpoint;
 use crate::load::progress::Progress;
 use crate::load::report::{html, json, table};
 use crate::load::results::Results;
-use crate::load::{Plan, Target, Trigger, Variant, run};
+use crate::load::{Plan, ServerProcess, Target, Trigger, Variant, run};
 use crate::model::duration;
 use crate::runtime::clock::Clock;
 
@@ -32,6 +32,8 @@ use crate::runtime::clock::Clock;
         5000 with a real Envoy's requests, over TLS, with proxy tokens signed here\n  \
     envoy-sds load --proxies 200 --trigger 'touch ca/rotate' --trigger-changes ROOTCA --server-pid $(pgrep envoy-sds) --html report.html\n      \
         how long a new CA takes to reach all of them, and what that costs the server\n  \
+    envoy-sds load --proxies 10000 --reconnect --storm-command 'systemctl restart envoy-sds' --server-admin 127.0.0.1:9901\n      \
+        how long it takes until all are served again after a restart, and that it costs no certificate\n  \
     envoy-sds load --proxies 500 --churn 50 --churn-for 1h --timeout 2h unix:/run/envoy-sds/sds.sock\n      \
         an hour in which 50 proxies a second leave and come back\n\n\
     ack is the time from a response to when all of its answer has gone out, the server's windows permitting.\n\
@@ -53,7 +55,7 @@ pub(super) struct Load {
     #[arg(long, value_name = "API", default_value = "sotw")]
     api: Api,
 
-    /// Secrets that each asks for
+    /// Secrets that each asks for; the proxy's number takes the place of "n" in braces
     #[arg(long, value_name = "NAMES", value_delimiter = ',', default_value = "default,ROOTCA")]
     names: Vec<String>,
 
@@ -175,6 +177,14 @@ struct Report {
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
 
+    /// File with that process's number, which may change when the server is started again
+    #[arg(long, value_name = "FILE", conflicts_with = "server_pid")]
+    server_pid_file: Option<PathBuf>,
+
+    /// Admin address of an envoy-sds, host:port: how many certificates it issues is told by phase
+    #[arg(long, value_name = "HOST:PORT")]
+    server_admin: Option<String>,
+
     /// What is written to stdout
     #[arg(long, short, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -220,7 +230,7 @@ impl Load {
                     std::future::pending::<()>().await;
                 }
             };
-            let progress = Progress::new(plan.proxies as u64, true);
+            let mut progress = Progress::new(plan.proxies as u64, true);
             let results = run(plan, Clock::system(), stop, &mut |sample, phase| progress.update(sample, phase)).await;
             progress.finish();
             results
@@ -274,7 +284,7 @@ impl Load {
             like_envoy: self.like_envoy,
             node_id: self.identity.node_id.clone(),
             node_cluster: self.identity.node_cluster.clone(),
-            tls: self.tls.config()?,
+            tls: self.tls.configs(self.connections.unwrap_or(self.proxies).min(self.proxies) as usize)?,
             server_name: self.tls.server_name.clone(),
             credentials: self.identity.credentials(proxies)?,
             metadata: self.identity.metadata.clone(),
@@ -294,7 +304,8 @@ impl Load {
             storm_commands: course.storm_command.clone(),
             churn: course.churn.zip(course.churn_for),
             renew_by: course.renew_by,
-            server_pid: self.report.server_pid,
+            server_process: self.report.server_process(),
+            server_admin: self.report.server_admin.clone(),
             timeout: course.timeout,
             max_failures: course.max_failures,
             told: told(),
@@ -329,6 +340,13 @@ impl Load {
             Format::Json => output::text(json(results))?,
         }
         if results.passed { Ok(()) } else { Err(anyhow!("the run did not pass: {}", why(results)).into()) }
+    }
+}
+
+impl Report {
+    fn server_process(&self) -> Option<ServerProcess> {
+        let in_file = self.server_pid_file.clone().map(ServerProcess::InFile);
+        self.server_pid.map(ServerProcess::Numbered).or(in_file)
     }
 }
 

@@ -84,11 +84,12 @@ pub(super) struct TlsFlags {
     #[arg(long, conflicts_with = "tls_ca")]
     insecure_tls: bool,
 
-    /// Client certificate chain
+    /// Client certificate chain; with "n" in braces one for each connection, by its number, which is the proxy's if none is
+    /// shared
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// Its key
+    /// Its key; likewise
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
@@ -147,8 +148,8 @@ impl IdentityFlags {
 }
 
 impl TlsFlags {
-    /// What to trust and to show; `None` for no TLS.
-    pub(super) fn config(&self) -> Result<Option<Arc<ClientConfig>>, Failure> {
+    /// What to trust and to show, one for all of `connections` or one for each; `None` for no TLS.
+    pub(super) fn configs(&self, connections: usize) -> Result<Option<Vec<Arc<ClientConfig>>>, Failure> {
         if self.tls_ca.is_none() && !self.insecure_tls {
             return match self.tls_cert {
                 None => Ok(None),
@@ -159,27 +160,43 @@ impl TlsFlags {
         // As Envoy offers them: rustls alone would begin with a post-quantum group, which costs both sides more.
         provider.kx_groups = vec![aws_lc_rs::kx_group::X25519, aws_lc_rs::kx_group::SECP256R1];
         let provider = Arc::new(provider);
-        let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let builder = builder.context("TLS cannot be set up")?;
-        let builder = match &self.tls_ca {
-            Some(file) => builder.with_root_certificates(roots(file)?),
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider))),
+        let roots = self.tls_ca.as_deref().map(roots).transpose()?.map(Arc::new);
+        let config = |number: usize| {
+            let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+            let builder = builder.context("TLS cannot be set up")?;
+            let builder = match &roots {
+                Some(roots) => builder.with_root_certificates(roots.clone()),
+                None => builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider.clone()))),
+            };
+            let mut config = match self.client_certificate(number)? {
+                None => builder.with_no_client_auth(),
+                Some((chain, key, files)) => {
+                    builder.with_client_auth_cert(chain, key).with_context(|| format!("{files} cannot be used"))?
+                }
+            };
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            // Each connection is another Envoy's, and none of them has been here before.
+            config.resumption = Resumption::disabled();
+            Ok::<_, Failure>(Arc::new(config))
         };
-        let mut config = match self.tls_cert.as_deref().zip(self.tls_key.as_deref()) {
-            None => builder.with_no_client_auth(),
-            Some((chain, key)) => {
-                let unusable = || format!("{} and {} cannot be used", chain.display(), key.display());
-                let pem = Zeroizing::new(read(key)?);
-                // What is wrong with a key is not told: the parser may quote it.
-                let key = PrivateKeyDer::from_pem_slice(&pem)
-                    .map_err(|_error| anyhow!("there is no private key in {}", key.display()))?;
-                builder.with_client_auth_cert(certificates(chain)?, key).with_context(unusable)?
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        // Each connection is another Envoy's, and none of them has been here before.
-        config.resumption = Resumption::disabled();
-        Ok(Some(Arc::new(config)))
+        let differ =
+            [&self.tls_cert, &self.tls_key].into_iter().flatten().any(|file| file.to_string_lossy().contains("{n}"));
+        (0..if differ { connections } else { 1 }).map(config).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// What the connection with this number shows, and the files that it is from.
+    fn client_certificate(
+        &self,
+        number: usize,
+    ) -> Result<Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, String)>, Failure> {
+        let Some((chain, key)) = self.tls_cert.as_deref().zip(self.tls_key.as_deref()) else { return Ok(None) };
+        let [chain, key] =
+            [chain, key].map(|file| PathBuf::from(file.to_string_lossy().replace("{n}", &number.to_string())));
+        let pem = Zeroizing::new(read(&key)?);
+        // What is wrong with a key is not told: the parser may quote it.
+        let private_key = PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|_error| anyhow!("there is no private key in {}", key.display()))?;
+        Ok(Some((certificates(&chain)?, private_key, format!("{} and {}", chain.display(), key.display()))))
     }
 }
 

@@ -72,6 +72,12 @@ pub(super) enum Turn {
     Renewal(Timestamp),
 }
 
+impl Turn {
+    pub(super) fn is_unserved(self) -> bool {
+        matches!(self, Self::Unserved(_))
+    }
+}
+
 impl Entry {
     /// Due now, with nobody there yet.
     pub(super) fn new(now: Timestamp) -> Self {

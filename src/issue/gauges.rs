@@ -20,6 +20,7 @@ impl Manager {
     /// Registers the gauges about what is held.
     pub fn register(&self, registry: &mut Registry, clock: Clock) {
         registry.register_collector(Box::new(Held { slots: self.slots.clone(), clock }));
+        registry.register_collector(Box::new(self.progress.clone()));
     }
 }
 

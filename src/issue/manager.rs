@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::inbox::Inbox;
+use super::progress::Board;
 use super::subscribers::ReportId;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, ProxyKey};
@@ -20,6 +21,7 @@ pub struct Manager {
     pub(super) slots: Slots,
     pub(super) inbox: Arc<Inbox>,
     pub(super) next_report: Arc<AtomicU64>,
+    pub(super) progress: Board,
 }
 
 /// What is held for each proxy. Written by the worker alone, but for the creation of a slot.

@@ -18,6 +18,7 @@ pub mod manager;
 pub mod metrics;
 pub mod overview;
 pub mod preflight;
+pub mod progress;
 mod queue;
 mod recognise;
 pub mod renewal;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::manager::{Manager, Slots, Status};
+use super::progress::Outlook;
 use crate::model::identity::ProxyKey;
 use crate::model::svid::Svid;
 
@@ -21,6 +22,11 @@ impl Manager {
     pub fn select(&self, wanted: impl Fn(&ProxyKey) -> bool) -> BTreeMap<ProxyKey, (Option<Arc<Svid>>, Status)> {
         let slots = self.slots.iter().filter(|slot| wanted(slot.key()));
         slots.map(|slot| (slot.key().clone(), (slot.current.borrow().clone(), slot.status.clone()))).collect()
+    }
+
+    /// How far issuing has come in the meshes in which somebody has to wait for a turn.
+    pub fn outlooks(&self) -> BTreeMap<Arc<str>, Outlook> {
+        self.progress.outlooks()
     }
 
     /// By mesh, the proxies whose last attempt failed, of which at most `shown` are told one by one.

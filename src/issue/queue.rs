@@ -7,6 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::entry::{Flight, Turn};
+use super::progress::Backlog;
 use crate::model::identity::ProxyKey;
 
 /// How many slow signings there may be for each regular turn; a bound on what is pending at one CA.
@@ -26,6 +27,28 @@ struct Line {
     open: bool,
     slow: usize,
     ready: BTreeSet<(Turn, ProxyKey)>,
+    /// How many of those have no leaf that can be served.
+    unserved: usize,
+}
+
+impl Line {
+    fn insert(&mut self, turn: Turn, key: ProxyKey) {
+        if self.ready.insert((turn, key)) {
+            self.unserved += usize::from(turn.is_unserved());
+        }
+    }
+
+    fn remove(&mut self, turn: Turn, key: &ProxyKey) {
+        if self.ready.remove(&(turn, key.clone())) {
+            self.unserved -= usize::from(turn.is_unserved());
+        }
+    }
+
+    fn pop(&mut self) -> Option<ProxyKey> {
+        let (turn, key) = self.ready.pop_first()?;
+        self.unserved -= usize::from(turn.is_unserved());
+        Some(key)
+    }
 }
 
 impl Queue {
@@ -37,18 +60,18 @@ impl Queue {
         let most_slow = limit.saturating_mul(SLOW_PER_TURN);
         let lines = self.lines.values_mut().filter(|line| line.open && line.slow < most_slow);
         let first = lines.filter(|line| !line.ready.is_empty()).min_by(|a, b| a.ready.first().cmp(&b.ready.first()))?;
-        first.ready.pop_first().map(|(_, key)| key)
+        first.pop()
     }
 
     /// Somebody waits for a turn.
     pub(super) fn push(&mut self, turn: Turn, key: ProxyKey) {
-        self.lines.entry(key.identity_policy.clone()).or_default().ready.insert((turn, key));
+        self.lines.entry(key.identity_policy.clone()).or_default().insert(turn, key);
     }
 
     /// It does not any more.
     pub(super) fn remove(&mut self, turn: Turn, key: &ProxyKey) {
         if let Some(line) = self.lines.get_mut(&key.identity_policy) {
-            line.ready.remove(&(turn, key.clone()));
+            line.remove(turn, key);
         }
     }
 
@@ -73,6 +96,13 @@ impl Queue {
                 }
             }
         }
+    }
+
+    /// How many wait, and how many have a turn.
+    pub(super) fn backlog(&self) -> Backlog {
+        let first = self.lines.values().map(|line| line.unserved).sum();
+        let waiting: usize = self.lines.values().map(|line| line.ready.len()).sum();
+        Backlog { first, renewals: waiting - first, in_flight: self.in_flight }
     }
 
     /// Opens a signer's line, or closes it.

@@ -262,37 +262,6 @@ impl Schedule {
         self.wakes.first().map(|(at, _)| *at)
     }
 
-    /// Every proxy that there is an entry for.
-    pub fn keys(&self) -> impl Iterator<Item = &ProxyKey> {
-        self.entries.keys()
-    }
-
-    /// Until when the proxy can do with what its subscribers hold; `None` if it has a leaf that was issued here, or none.
-    pub fn held_until(&self, key: &ProxyKey) -> Option<Timestamp> {
-        match self.entries.get(key)?.leaf {
-            Leaf::Held(until) => Some(until),
-            Leaf::None | Leaf::Issued(_) => None,
-        }
-    }
-
-    /// The leaves that subscribers of the proxy hold and the server stands by, whether or not all hold one.
-    pub fn held(&self, key: &ProxyKey) -> impl Iterator<Item = &Held> {
-        self.entries.get(key).into_iter().flat_map(|entry| entry.subscribers.held())
-    }
-
-    /// When it is due; `None` if it is already.
-    pub fn due(&self, key: &ProxyKey) -> Option<Timestamp> {
-        match self.entries.get(key)?.phase {
-            Phase::Waiting(due) => Some(due),
-            Phase::Ready(_) | Phase::Signing(_) => None,
-        }
-    }
-
-    /// Whether its next attempt follows up a failure.
-    pub fn is_retrying(&self, key: &ProxyKey) -> bool {
-        self.entries.get(key).is_some_and(Entry::is_retrying)
-    }
-
     /// Goes by what the subscribers need now.
     fn settle(&mut self, key: &ProxyKey, now: Timestamp) {
         if let Some(due) = self.entries.get_mut(key).and_then(|entry| entry.settle(now)) {
@@ -394,6 +363,9 @@ impl Schedule {
         }
     }
 }
+
+#[path = "schedule_view.rs"]
+mod view;
 
 #[cfg(test)]
 #[path = "schedule_tests.rs"]

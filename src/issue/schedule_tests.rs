@@ -65,6 +65,42 @@ fn unserved_proxies_overtake_renewals_and_the_first_to_end_is_renewed_first() {
 }
 
 #[test]
+fn who_waits_for_a_turn_is_counted_by_what_it_has() {
+    let mut schedule = opened(2);
+    let backlog = |schedule: &Schedule| {
+        let [(mesh, backlog)] = schedule.backlogs().collect::<Vec<_>>()[..] else { panic!("one mesh") };
+        assert_eq!(&**mesh, "default");
+        [backlog.first, backlog.renewals, backlog.in_flight]
+    };
+    for name in ["old-1", "old-2"] {
+        schedule.wanted(&key(name), None, at(0));
+    }
+    schedule.steps(at(0));
+    assert_eq!(backlog(&schedule), [0, 0, 2]);
+    for name in ["old-1", "old-2"] {
+        schedule.issued(&key(name), at(60), at(1_000));
+    }
+    schedule.open(&Signer::classic("default"), false);
+    for name in ["new-1", "new-2", "new-3"] {
+        schedule.wanted(&key(name), None, at(60));
+    }
+    schedule.steps(at(60));
+    assert_eq!(backlog(&schedule), [3, 2, 0], "they wait also for a signer that is closed");
+    schedule.open(&Signer::classic("default"), true);
+    assert_eq!(schedule.steps(at(61)), [sign("new-1"), sign("new-2")]);
+    assert_eq!(backlog(&schedule), [1, 2, 2]);
+    schedule.steps(at(91));
+    assert_eq!(backlog(&schedule), [0, 1, 2], "who has given its turn back is not in flight");
+    schedule.unwanted(&key("old-1"), None, at(92));
+    schedule.unwanted(&key("old-2"), None, at(92));
+    schedule.failed(&key("new-1"), at(93), |_, _| Duration::from_secs(5));
+    assert_eq!(backlog(&schedule), [0, 1, 2], "who has gone keeps its place, should it come back");
+    schedule.issued(&key("new-3"), at(1_000), at(2_000));
+    assert_eq!(schedule.steps(at(95)), [], "but does not take its turn");
+    assert_eq!(backlog(&schedule), [0, 0, 1]);
+}
+
+#[test]
 fn a_mesh_that_is_stuck_holds_up_no_other() {
     let mut schedule = Schedule::new(1);
     for mesh in ["stuck", "fine"] {

@@ -14,6 +14,7 @@ use super::inbox::{Inbox, Note};
 use super::issuer::{IssueError, Issuer, Subject, TRUST_GRACE};
 use super::manager::{Manager, Slots, Status};
 use super::metrics::{BackendLabels, DurationLabels, IssuanceLabels, Metrics};
+use super::progress::Board;
 use super::recognise::Recognised;
 use super::renewal::{renew_issued_at, retry_after};
 use super::resume::Anchors;
@@ -60,11 +61,17 @@ pub struct ManagerSettings {
 impl Manager {
     /// Starts the worker.
     pub fn start(settings: ManagerSettings, tasks: &Tasks) -> Self {
-        let manager = Self { slots: Slots::default(), inbox: Arc::default(), next_report: Arc::default() };
+        let manager = Self {
+            slots: Slots::default(),
+            inbox: Arc::default(),
+            next_report: Arc::default(),
+            progress: Board::default(),
+        };
         let worker = Worker {
             schedule: Schedule::new(settings.in_flight_limit),
             slots: manager.slots.clone(),
             inbox: manager.inbox.clone(),
+            progress: manager.progress.clone(),
             issuers: HashMap::new(),
             unusable: HashMap::new(),
             retry_at: None,
@@ -85,6 +92,7 @@ pub(super) struct Worker {
     pub(super) schedule: Schedule,
     pub(super) slots: Slots,
     inbox: Arc<Inbox>,
+    progress: Board,
     /// What each mesh's enabled backend, and that of each of its identity policies, can be asked by.
     pub(super) issuers: HashMap<Signer, Issuer>,
     /// Backends that cannot be used, by mesh and name, and why.
@@ -133,6 +141,7 @@ impl Worker {
                 }
             }
             self.recognised.tell(Instant::now());
+            self.progress.note(self.schedule.backlogs(), Instant::now());
             let nap = self.nap();
             tokio::select! {
                 // Whichever it is, all that has landed and a part of the news are heard below: none keeps another waiting.
@@ -161,7 +170,9 @@ impl Worker {
 
     fn nap(&self) -> Duration {
         let longest = if self.retry_at.is_some() { TRY_AGAIN } else { LOOK_AGAIN };
-        let longest = self.recognised.tell_in(Instant::now()).map_or(longest, |wait| wait.min(longest));
+        let now = Instant::now();
+        let to_tell = [self.recognised.tell_in(now), self.progress.tell_in(now)];
+        let longest = to_tell.into_iter().flatten().fold(longest, Duration::min);
         let Some(at) = self.schedule.wake_at() else { return longest };
         let until = at.duration_since(self.settings.clock.now()).max(SignedDuration::ZERO).unsigned_abs();
         // Timers have millisecond resolution: never wake a moment too early and spin.
@@ -278,6 +289,7 @@ impl Worker {
             slot.current.send_replace(Some(Arc::new(svid)));
         }
         self.schedule.issued(key, due, until);
+        self.progress.issued(&key.mesh);
     }
 
     fn failed(&mut self, key: &ProxyKey, flight: &Flight, error: &IssueError) {

@@ -20,6 +20,7 @@ use super::plan::{Credentials, Plan, Role, Trigger, numbered};
 use super::protocol::{Kind, Manner, Variant};
 use super::proxy::{Proxy, Surroundings};
 use super::results::{PhaseKind, Results, Sample};
+use super::server_metrics::ServerMetrics;
 use super::transport::Server;
 use super::usage::Process;
 use crate::runtime::clock::Clock;
@@ -51,7 +52,11 @@ pub async fn run(
              the hard limit (ulimit -Hn), or share connections (--connections)"
         ));
     }
-    let server_process = plan.server_pid.map(Process::numbered).transpose()?;
+    let server_process = plan.server_process.as_ref().map(Process::find).transpose()?;
+    let server_metrics = match plan.server_admin.clone() {
+        Some(address) => Some(ServerMetrics::open(address).await?),
+        None => None,
+    };
     let first = Current::new(BEFORE_THE_FIRST, "start".to_owned(), PhaseKind::Rest, Concerns::Nothing, 0);
     let meters = Arc::new(Meters::new(plan.names.len(), plan.max_failures, first));
     let server =
@@ -77,8 +82,8 @@ pub async fn run(
     let (tasks, _deaths) = Tasks::new();
     let processes = Arc::new(Processes::new(server_process));
     let started = clock.now();
-    let mut course =
-        Course { record: Record::new(meters.clone(), processes.clone()), plan: &plan, shared, inspection, clock };
+    let record = Record::new(meters.clone(), processes.clone());
+    let mut course = Course { record, plan: &plan, shared, inspection, server_metrics, clock };
     let mut samples = Vec::new();
     let interrupted = tokio::select! {
         () = course.go(groups, &tasks) => None,
@@ -137,13 +142,19 @@ fn groups(plan: &Plan) -> Result<Vec<Vec<Proxy>>, String> {
         let manner = Manner { variant: plan.variant, repeats_node: plan.like_envoy, refuses: role == Role::Refuses };
         let mut proxy = Proxy::new(number, role, manner, headers(plan, number)?, names.len());
         let own = node::own(&numbered(&plan.node_id, number), &numbered(&plan.node_cluster, number));
-        for of_stream in names.chunks(names.len() / plan.streams_each()) {
+        let own_names: Vec<_> = names.iter().map(|(place, name)| (*place, numbered_name(name, number))).collect();
+        for of_stream in own_names.chunks(names.len() / plan.streams_each()) {
             proxy.subscribe(of_stream, Node { own: own.clone(), shared: shared.clone() });
         }
         let group = number % groups.len();
         groups[group].push(proxy);
     }
     Ok(groups)
+}
+
+/// The name as it is, shared by all, if there is no number in it.
+fn numbered_name(name: &Arc<str>, number: usize) -> Arc<str> {
+    if name.contains("{n}") { numbered(name, number).into() } else { name.clone() }
 }
 
 /// What a proxy says in each stream's headers.
@@ -172,6 +183,7 @@ struct Course<'p> {
     shared: Arc<Shared>,
     record: Record,
     inspection: Inspection,
+    server_metrics: Option<ServerMetrics>,
     clock: Clock,
 }
 
@@ -209,17 +221,29 @@ impl Course<'_> {
     /// secret, and for the server with the last answer to it.
     async fn end(&mut self) {
         self.record.end();
+        let ended = self.record.phases.len().saturating_sub(1);
         if !self.plan.rest.is_zero() {
             self.record.begin(PhaseKind::Rest, Concerns::Nothing, 0);
             sleep(self.plan.rest).await;
             self.record.end();
         }
         self.inspection.run(self.clock.now()).await;
+        if let Some(metrics) = &mut self.server_metrics {
+            match metrics.issued().await {
+                Ok(issued) => self.record.phases[ended].issued = Some(issued),
+                Err(why) => self.shared.run.meters.fail("the server's metrics cannot be read", || why),
+            }
+        }
     }
 
-    /// Proxies that are to be served.
+    /// Proxies that are to be served, but for those that were given up.
     fn readers(&self) -> u64 {
-        (0..self.plan.proxies).filter(|number| self.plan.role(*number) != Role::Refuses).count() as u64
+        let all = (0..self.plan.proxies).filter(|number| self.plan.role(*number) != Role::Refuses).count() as u64;
+        all.saturating_sub(self.given_up())
+    }
+
+    fn given_up(&self) -> u64 {
+        self.shared.run.meters.given_up.load(Relaxed)
     }
 
     async fn connect(&mut self, groups: Vec<Vec<Proxy>>, tasks: &Tasks) {
@@ -285,8 +309,10 @@ impl Course<'_> {
         let expected = (rate * lasts.as_secs_f64()) as u64;
         self.record.begin(PhaseKind::Churn, Concerns::Nothing, expected);
         let mut ticks = ticks(rate);
+        let all = self.readers() + self.given_up();
         let _ = timeout(lasts, async {
-            loop {
+            // Nobody is left where the server has ended.
+            while self.given_up() < all {
                 ticks.tick().await;
                 self.shared.nudges[fastrand::usize(..self.shared.nudges.len())].notify_one();
             }

@@ -140,6 +140,8 @@ pub(crate) struct Meters {
     pub(crate) counters: Arc<Counters>,
     pub(crate) connected: AtomicU64,
     pub(crate) served: AtomicU64,
+    /// Proxies that were to be served and never will be again.
+    pub(crate) given_up: AtomicU64,
     pub(crate) names: Vec<Name>,
     current: RwLock<Arc<Current>>,
     failures: Mutex<BTreeMap<String, (u64, String)>>,
@@ -155,6 +157,7 @@ impl Meters {
             counters: Arc::default(),
             connected: 0.into(),
             served: 0.into(),
+            given_up: 0.into(),
             names: (0..names).map(|_| Name::default()).collect(),
             current: RwLock::new(Arc::new(first)),
             failures: Mutex::default(),

@@ -18,10 +18,11 @@ mod protocol;
 mod proxy;
 pub mod report;
 pub mod results;
+mod server_metrics;
 mod stream;
 mod transport;
 mod usage;
 
 pub use engine::run;
-pub use plan::{Credentials, Plan, Share, Target, Trigger};
+pub use plan::{Credentials, Plan, ServerProcess, Share, Target, Trigger};
 pub use protocol::Variant;

@@ -94,6 +94,7 @@ impl Record {
             reached: phase.reached(),
             latencies: phase.latencies(),
             traffic: between(&traffic, &self.meters.traffic()),
+            issued: None,
             server: of_server.and_then(|(process, before)| process.since(before, peak(&self.processes.server_peak))),
             client: used.unwrap_or_default(),
         });

@@ -36,6 +36,15 @@ pub struct Trigger {
     pub changes: Vec<String>,
 }
 
+/// Which process is the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServerProcess {
+    /// The one with this number.
+    Numbered(u32),
+    /// The one whose number is in this file, which may change when the server is started again.
+    InFile(PathBuf),
+}
+
 /// All of it. Texts that say `{n}` have the proxy's number there.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -51,7 +60,7 @@ pub struct Plan {
     pub variant: Variant,
     /// Over the aggregated service.
     pub ads: bool,
-    /// Secrets that each proxy asks for.
+    /// Secrets that each proxy asks for; `{n}` in one is the proxy's number.
     pub names: Vec<Arc<str>>,
     /// One stream for all names, and not one each.
     pub one_stream: bool,
@@ -61,8 +70,9 @@ pub struct Plan {
     pub node_id: String,
     /// `node.cluster`.
     pub node_cluster: String,
-    /// TLS, if any: what to trust and to show is in it.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// TLS, if any: what to trust and to show. The first for the first connection, and from the beginning again when they are
+    /// used up.
+    pub tls: Option<Vec<Arc<rustls::ClientConfig>>>,
     /// Name in the server's certificate and in `:authority`.
     pub server_name: Option<String>,
     /// How proxies prove who they are.
@@ -102,7 +112,9 @@ pub struct Plan {
     /// Share of a leaf's life after which its successor is late.
     pub renew_by: f64,
     /// The server's process.
-    pub server_pid: Option<u32>,
+    pub server_process: Option<ServerProcess>,
+    /// The server's admin address, `host:port`, if it is one of ours.
+    pub server_admin: Option<String>,
     /// Bound of the whole run.
     pub timeout: Duration,
     /// Failures at which it is given up.

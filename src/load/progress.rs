@@ -1,5 +1,7 @@
 //! The line that is drawn over and over while a run goes on.
 
+use std::io::{self, IsTerminal, Write};
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::results::Sample;
@@ -7,10 +9,32 @@ use super::results::Sample;
 /// What the line looks like: `[=====>    ] 512/1000 served  12 s  connect  1000 connected, 1024 secrets`.
 const TEMPLATE: &str = "[{bar:30}] {pos}/{len} served  {msg}";
 
-/// How far a run is, on standard error if that is a terminal: standard output is the report's.
+/// Where nothing can be drawn over, a line for each phase, and another this often.
+const LINE_EVERY_SECONDS: f64 = 30.0;
+
+/// How far a run is, on standard error: standard output is the report's. A bar if that is a terminal, else a line now and then.
 #[derive(Debug)]
 pub struct Progress {
     bar: ProgressBar,
+    lines: Option<Lines>,
+}
+
+/// What the last line said.
+#[derive(Debug, Default)]
+struct Lines {
+    phase: String,
+    at_seconds: f64,
+}
+
+impl Lines {
+    /// The line for this state, if there is to be one.
+    fn next(&mut self, sample: &Sample, phase: &str) -> Option<String> {
+        if self.phase == phase && sample.at_seconds - self.at_seconds < LINE_EVERY_SECONDS {
+            return None;
+        }
+        *self = Self { phase: phase.to_owned(), at_seconds: sample.at_seconds };
+        Some(format!("{} served  {}\n", sample.served, message(sample, phase)))
+    }
 }
 
 impl Progress {
@@ -18,17 +42,22 @@ impl Progress {
     pub fn new(proxies: u64, enabled: bool) -> Self {
         // indicatif draws nothing where standard error is no terminal.
         let target = if enabled { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self::on(target, proxies)
+        let lines = (enabled && !io::stderr().is_terminal()).then(Lines::default);
+        Self { lines, ..Self::on(target, proxies) }
     }
 
     fn on(target: ProgressDrawTarget, proxies: u64) -> Self {
         let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::with_draw_target(Some(proxies), target).with_style(style.progress_chars("=> "));
-        Self { bar }
+        Self { bar, lines: None }
     }
 
     /// The run is in `phase`, and in this state. May be called as often as samples are taken.
-    pub fn update(&self, sample: &Sample, phase: &str) {
+    pub fn update(&mut self, sample: &Sample, phase: &str) {
+        if let Some(line) = self.lines.as_mut().and_then(|lines| lines.next(sample, phase)) {
+            // Nobody may be there to read it: the report is what counts.
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
         self.bar.set_position(sample.served);
         self.bar.set_message(message(sample, phase));
     }
@@ -106,7 +135,7 @@ mod tests {
     #[test]
     fn the_line_says_the_phase_and_how_many_are_served() {
         let paper = Paper::default();
-        let progress = Progress::on(ProgressDrawTarget::term_like(Box::new(paper.clone())), 10);
+        let mut progress = Progress::on(ProgressDrawTarget::term_like(Box::new(paper.clone())), 10);
         progress.update(&SAMPLE, "connect");
         progress.bar.force_draw();
         let line = paper.0.lock().unwrap().trim_end().to_owned();
@@ -122,9 +151,20 @@ mod tests {
     }
 
     #[test]
+    fn without_a_terminal_there_is_a_line_for_each_phase_and_for_each_half_minute() {
+        let mut lines = Lines::default();
+        let mut next = |at_seconds, phase| lines.next(&Sample { at_seconds, ..SAMPLE }, phase);
+        assert_eq!(next(0.1, "connect").unwrap(), "5 served  0 s  connect  9 connected, 12 secrets\n");
+        assert_eq!((next(0.6, "connect"), next(30.0, "connect")), (None, None));
+        assert!(next(30.2, "connect").unwrap().starts_with("5 served  30 s  connect"));
+        assert!(next(30.7, "storm").is_some());
+        assert_eq!(next(60.0, "storm"), None);
+    }
+
+    #[test]
     fn nothing_is_drawn_if_not_wanted() {
-        let progress = Progress::new(0, false);
-        assert!(progress.bar.is_hidden());
+        let mut progress = Progress::new(0, false);
+        assert!(progress.bar.is_hidden() && progress.lines.is_none());
         progress.update(&Sample { served: 5, ..SAMPLE }, "connect");
         progress.finish();
     }

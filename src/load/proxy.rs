@@ -220,6 +220,9 @@ impl Proxy {
         // In a storm, who is cut off twice is back only once; churn is about every time.
         let counted = std::mem::replace(&mut self.counted, current.number) == current.number;
         if current.is_about_proxies() && (!counted || current.kind == PhaseKind::Churn) {
+            if current.kind == PhaseKind::Storm {
+                current.time("served-again", current.began.elapsed());
+            }
             current.reach();
         }
     }
@@ -231,6 +234,7 @@ impl Proxy {
         if std::mem::replace(&mut self.failed, true) || self.role == Role::Refuses {
             return;
         }
+        run.meters.given_up.fetch_add(1, Relaxed);
         let current = run.meters.current();
         if current.is_about_proxies() && !self.served {
             current.lose();

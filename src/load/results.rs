@@ -67,10 +67,13 @@ pub struct Phase {
     /// Those that did.
     pub reached: u64,
     /// What was timed, by name: `first-secret`, `fan-out`, `ack`, `renewal-lag`, `handshake`; `let-in` of proxies that come
-    /// back with what they had.
+    /// back with what they had; in a storm `served-again`, from its beginning until a proxy is.
     pub latencies: BTreeMap<String, Latency>,
     /// What went over the wire, and what was in it.
     pub traffic: Traffic,
+    /// Certificates that the server issued in this phase and the rest after it, if its admin address was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<u64>,
     /// The server's process, if its number was given.
     pub server: Option<Usage>,
     /// This process.
@@ -126,7 +129,7 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Resident memory at the phase's end.
     pub rss_bytes: u64,
-    /// The most it was in the phase, as far as samples show it.
+    /// The most it was in the phase, as far as samples show it; of a process that was started in the phase, all that it was.
     pub peak_rss_bytes: u64,
     /// Open file descriptors at the phase's end.
     pub descriptors: u64,

@@ -29,7 +29,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
     place: Place,
-    tls: Option<(Arc<rustls::ClientConfig>, ServerName<'static>)>,
+    tls: Option<(Vec<Arc<rustls::ClientConfig>>, ServerName<'static>)>,
     /// For `:authority`.
     pub(crate) authority: String,
     counters: Arc<Counters>,
@@ -49,7 +49,7 @@ impl Server {
     pub(crate) async fn find(
         target: &Target,
         server_name: Option<&str>,
-        tls: Option<Arc<rustls::ClientConfig>>,
+        tls: Option<Vec<Arc<rustls::ClientConfig>>>,
         counters: Arc<Counters>,
     ) -> Result<Self, String> {
         let (place, host, authority) = match target {
@@ -65,9 +65,9 @@ impl Server {
         let name = server_name.unwrap_or(host);
         let tls = match tls {
             None => None,
-            Some(config) => {
+            Some(configs) => {
                 let valid = ServerName::try_from(name.to_owned());
-                Some((config, valid.map_err(|_error| format!("{name:?} cannot be a server's name (--server-name)"))?))
+                Some((configs, valid.map_err(|_error| format!("{name:?} cannot be a server's name (--server-name)"))?))
             }
         };
         Ok(Self { place, tls, authority: server_name.map_or(authority, str::to_owned), counters })
@@ -85,22 +85,23 @@ impl Server {
     pub(crate) async fn connect(&self, index: usize, attempt: usize, of: usize) -> io::Result<Box<dyn Io>> {
         let counters = self.counters.clone();
         match &self.place {
-            Place::Unix(path) => self.secure(Counted { io: UnixStream::connect(path).await?, counters }).await,
+            Place::Unix(path) => self.secure(Counted { io: UnixStream::connect(path).await?, counters }, index).await,
             Place::Tcp(address) => {
                 let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
                 socket.set_nodelay(true)?;
                 if let Some(source) = source(*address, index, attempt, of) {
                     socket.bind(source)?;
                 }
-                self.secure(Counted { io: socket.connect(*address).await?, counters }).await
+                self.secure(Counted { io: socket.connect(*address).await?, counters }, index).await
             }
         }
     }
 
-    async fn secure<S: Io + 'static>(&self, io: Counted<S>) -> io::Result<Box<dyn Io>> {
+    async fn secure<S: Io + 'static>(&self, io: Counted<S>, index: usize) -> io::Result<Box<dyn Io>> {
         match &self.tls {
             None => Ok(Box::new(io)),
-            Some((config, name)) => {
+            Some((configs, name)) => {
+                let config = configs.get(index % configs.len().max(1)).ok_or(io::ErrorKind::InvalidInput)?;
                 let secured = TlsConnector::from(config.clone()).connect(name.clone(), io).await?;
                 if secured.get_ref().1.alpn_protocol() != Some(b"h2") {
                     return Err(io::Error::other("the server does not offer HTTP/2 (ALPN h2)"));

@@ -30,6 +30,7 @@ mod proxy_tokens;
 mod restart;
 mod rotation;
 mod served;
+mod storms;
 mod tokens;
 mod trust_domains;
 mod workloads;

@@ -6,18 +6,19 @@ use super::figures::{
     NONE, base_rss, bytes, cpu_micros_per_proxy, figure, figure_or_none, of_some, reached, rss_kib_per_proxy,
     run_seconds, verdict,
 };
-use crate::load::results::{FailureCount, Results};
+use crate::load::results::{FailureCount, Phase, PhaseKind, Results, Usage};
 use crate::model::text::escaped;
 
 /// What everything fits into; longer texts go on in the next line.
 const COLUMNS: u16 = 100;
 
-/// Blocks with an empty line between them: the run, its phases, their latencies, failures, the verdict.
+/// Blocks with an empty line between them: the run, its phases, what the server went through, latencies, failures, the verdict.
 pub(super) fn table(results: &Results) -> String {
     let mut blocks = vec![run(results)];
     if !results.phases.is_empty() {
         blocks.push(format!("{}\n{}", phases(results), note(results)));
     }
+    blocks.extend(server(results));
     if results.phases.iter().any(|phase| !phase.latencies.is_empty()) {
         blocks.push(latencies(results));
     }
@@ -91,6 +92,30 @@ fn note(results: &Results) -> String {
         Some(base) => format!("CPU and RSS: the server's; RSS above the {} that it had before", bytes(base)),
         None => "CPU and RSS: the server's; RSS with what it had before".to_owned(),
     }
+}
+
+/// What the server went through, as far as it is known: worth a look after storms, and where it says what it has issued.
+fn server(results: &Results) -> Option<String> {
+    let under_stress =
+        |phase: &Phase| matches!(phase.kind, PhaseKind::Storm | PhaseKind::Churn) && phase.server.is_some();
+    let is_told = |phase: &&Phase| phase.issued.is_some() || under_stress(phase);
+    let mut table = empty();
+    table.set_header(["PHASE", "CERTIFICATES\nISSUED", "MOST\nRSS", "RSS", "CPU\nSECONDS"]);
+    for phase in results.phases.iter().filter(is_told) {
+        let of_server = |text: fn(Usage) -> String| phase.server.map_or_else(|| NONE.to_owned(), text);
+        table.add_row(numbers(
+            1,
+            [
+                escaped(&phase.name),
+                phase.issued.map_or_else(|| NONE.to_owned(), |issued| issued.to_string()),
+                of_server(|used| bytes(used.peak_rss_bytes)),
+                of_server(|used| bytes(used.rss_bytes)),
+                of_server(|used| figure(used.cpu_seconds)),
+            ],
+        ));
+    }
+    align_heads(&mut table, 1);
+    (table.row_count() > 0).then(|| text(&mut table))
 }
 
 fn latencies(results: &Results) -> String {

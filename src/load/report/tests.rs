@@ -57,6 +57,7 @@ fn phase(name: &str, kind: PhaseKind, began_at_seconds: f64, latencies: &[(&str,
             acks: 2000,
             nacks: 0,
         },
+        issued: None,
         server: usage(0.31, 45),
         client: Usage { cpu_seconds: 0.52, ..Usage::default() },
     }

@@ -1,5 +1,6 @@
 //! `envoy-sds load` against a good server, in every way that it can connect, and against one that is not.
 
+use std::fs;
 use std::path::Path;
 use std::pin::Pin;
 use std::process::Output;
@@ -19,21 +20,27 @@ use envoy_types::pb::google::protobuf::Any;
 use futures::{Stream, StreamExt};
 use prost::Message;
 use serde_json::Value;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::SHUTDOWN;
 use super::cli::run;
+use crate::support::eventually::eventually;
 use crate::support::mesh::builtin_mesh;
 use crate::support::pki::{Leaf, TestCa, new_key};
-use crate::support::scratch;
+use crate::support::process::Process;
 use crate::support::sds::SECRET;
-use crate::support::server::{NODE_ID, PROGRAM, Server, Settings};
+use crate::support::server::{Listeners, NODE_ID, PROGRAM, Server, Settings};
+use crate::support::{PATIENCE, scratch};
 
 const DEADLINE: Duration = Duration::from_secs(90);
 
 /// Runs it with these arguments; gives what it said, and its exit code.
 async fn load(arguments: &[&str], dir: &Path) -> (Value, Option<i32>) {
-    let common = ["load", "--output", "json", "--rest", "0s", "--timeout", "60s"];
+    let mut common = vec!["load", "--output", "json", "--rest", "0s"];
+    if !arguments.contains(&"--timeout") {
+        common.extend(["--timeout", "60s"]);
+    }
     let Output { status, stdout, stderr } = run(&[&common, arguments].concat(), dir, DEADLINE).await;
     let told = serde_json::from_slice(&stdout);
     let told = told.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&stderr)));
@@ -165,6 +172,130 @@ async fn proxies_come_back() {
     assert_eq!(phase(&told, "storm")["reached"], 100);
     assert_eq!(server.metric("issuances_total", &[("outcome", "issued")]).await, Ok(0.0), "{}", server.log_tail());
     assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// Each proxy has a client certificate of its own, and is who that says; it asks for names that have its number in them, as
+/// SPIRE has names.
+#[tokio::test]
+async fn proxies_show_certificates_of_their_own_and_ask_by_their_own_names() {
+    let (mesh, dir, clients) = (builtin_mesh("1h"), scratch::dir("load"), TestCa::root("clients"));
+    let crl = clients.crl(&[]);
+    let listeners = Listeners { clients: Some((&clients.root_pem, &crl)), ..Listeners::default() };
+    let settings = Settings { mesh: &mesh, identify: "{clientCertificate: {}}", ..NODE_ID };
+    let mut server = Server::start_with(settings, listeners).await;
+    server.ready().await;
+    for number in 0..20 {
+        let shown = clients.issue(&Leaf::spiffe(&format!("spiffe://default/web-{number}")));
+        for (end, text) in [("crt", &shown.chain_pem), ("key", &shown.key_pem)] {
+            fs::write(dir.join(format!("web-{number}.{end}")), text).expect("the scratch folder can be written");
+        }
+    }
+    let (ca, target) = (server.ca_file().display().to_string(), format!("localhost:{}", server.tls_port));
+    let names = "spiffe://default/web-{n},spiffe://default,ALL";
+    let common = ["--tls-ca", &ca, "--expect-identity", "spiffe://default/web-{n}", &target];
+    for (api, more) in [("sotw", &[][..]), ("delta", &["--one-stream"]), ("ads", &[]), ("ads-delta", &["--one-stream"])]
+    {
+        let own = ["--api", api, "--names", names, "--tls-cert", "web-{n}.crt", "--tls-key", "web-{n}.key", "-n", "20"];
+        let told = passes(&[&common[..], &own, more].concat(), &dir).await;
+        let connect = phase(&told, "connect");
+        assert_eq!((&connect["reached"], &connect["traffic"]["secrets"]), (&20.into(), &60.into()), "{api}");
+    }
+
+    let same = ["--names", "default,ROOTCA", "--tls-cert", "web-7.crt", "--tls-key", "web-7.key", "-n", "2"];
+    let (told, code) = load(&[&common[..], &same].concat(), &dir).await;
+    assert_eq!(code, Some(1));
+    let failure = &told["failures"][0];
+    assert_eq!((&failure["what"], &failure["count"]), (&Value::from("another identity than expected"), &2.into()));
+    let missing = ["--tls-cert", "web-{n}.crt", "--tls-key", "web-{n}.key", "-n", "21"];
+    let output = run(&[&["load"], &common[..], &missing].concat(), &dir, DEADLINE).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("cannot read web-20.key"), "{said}");
+    server.assert_discreet();
+    assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// Nobody tells the run what changes at the server: it waits for the new bundle and says so, and for the leaves' renewal.
+#[tokio::test]
+async fn what_comes_by_itself_is_waited_for() {
+    let (mesh, dir) = (builtin_mesh("9s"), scratch::dir("load"));
+    let mut server = Server::start(Settings { mesh: &mesh, ..NODE_ID }).await;
+    server.ready().await;
+    let (target, json) = (format!("unix:{}", server.socket.display()), dir.join("results.json"));
+    let mut command = std::process::Command::new(PROGRAM);
+    command.args([
+        "load",
+        "-n",
+        "50",
+        "--rest",
+        "0s",
+        "--expect-bundle-pushes",
+        "1",
+        "--expect-rotations",
+        "1",
+        "--json",
+    ]);
+    let mut load = Process::start(
+        "load",
+        {
+            command.arg(&json).arg(&target);
+            command
+        },
+        &dir,
+    );
+    let says = async |text: &str| {
+        eventually("the load tester says what it waits for", PATIENCE, async || {
+            let log = load.log();
+            if log.contains(text) { Ok(()) } else { Err(log) }
+        })
+        .await;
+    };
+    says("bundle-push").await;
+    let other: String = TestCa::root("other").root_pem.lines().map(|line| format!("        {line}\n")).collect();
+    server.set_mesh(&format!(
+        "{mesh}---\ntype: MeshTrust\nname: other\nmesh: default\nspec:\n  trustDomain: default\n  caBundles:\n  - type: Pem\n    \
+         pem:\n      value: |\n{other}"
+    ));
+    says("PASSED").await;
+    eventually("it ends", PATIENCE, async || load.exited().ok_or_else(|| load.log_tail())).await;
+    let told = fs::read(&json).expect("the results are there");
+    let told: Value = serde_json::from_slice(&told).expect("they are JSON");
+    for (phase, latency) in [("bundle-push", "fan-out"), ("leaf-rotation", "renewal-lag")] {
+        let phase = self::phase(&told, phase);
+        assert_eq!((&phase["expected"], &phase["reached"]), (&50.into(), &50.into()), "{phase:#}");
+        assert!(latency != "fan-out" || count(phase, latency) == 50, "{phase:#}");
+    }
+    assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// The server dies in the middle of a run, or was never there: the run ends, is not passed, and its reports are written.
+#[tokio::test]
+async fn a_run_ends_by_itself_when_the_server_does() {
+    let (mesh, dir) = (builtin_mesh("1h"), scratch::dir("load"));
+    let mut server = Server::start(Settings { mesh: &mesh, ..NODE_ID }).await;
+    server.ready().await;
+    let target = format!("unix:{}", server.socket.display());
+    let (kill, pid) = (format!("kill -KILL {}", server.pid()), server.pid().to_string());
+    let reports = ["--json", "results.json", "--html", "page.html"];
+    let course =
+        ["-n", "50", "--trigger", &kill, "--storms", "1", "--churn", "10", "--churn-for", "50s", "--server-pid", &pid];
+    let began = Instant::now();
+    let (told, code) = load(&[&reports[..], &course, &[&target]].concat(), &dir).await;
+    assert!(began.elapsed() < Duration::from_secs(45), "it does not wait for those who cannot come");
+    assert_eq!((&told["passed"], code), (&Value::Bool(false), Some(1)));
+    let failures = told["failures"].as_array().expect("there are failures");
+    assert_eq!(failures.iter().filter_map(|failure| failure["count"].as_u64()).sum::<u64>(), 50, "{failures:#?}");
+    assert_eq!(phase(&told, "leaf-rotation")["reached"], 0);
+    let read = |name: &str| fs::read_to_string(dir.join(name)).expect("the report is there");
+    assert_eq!(serde_json::from_str::<Value>(&read("results.json")).expect("it is JSON"), told);
+    assert!(read("page.html").contains("FAILED: 50 failures"));
+
+    // It is not there, and is waited for as long as the run may take.
+    let (told, code) =
+        load(&[&reports[..], &["-n", "5", "--reconnect", "--timeout", "1s", &target]].concat(), &dir).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(told["failures"][0]["what"], "given up at the timeout (--timeout)");
+    assert_eq!(phase(&told, "connect")["reached"], 0);
+    assert!(read("page.html").contains("given up at the timeout"));
 }
 
 /// A server that sends keys which are not the leaves' is found out.
