@@ -11,6 +11,7 @@ mod output;
 mod proxies;
 mod proxy_json;
 mod proxy_table;
+mod ready;
 mod refusals;
 mod rotate;
 mod serve;
@@ -52,6 +53,7 @@ enum Command {
     Check(check::Check),
     Crds(crds::Crds),
     Proxies(proxies::Proxies),
+    Ready(ready::Ready),
     Rotate(rotate::Rotate),
     Token(token::Token),
 }
@@ -83,6 +85,7 @@ impl Cli {
             Command::Check(command) => command.run(),
             Command::Crds(command) => command.run(),
             Command::Proxies(command) => command.run(),
+            Command::Ready(command) => command.run(),
             Command::Rotate(command) => command.run(),
             Command::Token(command) => command.run(),
         };

@@ -30,6 +30,7 @@ fn wrong_usage_is_told_by_clap() {
         ("rotate --all --mesh default", "cannot be used with"),
         ("rotate --all web-0", "cannot be used with"),
         ("proxies --admin nowhere", "has no port"),
+        ("ready --admin nowhere", "has no port"),
         ("token issue --name web-0", "required arguments were not provided"),
         ("token issue --name web-0 --workload web --label app", "expected KEY=VALUE"),
         ("token issue --name web-0 --workload web --valid-for ever", "is not a duration"),

@@ -8,6 +8,7 @@ mod backends;
 mod certificates_in_cluster;
 mod cli;
 mod cluster_resources;
+mod compose;
 mod default;
 mod drop_in;
 mod embedded;
