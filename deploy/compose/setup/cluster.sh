@@ -60,7 +60,8 @@ done
 mesh_secret first-root /volumes/admin/first-issuer.crt
 mesh_secret both-roots /volumes/admin/{first,second}-issuer.crt
 apply /deploy/compose/cluster/issuers.yaml
-kubectl get mesh default >/dev/null 2>&1 || apply /deploy/compose/mesh/first-issuer.yaml
+# As users apply the others.
+kubectl get mesh default >/dev/null 2>&1 || kubectl apply -f /deploy/compose/mesh/first-issuer.yaml >/dev/null
 
 kubeconfig cert-manager cert-manager | keep cert-manager kubeconfig
 kubeconfig kong-mesh-system envoy-sds | keep server kubeconfig
