@@ -28,7 +28,7 @@ elif [[ $answer == *'handshake: 0.000000'* ]]; then
   say "web cannot be reached: $answer"
   exit 1
 fi
-say "a caller without a certificate is refused: ${answer%%handshake: *}"
+say "a caller without a certificate is refused: $(grep -o 'curl: .*' <<<"$answer")"
 
 while true; do
   requests=$((requests + 1))

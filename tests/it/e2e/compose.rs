@@ -27,12 +27,12 @@ impl<'a> Client<'a> {
 
     /// Waits for a line that `wanted` takes; no request may have failed up to now.
     async fn next(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
-        let line = self.compose.says("client", what, self.seen, wanted).await;
+        let (seen, line) = self.compose.says("client", what, self.seen, wanted).await;
+        self.seen = seen;
         let log = self.compose.log("client").await;
         let failed: Vec<_> =
             log.lines().filter(|line| line.contains(" failed: ") || line.contains("has let in")).collect();
         assert!(failed.is_empty(), "before {what}: {failed:?}\n{log}");
-        self.seen = log.lines().count();
         line
     }
 
@@ -44,8 +44,9 @@ impl<'a> Client<'a> {
         self.serial = serial(&line).expect("it was looked at").to_owned();
     }
 
-    /// Waits for the client's next count of requests.
+    /// Waits for the next time from now that the client counts its requests.
     async fn goes_on(&mut self, when: &str) {
+        self.seen = self.compose.log("client").await.lines().count();
         self.next(when, |line| line.ends_with(" requests, 0 failed")).await;
     }
 }

@@ -50,12 +50,19 @@ impl Compose {
         text(&self.compose(&["logs", "--no-color", "--tail", "30"], COMING_UP).await)
     }
 
-    /// Waits until the service says a line, after as many of its lines as `since`, that `wanted` takes; gives that line.
-    pub async fn says(&self, service: &str, what: &str, since: usize, wanted: impl Fn(&str) -> bool) -> String {
+    /// Waits until the service says a line that `wanted` takes, after its first `since` lines. Gives how many lines there are
+    /// up to and with that one, and that one.
+    pub async fn says(
+        &self,
+        service: &str,
+        what: &str,
+        since: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> (usize, String) {
         eventually(&format!("{service} says {what}"), COMING_UP, async || {
             let log = self.log(service).await;
-            match log.lines().skip(since).find(|line| wanted(line)) {
-                Some(line) => Ok(line.to_owned()),
+            match log.lines().enumerate().skip(since).find(|(_, line)| wanted(line)) {
+                Some((at, line)) => Ok((at + 1, line.to_owned())),
                 None => Err(log),
             }
         })
