@@ -51,25 +51,22 @@ async fn readyz(address: &HostPort) -> anyhow::Result<(u16, String)> {
     let stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = hyper::Request::get("/readyz").header("host", address.to_string()).body(Empty::<Bytes>::new())?;
-    let answer = async {
+    let answer = async move {
         let (head, body) = sender.send_request(request).await?.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| anyhow!(error))?.to_bytes();
-        Ok((head.status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
+        anyhow::Ok((head.status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
     };
-    tokio::select! {
-        biased;
-        answer = answer => answer,
-        // It ends before there is an answer only when it breaks.
-        ended = connection => {
-            ended?;
-            Err(anyhow!("the connection ended without an answer"))
-        }
+    // The connection ends once its sender has gone, or when it breaks; its own error says more than the answer's does then.
+    let (answer, connection) = tokio::join!(answer, connection);
+    match (answer, connection) {
+        (Err(_), Err(broken)) => Err(broken.into()),
+        (answer, _) => answer,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -80,6 +77,8 @@ mod tests {
         let address = HostPort { host: "127.0.0.1".to_owned(), port: listener.local_addr().unwrap().port() };
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
             stream.write_all(bytes.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         };

@@ -232,3 +232,20 @@ fn what_a_load_run_cannot_do_is_told_before_it_begins() {
         assert!(told.contains(expected), "{line}: {told}");
     }
 }
+
+#[test]
+fn a_token_goes_to_a_file_whole_and_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (state, file) = (dir.path().join("state"), dir.path().join("token"));
+    let line = format!(
+        "envoy-sds token issue --name web-0 --workload web --state-dir {} --out {}",
+        state.display(),
+        file.display()
+    );
+    assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap().run(), ExitCode::SUCCESS);
+    let token = std::fs::read_to_string(&file).unwrap();
+    assert!(token.split('.').count() == 3 && token.trim_end() == token);
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
