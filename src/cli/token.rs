@@ -35,8 +35,8 @@ enum TokenCommand {
 /// Sign proxy tokens, offline, with the newest key in the state directory (made if there is none)
 ///
 /// Only tokens go to stdout, or to --out: one alone without an end of line, so that every client can send the file as it is;
-/// several one a line. Their ids, by which they are revoked (identify.proxyToken.revocations), and their ends go to stderr if stdout is a terminal, or
-/// with --verbose.
+/// several one a line. Their ids, by which they are revoked (identify.proxyToken.revocations), and their ends go to stderr if
+/// stdout is a terminal, or with --verbose.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: envoy-sds token issue --mesh default --name web-0 --workload web --valid-for 30d > token\n\n\
