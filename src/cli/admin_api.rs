@@ -25,6 +25,13 @@ pub(super) struct AdminFlags {
     admin: HostPort,
 }
 
+impl AdminFlags {
+    /// The address of the admin API.
+    pub(super) fn address(&self) -> &HostPort {
+        &self.admin
+    }
+}
+
 /// A connection to a server's admin API.
 #[derive(Debug)]
 pub(super) struct AdminApi {

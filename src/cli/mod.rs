@@ -12,6 +12,7 @@ mod output;
 mod proxies;
 mod proxy_json;
 mod proxy_table;
+mod ready;
 mod refusals;
 mod rotate;
 mod serve;
@@ -54,6 +55,7 @@ enum Command {
     Bootstrap(Box<bootstrap::Bootstrap>),
     Crds(crds::Crds),
     Proxies(proxies::Proxies),
+    Ready(ready::Ready),
     Rotate(rotate::Rotate),
     Token(token::Token),
 }
@@ -86,6 +88,7 @@ impl Cli {
             Command::Bootstrap(command) => command.run(),
             Command::Crds(command) => command.run(),
             Command::Proxies(command) => command.run(),
+            Command::Ready(command) => command.run(),
             Command::Rotate(command) => command.run(),
             Command::Token(command) => command.run(),
         };

@@ -30,6 +30,7 @@ fn wrong_usage_is_told_by_clap() {
         ("rotate --all --mesh default", "cannot be used with"),
         ("rotate --all web-0", "cannot be used with"),
         ("proxies --admin nowhere", "has no port"),
+        ("ready --admin nowhere", "has no port"),
         ("token issue --name web-0", "required arguments were not provided"),
         ("token issue --name web-0 --workload web --label app", "expected KEY=VALUE"),
         ("token issue --name web-0 --workload web --valid-for ever", "is not a duration"),
@@ -230,4 +231,21 @@ fn what_a_load_run_cannot_do_is_told_before_it_begins() {
         let Failure::Usage(told) = failure else { panic!("{line}: {failure:?}") };
         assert!(told.contains(expected), "{line}: {told}");
     }
+}
+
+#[test]
+fn a_token_goes_to_a_file_whole_and_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (state, file) = (dir.path().join("state"), dir.path().join("token"));
+    let line = format!(
+        "envoy-sds token issue --name web-0 --workload web --state-dir {} --out {}",
+        state.display(),
+        file.display()
+    );
+    assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap().run(), ExitCode::SUCCESS);
+    let token = std::fs::read_to_string(&file).unwrap();
+    assert!(token.split('.').count() == 3 && token.trim_end() == token);
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
 }

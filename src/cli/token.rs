@@ -5,7 +5,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
+use zeroize::Zeroizing;
 
 use super::{Failure, output};
 use crate::config::Surroundings;
@@ -15,6 +17,7 @@ use crate::identify::proxy_token::{
 use crate::model::diagnostic::Problem;
 use crate::model::duration;
 use crate::runtime::clock::Clock;
+use crate::runtime::private_file;
 
 /// Proxy tokens: what Envoys prove with who they are
 #[derive(Debug, Args)]
@@ -31,9 +34,9 @@ enum TokenCommand {
 
 /// Sign proxy tokens, offline, with the newest key in the state directory (made if there is none)
 ///
-/// Only tokens go to stdout: one alone without an end of line, so that every client can send the file as it is; several one a
-/// line. Their ids, by which they are revoked (identify.proxyToken.revocations), and their ends go to stderr if stdout is a terminal, or
-/// with --verbose.
+/// Only tokens go to stdout, or to --out: one alone without an end of line, so that every client can send the file as it is;
+/// several one a line. Their ids, by which they are revoked (identify.proxyToken.revocations), and their ends go to stderr if
+/// stdout is a terminal, or with --verbose.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: envoy-sds token issue --mesh default --name web-0 --workload web --valid-for 30d > token\n\n\
@@ -74,6 +77,10 @@ struct Issue {
     #[arg(long, env = "ENVOY_SDS_STATE_DIR", value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
 
+    /// Write to this file instead of stdout: mode 0600, and replaced at once
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+
     /// Make a new key first, and sign with it; the others go on verifying
     #[arg(long)]
     new_key: bool,
@@ -112,14 +119,18 @@ impl Issue {
         let now = Clock::system().now();
         request.check(now).map_err(Failure::Usage)?;
         let key = self.key(&state_dir.join(KEY_FOLDER))?;
+        let mut file = Zeroizing::new(String::new());
         for number in 0..self.count.unwrap_or(1) {
             if self.count.is_some() {
                 request.name = format!("{}-{number}", self.name);
             }
             let issued = issue(&key, &request, now).map_err(Failure::Usage)?;
-            self.tell(&request, &issued)?;
+            self.tell(&request, &issued, &mut file)?;
         }
-        Ok(())
+        match &self.out {
+            Some(out) => Ok(private_file::write(out, file.as_bytes()).context("cannot write the file of --out")?),
+            None => Ok(()),
+        }
     }
 
     fn key(&self, folder: &std::path::Path) -> Result<SigningKey, Failure> {
@@ -131,15 +142,22 @@ impl Issue {
         Ok(key)
     }
 
-    fn tell(&self, request: &Request, issued: &Issued) -> Result<(), Failure> {
-        let to_terminal = std::io::stdout().is_terminal();
+    /// Shows a token, or adds it to what is to be in the file.
+    fn tell(&self, request: &Request, issued: &Issued, file: &mut String) -> Result<(), Failure> {
+        let to_terminal = self.out.is_none() && std::io::stdout().is_terminal();
         if self.verbose || to_terminal {
             let Issued { id, until, .. } = issued;
             output::error(format_args!("{}: id {id} until {until}", request.name));
         }
+        let token = issued.token.expose();
+        if self.out.is_some() {
+            file.push_str(token);
+            file.push_str(if self.count.is_some() { "\n" } else { "" });
+            return Ok(());
+        }
         match self.count {
-            None if !to_terminal => output::text(issued.token.expose()),
-            _ => output::line(issued.token.expose()),
+            None if !to_terminal => output::text(token),
+            _ => output::line(token),
         }
     }
 }

@@ -9,6 +9,7 @@ mod bootstraps;
 mod certificates_in_cluster;
 mod cli;
 mod cluster_resources;
+mod compose;
 mod default;
 mod drop_in;
 mod embedded;

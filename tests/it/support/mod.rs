@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod cluster;
 pub mod deployment;
+pub mod docker;
 pub mod envoy;
 pub mod eventually;
 pub mod fleet;

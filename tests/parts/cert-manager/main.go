@@ -62,13 +62,17 @@ var wanted = []string{
 func main() {
 	log.SetFlags(log.Ltime | log.Lmicroseconds)
 	kubeconfig := flag.String("kubeconfig", "", "cluster to work for")
-	namespace := flag.String("namespace", "cert-manager", "cluster resource namespace: where a ClusterIssuer's Secret is looked for")
+	namespace := flag.String("cluster-resource-namespace", "cert-manager", "where a ClusterIssuer's Secret is looked for")
+	leaderElect := flag.Bool("leader-elect", false, "for its name's sake: there is no leader election here")
 	disableApprover := flag.Bool("disable-approver", false, "approve nothing, as where another approver is installed")
 	// Used only where the API server has no priority and fairness: else cert-manager itself drops its limit.
 	qps := flag.Float64("kube-api-qps", 20, "requests per second to the API server, where it has no priority and fairness")
 	burst := flag.Int("kube-api-burst", 50, "burst of those requests")
 	klog.InitFlags(nil)
 	flag.Parse()
+	if *leaderElect {
+		log.Fatal("there is no leader election here: --leader-elect=false")
+	}
 	klog.EnableContextualLogging(true)
 
 	if os.Getenv("EXIT_WITH_STDIN") == "1" {

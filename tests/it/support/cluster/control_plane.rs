@@ -84,7 +84,7 @@ impl Cluster {
     pub async fn start_cert_manager(&self) {
         let mut command = Command::new(parts::program("cert-manager"));
         command.arg(format!("--kubeconfig={}", self.kubeconfig.display()));
-        command.arg(format!("--namespace={CERT_MANAGER_NAMESPACE}"));
+        command.arg(format!("--cluster-resource-namespace={CERT_MANAGER_NAMESPACE}"));
         if !self.options.approver {
             command.arg("--disable-approver");
         }

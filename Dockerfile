@@ -1,0 +1,42 @@
+# The image of envoy-sds: the program alone, not root, for a root filesystem that is read-only.
+#
+#   docker build -t envoy-sds .
+#   docker build -t envoy-sds --build-arg PROFILE=dev .    # built sooner, runs slower
+#
+# It needs one place to write, /var/lib/envoy-sds (stateDir): mount a volume there.
+
+FROM rust:1.95-bookworm AS build
+ARG PROFILE=release
+WORKDIR /src
+
+# The dependencies first, in a layer of their own: an edit of the program does not build them again. Cargo wants every file
+# that the manifest speaks of, so each is there in name.
+COPY Cargo.toml Cargo.lock ./
+COPY vendor vendor
+RUN mkdir src benches \
+ && echo 'fn main() {}' | tee src/main.rs build.rs > src/lib.rs \
+ && awk '/^\[\[bench\]\]/ { getline; gsub(/"/, ""); print "benches/" $3 ".rs" }' Cargo.toml | xargs touch \
+ && cargo build --locked --profile "$PROFILE"
+
+COPY build.rs ./
+COPY proto proto
+COPY envoy-config envoy-config
+COPY deploy/crds.yaml deploy/
+COPY src src
+# Cargo goes by times, and these files may be older than the ones they replace.
+RUN touch build.rs src/main.rs src/lib.rs \
+ && cargo build --locked --profile "$PROFILE" --bin envoy-sds \
+ && case "$PROFILE" in dev) built=debug ;; *) built=$PROFILE ;; esac \
+ && cp "target/$built/envoy-sds" /envoy-sds \
+ && strip /envoy-sds \
+ && mkdir /state && chmod 700 /state
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+COPY --from=build /envoy-sds /usr/local/bin/envoy-sds
+# A new volume takes its owner from here.
+COPY --from=build --chown=65532:65532 /state /var/lib/envoy-sds
+ENV ENVOY_SDS_STATE_DIR=/var/lib/envoy-sds
+USER 65532:65532
+HEALTHCHECK --interval=5s --timeout=6s --start-period=30s CMD ["/usr/local/bin/envoy-sds", "ready"]
+ENTRYPOINT ["/usr/local/bin/envoy-sds"]
+CMD ["serve"]

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Makes the keys and certificates that are needed before anything runs, in /volumes; those that are there stay. Which of
+# them there are follows from the volumes that are mounted.
+set -euo pipefail
+umask 077
+
+days=365
+user=65532 # whom the programs run as
+
+has() { [ -d "/volumes/$1" ]; }
+
+# OpenSSL's own configuration would add extensions of its own.
+config=$(mktemp)
+cat > "$config" <<'CONFIG'
+[req]
+distinguished_name = name
+[name]
+[root]
+basicConstraints = critical, CA:TRUE
+keyUsage = critical, keyCertSign, cRLSign
+subjectKeyIdentifier = hash
+[server]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectAltName = ${ENV::NAMES}
+CONFIG
+export NAMES=
+
+certificate() { # FILE COMMON-NAME EXTENSIONS [ARGUMENTS]: makes FILE.key and FILE.crt
+  local file=$1 name=$2 extensions=$3
+  shift 3
+  openssl req -x509 -config "$config" -extensions "$extensions" -subj "/CN=$name" -days "$days" \
+    -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout "$file.key" -out "$file.crt" "$@" 2>/dev/null
+}
+
+root() { # FILE COMMON-NAME
+  [ -f "$1.crt" ] || certificate "$1" "$2" root
+}
+
+server() { # FILE CA-FILE NAME...: a certificate for a server of these names
+  local file=$1 ca=$2
+  shift 2
+  [ ! -f "$file.crt" ] || return 0
+  NAMES=$(printf 'DNS:%s,' "$@")
+  NAMES=${NAMES%,}
+  certificate "$file" "$1" server -CA "$ca.crt" -CAkey "$ca.key"
+}
+
+if has control-plane; then
+  cd /volumes/control-plane
+  root cluster-ca "cluster CA"
+  server api cluster-ca kube-apiserver localhost
+  [ -f accounts.key ] || openssl ecparam -name prime256v1 -genkey -noout -out accounts.key
+  openssl ec -in accounts.key -pubout -out accounts.pub 2>/dev/null
+  [ -f tokens.csv ] || echo "$(openssl rand -hex 32),admin,admin,\"system:masters\"" > tokens.csv
+fi
+
+if has admin; then
+  cd /volumes/admin
+  cp ../control-plane/cluster-ca.crt .
+  cat > kubeconfig <<KUBECONFIG
+apiVersion: v1
+kind: Config
+current-context: compose
+contexts: [{name: compose, context: {cluster: compose, user: admin}}]
+clusters:
+- name: compose
+  cluster: {server: "https://kube-apiserver:6443", certificate-authority-data: $(base64 -w0 cluster-ca.crt)}
+users: [{name: admin, user: {token: $(cut -d, -f1 ../control-plane/tokens.csv)}}]
+KUBECONFIG
+  # Of a company's CA, cert-manager has such a key and certificate too.
+  root first-issuer "first issuer"
+  root second-issuer "second issuer"
+fi
+
+cd /volumes/server
+root sds-ca "CA of the SDS listener"
+server tls sds-ca envoy-sds
+for proxy in web shop; do
+  cp sds-ca.crt "../$proxy/"
+  chown -R "$user:$user" "../$proxy"
+done
+chown -R "$user:$user" /volumes/server
+echo "credentials: made"

@@ -1,0 +1,100 @@
+//! `docker-compose up`, with and without Kubernetes: what docs/compose.md says that one sees.
+
+use crate::support::docker::Compose;
+
+/// What the client shows, followed line by line: nothing may fail in it.
+struct Client<'a> {
+    compose: &'a Compose,
+    /// How many of its lines have been looked at.
+    seen: usize,
+    /// Of the certificate that shop was last seen with.
+    serial: String,
+}
+
+impl<'a> Client<'a> {
+    /// From the first request by mTLS on, before which a caller without a certificate was refused.
+    async fn begin(compose: &'a Compose, caller: &str, called: &str) -> Self {
+        let mut client = Self { compose, seen: 0, serial: String::new() };
+        client
+            .next("that a stranger is refused", |line| line.contains("a caller without a certificate is refused"))
+            .await;
+        let first = client.next("the first request", |line| line.contains("request 1: ")).await;
+        assert!(first.contains(&format!("request 1: {caller} (serial ")), "{first}");
+        assert!(first.contains(&format!(" called {called} (from ")) && first.ends_with(": hello from web"), "{first}");
+        client.serial = serial(&first).expect("it tells shop's serial").to_owned();
+        client
+    }
+
+    /// Waits for a line that `wanted` takes; no request may have failed up to now.
+    async fn next(&mut self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        let (seen, line) = self.compose.says("client", what, self.seen, wanted).await;
+        self.seen = seen;
+        let log = self.compose.log("client").await;
+        let failed: Vec<_> =
+            log.lines().filter(|line| line.contains(" failed: ") || line.contains("has let in")).collect();
+        assert!(failed.is_empty(), "before {what}: {failed:?}\n{log}");
+        line
+    }
+
+    /// Waits until shop shows another certificate, from that issuer.
+    async fn renewed(&mut self, what: &str, issuer: &str) {
+        let (before, issuer) = (self.serial.clone(), format!("issued by {issuer}"));
+        let other = |line: &str| serial(line).is_some_and(|serial| serial != before) && line.contains(&issuer);
+        let line = self.next(what, other).await;
+        self.serial = serial(&line).expect("it was looked at").to_owned();
+    }
+
+    /// Waits for the next time from now that the client counts its requests.
+    async fn goes_on(&mut self, when: &str) {
+        self.seen = self.compose.log("client").await.lines().count();
+        self.next(when, |line| line.ends_with(" requests, 0 failed")).await;
+    }
+}
+
+/// Of the certificate of the one who called.
+fn serial(line: &str) -> Option<&str> {
+    Some(line.split_once("(serial ")?.1.split_once(')')?.0)
+}
+
+/// With cert-manager: certificates are renewed, CA and issuer change, cert-manager and the server stop and come back, and
+/// no request fails.
+#[tokio::test]
+async fn the_cluster_of_docker_compose_serves_mtls_whatever_stops() {
+    let compose = Compose::up("docker-compose.yml", "cluster").await;
+    let (shop, web) = ("spiffe://default/ns/demo/sa/shop", "spiffe://default/ns/demo/sa/web");
+    let mut client = Client::begin(&compose, shop, web).await;
+    let meshes = compose.run(&["run", "--rm", "kubectl", "get", "meshes"]).await;
+    assert!(meshes.contains("default   True"), "{meshes}");
+
+    // With cert-manager away, requests go on, and what is asked for meanwhile comes when it is back.
+    compose.run(&["stop", "cert-manager"]).await;
+    compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "rotate", "--all"]).await;
+    client.goes_on("while cert-manager is stopped").await;
+    compose.run(&["start", "cert-manager"]).await;
+    client.renewed("a new certificate", "CN=first issuer").await;
+
+    compose.run(&["run", "--rm", "kubectl", "apply", "-f", "mesh/both-roots.yaml"]).await;
+    compose.run(&["run", "--rm", "kubectl", "apply", "-f", "mesh/second-issuer.yaml"]).await;
+    client.renewed("a certificate of the other issuer", "CN=second issuer").await;
+
+    compose.run(&["stop", "envoy-sds"]).await;
+    client.goes_on("while the server is stopped").await;
+    compose.run(&["start", "envoy-sds"]).await;
+    client.goes_on("now that the server is back").await;
+}
+
+/// Without Kubernetes: a CA of its own, and proxy tokens.
+#[tokio::test]
+async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
+    let compose = Compose::up("docker-compose.local.yml", "local").await;
+    let mut client = Client::begin(&compose, "spiffe://default/shop", "spiffe://default/web").await;
+    let proxies = compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "proxies"]).await;
+    assert!(proxies.contains("shop-0") && proxies.contains("web-0"), "{proxies}");
+
+    compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "rotate", "--all"]).await;
+    client.renewed("a new certificate", "").await;
+    compose.run(&["stop", "envoy-sds"]).await;
+    client.goes_on("while the server is stopped").await;
+    compose.run(&["start", "envoy-sds"]).await;
+    client.goes_on("now that the server is back").await;
+}
