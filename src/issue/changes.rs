@@ -74,10 +74,10 @@ impl Worker {
             // The answer is looked at the way that the policy said at the start; the trust of another policy may have been
             // here before it.
             let takes_trust_from_issuer = |backend: &Backend| backend.kind.takes_trust_from_issuer();
-            if takes_trust_from_issuer(&flight.backend) != takes_trust_from_issuer(&issuer.backend) {
+            if takes_trust_from_issuer(&flight.issuance.backend) != takes_trust_from_issuer(&issuer.backend) {
                 return true;
             }
-            return policy_digest(&flight.backend, &subject(key)) != wanted;
+            return policy_digest(&flight.issuance.backend, &subject(key)) != wanted;
         }
         let current =
             self.slots.get(key).and_then(|slot| slot.current.borrow().as_ref().map(|svid| svid.policy_digest.clone()));

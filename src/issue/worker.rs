@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
@@ -116,10 +117,15 @@ pub(super) type Domain = (Arc<str>, Arc<str>);
 
 pub(super) struct Flight {
     id: Id,
+    pub(super) issuance: Issuance,
+    abort: AbortHandle,
+}
+
+/// What is being issued, or was.
+pub(super) struct Issuance {
     pub(super) backend: Arc<Backend>,
     began: Instant,
     renewal: bool,
-    abort: AbortHandle,
 }
 
 type Landed = Result<(Id, Result<Svid, IssueError>), JoinError>;
@@ -134,9 +140,11 @@ impl Worker {
             if self.retry_at.is_some_and(|at| at <= Instant::now()) {
                 self.policies_changed();
             }
-            for step in self.schedule.steps(self.settings.clock.now()) {
+            let steps = self.schedule.steps(self.settings.clock.now());
+            let is_alone = self.flights.is_empty() && steps.len() == 1;
+            for step in steps {
                 match step {
-                    Step::Sign(key) => self.sign(key),
+                    Step::Sign(key) => self.sign(key, is_alone),
                     Step::Forget(key) => self.forget(&key),
                 }
             }
@@ -228,17 +236,23 @@ impl Worker {
         }
     }
 
-    fn sign(&mut self, key: ProxyKey) {
+    /// Begins to issue. For one who comes alone it is tried at once, without a task: a CA whose key is here needs no more than
+    /// that, and each change of tasks is time that the proxy waits.
+    fn sign(&mut self, key: ProxyKey, is_alone: bool) {
         let Some(issuer) = self.issuers.get(&Signer::from(&key)).cloned() else { return };
         let subject = subject(&key);
         let current = self.slots.get(&key).and_then(|slot| slot.current.borrow().clone());
         let renewal = current.is_some() || self.schedule.held_until(&key).is_some();
         let in_no_hurry = self.can_wait(&key, current.as_deref());
         let backend = issuer.backend.clone();
-        let abort = self.running.spawn(async move { issuer.issue(&subject, in_no_hurry).await });
-        let flight = Flight { id: abort.id(), backend, began: Instant::now(), renewal, abort };
-        self.flying.insert(flight.id, key.clone());
-        self.flights.insert(key, flight);
+        let began = Instant::now();
+        let mut issuing = Box::pin(async move { issuer.issue(&subject, in_no_hurry).await });
+        if is_alone && let Some(result) = (&mut issuing).now_or_never() {
+            return self.finished(&key, &Issuance { backend, began, renewal }, result);
+        }
+        let abort = self.running.spawn(issuing);
+        self.flying.insert(abort.id(), key.clone());
+        self.flights.insert(key, Flight { id: abort.id(), issuance: Issuance { backend, began, renewal }, abort });
     }
 
     /// Only who has a leaf that peers accept can afford to wait for them to learn of a new CA.
@@ -263,12 +277,16 @@ impl Worker {
         // One that was aborted has left the table before.
         let Some(key) = self.flying.remove(&id) else { return };
         let Some(flight) = self.flights.remove(&key) else { return };
+        self.finished(&key, &flight.issuance, result);
+    }
+
+    fn finished(&mut self, key: &ProxyKey, issuance: &Issuance, result: Result<Svid, IssueError>) {
         // The trust may have changed since it was checked, as may the policy of a moment ago.
-        let result = result.and_then(|svid| self.still_trusted(&key, svid));
-        self.count(&key, &flight, &result);
+        let result = result.and_then(|svid| self.still_trusted(key, svid));
+        self.count(key, issuance, &result);
         match result {
-            Ok(svid) => self.issued(&key, &flight, svid),
-            Err(error) => self.failed(&key, &flight, &error),
+            Ok(svid) => self.issued(key, issuance, svid),
+            Err(error) => self.failed(key, issuance, &error),
         }
     }
 
@@ -277,12 +295,12 @@ impl Worker {
         if is_trusted(&svid, &trust, self.settings.clock.now()) { Ok(svid) } else { Err(IssueError::TrustChanged) }
     }
 
-    fn issued(&mut self, key: &ProxyKey, flight: &Flight, svid: Svid) {
+    fn issued(&mut self, key: &ProxyKey, issuance: &Issuance, svid: Svid) {
         let now = self.settings.clock.now();
         let (due, until) = (renew_issued_at(&svid, now), svid.usable_until());
         tracing::info!(
             proxy = %key, mesh = %key.mesh, serial = svid.leaf.serial(), issuer = svid.leaf.issuer(),
-            not_after = %svid.validity().not_after, renewal = %due, renewed = flight.renewal, "certificate issued"
+            not_after = %svid.validity().not_after, renewal = %due, renewed = issuance.renewal, "certificate issued"
         );
         if let Some(mut slot) = self.slots.get_mut(key) {
             slot.status = Status { next: Some(due), ..Status::default() };
@@ -292,7 +310,7 @@ impl Worker {
         self.progress.issued(&key.mesh);
     }
 
-    fn failed(&mut self, key: &ProxyKey, flight: &Flight, error: &IssueError) {
+    fn failed(&mut self, key: &ProxyKey, issuance: &Issuance, error: &IssueError) {
         let now = self.settings.clock.now();
         self.call_for_what_is_no_good(key, now);
         let patience = error.patience();
@@ -308,17 +326,17 @@ impl Worker {
         let next = next.map(|next| next.to_string());
         // The first is news; the same again and again is not.
         if repeated {
-            tracing::debug!(proxy = %key, mesh = %key.mesh, backend = %flight.backend.name, %error, next, "no certificate, again");
+            tracing::debug!(proxy = %key, mesh = %key.mesh, backend = %issuance.backend.name, %error, next, "no certificate, again");
         } else {
             tracing::warn!(
-                proxy = %key, mesh = %key.mesh, backend = %flight.backend.name, %error, next,
-                keeps_the_old_one = flight.renewal, "no certificate"
+                proxy = %key, mesh = %key.mesh, backend = %issuance.backend.name, %error, next,
+                keeps_the_old_one = issuance.renewal, "no certificate"
             );
         }
     }
 
-    fn count(&self, key: &ProxyKey, flight: &Flight, result: &Result<Svid, IssueError>) {
-        let (mesh, backend) = (key.mesh.to_string(), flight.backend.name.to_string());
+    fn count(&self, key: &ProxyKey, issuance: &Issuance, result: &Result<Svid, IssueError>) {
+        let (mesh, backend) = (key.mesh.to_string(), issuance.backend.name.to_string());
         let metrics = &self.settings.metrics;
         let outcome = result.as_ref().map_or_else(IssueError::label, |_| "issued");
         metrics
@@ -329,8 +347,8 @@ impl Worker {
             Ok(_) => metrics
                 .duration
                 .get_or_create(&DurationLabels { backend })
-                .observe(flight.began.elapsed().as_secs_f64()),
-            Err(_) if flight.renewal => {
+                .observe(issuance.began.elapsed().as_secs_f64()),
+            Err(_) if issuance.renewal => {
                 metrics.renewal_errors.get_or_create(&BackendLabels { mesh, backend }).inc();
             }
             Err(_) => {}

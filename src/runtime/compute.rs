@@ -1,5 +1,38 @@
 //! Where computing is done that would hold up streams: making keys, signing.
 
+#[cfg(not(test))]
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Runs `work`, which takes no longer than a TLS handshake's arithmetic (some tens of microseconds): on the thread that asks,
+/// if nobody else is just doing so, else [`aside`]. Two changes of threads take longer than a P-256 key and its leaf, and on
+/// cores that others use, too, the second may wait for milliseconds; so who comes alone is served at once. Of a thousand who come together one
+/// thread at most is held up, for one key at a time, and the others' work is done aside.
+///
+/// # Errors
+/// A sentence, if `work` died.
+#[cfg(not(test))]
+pub async fn brief<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    /// Whether a thread that serves streams is computing.
+    static BUSY: AtomicBool = AtomicBool::new(false);
+
+    /// Ends it, also if `work` panics.
+    struct Done;
+    impl Drop for Done {
+        fn drop(&mut self) {
+            BUSY.store(false, Ordering::Release);
+        }
+    }
+
+    if BUSY.swap(true, Ordering::Acquire) {
+        return aside(work).await;
+    }
+    let _done = Done;
+    Ok(work())
+}
+
+#[cfg(test)]
+pub use aside as brief;
+
 /// Runs `work` off the threads that serve streams, and waits for it. There are as many threads for it as cores, and a queue
 /// before them: thousands of keys at once are no reason for hundreds of threads that take the cores from one another. They
 /// are apart from the runtime's own threads for blocking calls, which wait for files and names, and so may be many.

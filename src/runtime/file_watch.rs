@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// An editor or `kubectl` writes a file in several steps: changes are told after this much quiet.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(50);
 
 /// However busy the folder is, a change is told within this time.
 const AT_MOST: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    PublicKeyData, SignatureAlgorithm, SigningKey,
+    PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData, SignatureAlgorithm, SigningKey,
 };
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -32,6 +32,8 @@ struct Inner {
     /// The CA's name, as its certificate has it.
     name: Vec<u8>,
     has_key_id: bool,
+    /// An RSA signature takes milliseconds.
+    signs_briefly: bool,
     /// What goes with a leaf.
     intermediates: Vec<Certificate>,
     anchor: Certificate,
@@ -63,10 +65,12 @@ impl LocalCa {
             not_before: all.not_before.max(one.not_before),
             not_after: all.not_after.min(one.not_after),
         });
+        let signs_briefly = [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519].contains(&key.0.algorithm());
         Ok(Self(Arc::new(Inner {
             name: parsed.subject().as_raw().to_vec(),
             issuer: Issuer::new(params, key),
             has_key_id,
+            signs_briefly,
             intermediates: chain.iter().filter(|certificate| *certificate != anchor).cloned().collect(),
             anchor: anchor.clone(),
             validity,
@@ -83,7 +87,7 @@ impl LocalCa {
         self.0.validity.not_after
     }
 
-    /// Makes a key and signs its leaf at `now`, off the threads that serve streams.
+    /// Makes a key and signs its leaf at `now`.
     pub(super) async fn sign(&self, request: SigningRequest, now: Timestamp) -> Result<Signed, CaError> {
         let ca = self.0.clone();
         let sign = move || {
@@ -91,7 +95,8 @@ impl LocalCa {
             let chain = ca.sign(&request, &key, now)?;
             Ok(Signed { key, chain })
         };
-        compute::aside(sign).await.map_err(CaError::Unavailable)?
+        let signed = if self.0.signs_briefly { compute::brief(sign).await } else { compute::aside(sign).await };
+        signed.map_err(CaError::Unavailable)?
     }
 }
 

@@ -165,7 +165,7 @@ async fn key_and_request(spiffe_id: Arc<str>) -> Result<(SubjectKey, Vec<u8>), C
         let request = key.request(&spiffe_id).map_err(CaError::Invalid)?;
         Ok((key, request))
     };
-    compute::aside(make).await.map_err(CaError::Unavailable)?
+    compute::brief(make).await.map_err(CaError::Unavailable)?
 }
 
 async fn sleep_until(at: Option<Instant>) {
