@@ -106,7 +106,12 @@ async fn answers_have_the_fields_and_columns_that_a_server_answers_with() {
                     .unwrap_or_else(|error| panic!("{}: {command}: {error}:\n{output}", path.display()));
                 answers += 1;
                 if fields(&shown) != fields(&answer) {
-                    wrong.push(format!("{}: {command}: {:?}, not {:?}", path.display(), fields(&shown), fields(&answer)));
+                    wrong.push(format!(
+                        "{}: {command}: {:?}, not {:?}",
+                        path.display(),
+                        fields(&shown),
+                        fields(&answer)
+                    ));
                 }
             } else if command.contains("envoy-sds proxies") && !piped && !command.contains("json") {
                 let expected = match (command.contains("--refused"), command.contains("wide")) {
