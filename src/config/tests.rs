@@ -134,22 +134,6 @@ fn a_file_accepts_only_what_it_lists() {
 }
 
 #[test]
-fn an_admin_address_that_others_reach_is_warned_of() {
-    for (address, warned) in [
-        ("127.0.0.1:5681", false),
-        ("localhost:0", false),
-        ("[::1]:1", false),
-        ("0.0.0.0:5681", true),
-        ("[::]:5681", true),
-        ("10.0.0.1:5681", true),
-    ] {
-        let config = load(&format!("admin: {{address: '{address}'}}")).unwrap();
-        let warnings = config.warnings();
-        assert_eq!(warnings.iter().any(|warning| warning.contains("no authentication")), warned, "{address}");
-    }
-}
-
-#[test]
 fn a_cluster_that_a_flag_turns_off_is_off_for_pods_too() {
     let file = "listeners: [{unix: /tmp/s}]\nidentify: {unixPeer: [{pod: true}]}";
     let with = |kubernetes| load_with(file, Overrides { kubernetes, ..Overrides::default() }).1;
@@ -178,6 +162,22 @@ fn a_listener_in_the_clear_that_others_reach_is_warned_of() {
     let listen = Overrides { listen: vec!["0.0.0.0:5678".parse().unwrap()], ..Overrides::default() };
     let (config, _) = load_with(&format!("listeners: [{{address: '0.0.0.0:5678'{tls}}}]"), listen);
     assert!(config.warnings().iter().any(|warning| warning.contains("listener at 0.0.0.0:5678")));
+}
+
+#[test]
+fn an_admin_address_that_others_reach_is_warned_of() {
+    for (address, warned) in [
+        ("127.0.0.1:5681", false),
+        ("localhost:0", false),
+        ("[::1]:1", false),
+        ("0.0.0.0:5681", true),
+        ("[::]:5681", true),
+        ("10.0.0.1:5681", true),
+    ] {
+        let config = load(&format!("admin: {{address: '{address}'}}")).unwrap();
+        let warnings = config.warnings();
+        assert_eq!(warnings.iter().any(|warning| warning.contains("no authentication")), warned, "{address}");
+    }
 }
 
 #[test]
