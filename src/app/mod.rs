@@ -289,7 +289,7 @@ impl App {
         if config.identify.is_by_own_tokens_alone() {
             let socket = listeners.iter().find(|listener| listener.starts_with("unix:"));
             tracing::info!(
-                "to connect a first Envoy: envoy-sds token issue --state-dir {} --name web-0 --workload web > token && \
+                "to connect a first Envoy: envoy-sds token issue --state-dir {} --name web-0 --workload web --out token && \
                  envoy-sds bootstrap --server {} --folder . && envoy -c envoy.yaml",
                 config.state_dir.display(),
                 socket.map_or("HOST:PORT --server-ca FILE", String::as_str),

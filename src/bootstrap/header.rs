@@ -5,6 +5,11 @@ use super::names::{NameStyle, Names};
 use super::settings::{GrpcClient, Identity, Settings};
 use super::template::Text;
 
+/// What several proxies have to do whose proof of identity tells none of them from the others.
+const OWN_NODE_ID: &str = "start each with a node id of its own, which takes the place of the one below (`envoy --service-node \
+                           \"$POD_NAME\"`); those with the same one are one proxy to the server, with one key and the \
+                           streams of one.";
+
 /// What is before the first line that counts: the command, what proves who the proxy is, and what the file is made of.
 pub(super) fn header(settings: &Settings, names: &Names) -> String {
     let mut text = vec![command::line(settings), proof(settings)];
@@ -43,9 +48,11 @@ fn proof(settings: &Settings) -> String {
             let word = |text: &Text| command::for_shell(text.as_str());
             let mesh = settings.mesh.as_ref().map(|mesh| format!(" --mesh {}", word(mesh))).unwrap_or_default();
             format!(
-                "An Envoy that proves who it is with a proxy token. {reads}. Replace the token before it ends, by \
-                 moving another file over it; the next stream carries the new one. The server's operator issues \
-                 it:\n\n  envoy-sds token issue{mesh} --name {} --workload {} > {}",
+                "An Envoy that proves who it is with a proxy token. {reads}. The server's operator issues it, for 24 h \
+                 unless --valid-for says otherwise:\n\n  envoy-sds token issue{mesh} --name {} --workload {} --out \
+                 {}\n\nOnly the user who runs that can read the file, so let it be Envoy's own user. Run it again \
+                 before the token ends: it moves the new one over the old one, and the next stream carries it. (A file \
+                 that is written in place, as by `>`, Envoy does not notice.)",
                 word(&settings.name),
                 word(&settings.workload),
                 word(file)
@@ -54,13 +61,15 @@ fn proof(settings: &Settings) -> String {
         Identity::ServiceAccount { file } => format!(
             "An Envoy in Kubernetes that proves who it is with a service account token, at {file}: a projected volume \
              (serviceAccountToken, audience envoy-sds). {reads}. kubelet replaces the file; the next stream carries \
-             the new token."
+             the new token. Such a token names its pod. One that is bound to no pod does not: if several proxies have \
+             one of the same account, {OWN_NODE_ID}"
         ),
         Identity::ClientCertificate { folder } => format!(
             "An Envoy that proves who it is with a client certificate, {folder}/tls.crt with its key tls.key: one \
              with a SPIFFE ID, from the CA that the server's listener has as tls.clientCa, such as one that \
              cert-manager's CSI driver gives to each pod. spiffe://<trust domain>/ns/<namespace>/sa/<service account> \
-             and spiffe://<trust domain>/<workload> are understood."
+             and spiffe://<trust domain>/<workload> are understood. It names no instance: where several proxies have \
+             the same ID, {OWN_NODE_ID}"
         ),
         Identity::UnixPeer => "An Envoy that proves who it is by its process: the server asks the kernel who is at \
             the other end of the unix socket, and goes by identify.unixPeer. A rule names a user (and group) and the \

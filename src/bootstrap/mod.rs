@@ -39,6 +39,11 @@ impl Bootstrap {
         }
     }
 
+    /// What should be known before it is used, each in a sentence that names a flag of `envoy-sds bootstrap`.
+    pub fn warnings(&self) -> Vec<String> {
+        self.settings.warnings()
+    }
+
     /// The bootstrap, as Envoy is given it with `-c`.
     pub fn text(&self) -> String {
         render::bootstrap(&self.settings, &self.names)

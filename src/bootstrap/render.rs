@@ -27,10 +27,11 @@ pub(super) fn bootstrap(settings: &Settings, names: &Names) -> String {
         ("NODE_ID", quoted(node_id)),
         ("NODE_ID_IS", means.to_owned()),
         ("NODE_CLUSTER", quoted(&settings.workload)),
+        ("ADMIN_IS", admin_is(settings)),
         ("ADMIN", socket_address(&settings.admin)),
         ("DYNAMIC_RESOURCES", source.dynamic_resources()),
         ("INBOUND", inbound(settings, names)),
-        ("OUTBOUND", fill(fragment!("outbound"), &[("OUTBOUND", socket_address(&settings.outbound))])),
+        ("OUTBOUND", outbound(settings)),
         ("CLUSTERS", clusters.join("\n\n")),
     ];
     fill(fragment!("bootstrap"), &values) + "\n"
@@ -77,12 +78,35 @@ fn node_id(settings: &Settings) -> (String, &'static str) {
         (Identity::NodeId, Some(mesh)) => (format!("{mesh}.{}", settings.name), "# believed: mesh and name"),
         (Identity::NodeId, None) => (settings.name.to_string(), "# believed; the cluster, too, as its workload"),
         (Identity::ServiceAccount { .. } | Identity::ClientCertificate { .. }, _) => {
-            (settings.name.to_string(), "# its own: it tells apart proxies that share a SPIFFE ID")
+            (settings.name.to_string(), "# its own, or --service-node: it tells apart proxies that share a SPIFFE ID")
         }
         (Identity::ProxyToken { .. } | Identity::UnixPeer, _) => {
             (settings.name.to_string(), "# for people to read; it proves nothing")
         }
     }
+}
+
+/// Who reaches Envoy's admin interface.
+fn admin_is(settings: &Settings) -> String {
+    let what = "Whoever reaches this port may read the configuration and stop this Envoy";
+    match settings.admin.is_loopback() {
+        true => format!("# {what}: this machine only."),
+        false => {
+            format!("# {what}, and other machines may reach\n# it: keep them out, or let it be 127.0.0.1 (--admin).")
+        }
+    }
+}
+
+fn outbound(settings: &Settings) -> String {
+    let who = match settings.outbound.is_loopback() {
+        true => "# What the local application calls; it goes to the cluster `peer`, by mutual TLS.",
+        false => {
+            "# What the local application calls; it goes to the cluster `peer`, by mutual TLS. Other machines may reach it, without TLS, \
+             and call as\n# this workload: keep them out, or let it be 127.0.0.1 (--outbound)."
+        }
+    };
+    let values = [("OUTBOUND_IS", who.to_owned()), ("OUTBOUND", socket_address(&settings.outbound))];
+    fill(fragment!("outbound"), &values)
 }
 
 fn inbound(settings: &Settings, names: &Names) -> String {

@@ -206,6 +206,24 @@ impl Settings {
         Names::new(self.names, owner)
     }
 
+    /// What opens something to other machines that is meant for this one.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let Self { admin, outbound, .. } = self;
+        if !admin.is_loopback() {
+            warnings.push(format!(
+                "--admin {admin}: Envoy's admin interface has no authentication, so whoever reaches it may read the \
+                 configuration and stop this Envoy"
+            ));
+        }
+        if !outbound.is_loopback() {
+            warnings.push(format!(
+                "--outbound {outbound}: whoever reaches it, without TLS, calls others in the name of this workload"
+            ));
+        }
+        warnings
+    }
+
     /// Everything that is wrong with how the settings go together.
     pub(super) fn problems(&self) -> Vec<String> {
         let identity = self.identity.word();
@@ -217,7 +235,16 @@ impl Settings {
         match &self.server {
             Endpoint::Unix(path) => {
                 let trouble = path.to_str().map_or(Err("it is not UTF-8".to_owned()), Text::new).err();
-                wrong(trouble.is_some(), format!("--server: {}", trouble.unwrap_or_default()));
+                wrong(trouble.is_some(), format!("--server: {}", trouble.clone().unwrap_or_default()));
+                let odd = path.to_str().and_then(|path| path.chars().find(|c| !fits_grpc_address(*c)));
+                wrong(
+                    is_google && trouble.is_none() && odd.is_some(),
+                    format!(
+                        "--server: Google's gRPC client reads the path of a unix socket as a part of an address, where {:?} does \
+                         not stand for itself: name the socket with letters, digits and - . _ ~, or leave --grpc-client out",
+                        odd.unwrap_or_default()
+                    ),
+                );
                 wrong(
                     self.server_tls.is_some(),
                     "--server-ca is for a server at host:port: there is no TLS on a unix socket".into(),
@@ -271,4 +298,10 @@ impl Settings {
         };
         Some((name.parse::<IpAddr>().is_ok(), name))
     }
+}
+
+/// Whether a character of a socket's path is one that gRPC takes as it is in `unix:PATH`: it reads that as a URI (RFC 3986, section
+/// 3.3), so that `%` begins an escape and a blank cannot be, and as a list of addresses with commas between them.
+fn fits_grpc_address(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "/-._~:@!$&'()*+;=".contains(c)
 }

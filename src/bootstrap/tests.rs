@@ -200,7 +200,8 @@ fn the_application_is_told_who_called_and_who_may_is_matched() {
 #[test]
 fn what_does_not_go_together_is_told() {
     let google = |settings| Settings { grpc_client: GrpcClient::Google, ..settings };
-    let [token, account, certificate, unix, node] = identities();
+    let [token, account, certificate, unix, _] = identities();
+    let node = || Identity::NodeId;
     let socket = "unix:/run/sds.sock";
     for (settings, expected) in [
         (Settings { server_tls: None, ..settings("sds.example.com:1", token.clone()) }, "give --server-ca FILE"),
@@ -215,11 +216,62 @@ fn what_does_not_go_together_is_told() {
             Settings { names: NameStyle::Spire, workload: text("a b"), ..settings(socket, token.clone()) },
             "no SPIFFE ID",
         ),
-        (Settings { name: text("web.v1"), ..settings(socket, node) }, "give --mesh"),
+        (Settings { name: text("web.v1"), ..settings(socket, node()) }, "give --mesh"),
         (Settings { upstream: "api:0".parse().unwrap(), ..settings(socket, token.clone()) }, "--upstream needs a port"),
+        (google(settings("unix:/run/a b%20.sock", node())), "where ' ' does not stand for itself"),
+        (google(settings("unix:/run/a,b.sock", node())), "where ',' does not stand for itself"),
         (settings("unix:/run/a\nb", token), "--server: it has the character"),
     ] {
         let problems = Bootstrap::new(settings).unwrap_err();
         assert!(problems.len() == 1 && problems[0].contains(expected), "{expected}: {problems:?}");
     }
+}
+
+#[test]
+fn what_only_an_address_would_misread_is_fine_elsewhere() {
+    let odd = "unix:/run/a b,%20.sock";
+    assert!(Bootstrap::new(settings(odd, Identity::NodeId)).is_ok());
+    let plain = Settings { grpc_client: GrpcClient::Google, ..settings("unix:/run/A_b-1.2~/s.sock", Identity::NodeId) };
+    assert!(Bootstrap::new(plain).is_ok());
+}
+
+#[test]
+fn what_other_machines_reach_is_warned_of_and_not_said_to_be_this_machines() {
+    let local = Bootstrap::new(of_token()).unwrap();
+    assert_eq!(local.warnings(), Vec::<String>::new());
+    assert!(local.text().contains("this machine only") && !local.text().contains("Other machines"));
+
+    let open = |host: &str| {
+        let at = |port: u16| HostPort { host: host.to_owned(), port };
+        Bootstrap::new(Settings { admin: at(9901), outbound: at(8080), ..of_token() }).unwrap()
+    };
+    for host in ["0.0.0.0", "::", "10.0.0.1"] {
+        let bootstrap = open(host);
+        let warnings = bootstrap.warnings();
+        assert!(warnings.len() == 2 && warnings[0].starts_with("--admin ") && warnings[1].starts_with("--outbound "));
+        let text = bootstrap.text();
+        assert!(!text.contains("this machine only"), "{text}");
+        assert!(
+            text.contains("and other machines may reach") && text.contains("Other machines may reach it"),
+            "{text}"
+        );
+        yaml(&text);
+    }
+    assert_eq!(open("localhost").warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn a_proof_that_names_no_instance_asks_for_a_node_id_of_its_own() {
+    for (identity, asks) in identities().into_iter().zip([false, true, true, false, false]) {
+        let server = if identity == Identity::UnixPeer { "unix:/run/sds.sock" } else { "sds.example.com:5678" };
+        let text = Bootstrap::new(settings(server, identity)).unwrap().text();
+        let header = text.split("\nnode:").next().unwrap().replace("\n# ", " ");
+        assert_eq!(header.contains("envoy --service-node \"$POD_NAME\""), asks, "{header}");
+    }
+}
+
+#[test]
+fn a_token_is_moved_into_its_place() {
+    let text = Bootstrap::new(of_token()).unwrap().text();
+    assert!(text.contains("\n#   envoy-sds token issue --name web-0 --workload web --out /etc/token\n"), "{text}");
 }

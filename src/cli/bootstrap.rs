@@ -29,7 +29,7 @@ const BOOTSTRAP_FILE: &str = "envoy.yaml";
 #[command(
     args_override_self = true,
     after_help = "Examples:\n  \
-        envoy-sds token issue --name web-0 --workload web > token && envoy-sds bootstrap --folder . && envoy -c envoy.yaml\n      \
+        envoy-sds token issue --name web-0 --workload web --out token && envoy-sds bootstrap --folder . && envoy -c envoy.yaml\n      \
             a first Envoy, beside envoy-sds serve\n  \
         envoy-sds bootstrap --identity service-account --server sds.example.com:5678 --server-ca ca.crt --listen 0.0.0.0:8443 --upstream api:8443 > envoy.yaml\n      \
             one in Kubernetes\n\n\
@@ -191,6 +191,7 @@ impl Bootstrap {
         let (print, folder) = (self.print, self.folder.clone());
         let bootstrap = crate::bootstrap::Bootstrap::new(self.settings()?)
             .map_err(|problems| Failure::Usage(problems.join("\nerror: ")))?;
+        bootstrap.warnings().iter().for_each(|warning| output::error(format_args!("warning: {warning}")));
         let secret = bootstrap.secret();
         if let Some(folder) = folder {
             write(&folder.join(BOOTSTRAP_FILE), &bootstrap.text())?;

@@ -15,7 +15,7 @@ use crate::runtime::clock::Clock;
 
 /// Check configuration and resources: report all errors at once, with file, line and field
 ///
-/// It needs no cluster, and takes one for available unless `kubernetes` is off. Exit code 64 if anything is wrong.
+/// It needs no cluster, and takes one for available unless `kubernetes` (--kubernetes) is off. Exit code 64 if anything is wrong.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: envoy-sds check --config server.yaml mesh.yaml")]
 pub(super) struct Check {
@@ -32,8 +32,7 @@ impl Check {
         self.flags.resources.append(&mut self.files);
         let clock = Clock::system();
         let (config, mut problems) = self.flags.inspect();
-        // Without a file, the configuration is the embedded default, about which there is nothing to warn here.
-        if self.flags.config.is_some() && problems.is_empty() {
+        if problems.is_empty() {
             config.warnings().iter().for_each(|warning| output::error(format_args!("warning: {warning}")));
         }
         let compiled = app::check::resources(&config, config.kubernetes != Kubernetes::Off, &clock);

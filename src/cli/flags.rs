@@ -6,7 +6,7 @@ use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args, ValueEnum};
 
 use crate::app::naming;
-use crate::config::{Config, Endpoint, HostPort, Overrides, Surroundings};
+use crate::config::{Config, Endpoint, HostPort, Kubernetes, Overrides, Surroundings};
 use crate::model::diagnostic::Problem;
 use crate::observe::logging;
 
@@ -17,8 +17,8 @@ pub struct ServerFlags {
     #[arg(long, env = "ENVOY_SDS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Where Envoys connect: host:port (port 0 picks one) or unix:PATH; repeatable
-    /// [default: 127.0.0.1:5678 and unix:STATE_DIR/sds.sock]
+    /// Where Envoys connect, without TLS: host:port (port 0 picks one) or unix:PATH; repeatable
+    /// [default: the file's listeners, else 127.0.0.1:5678 and unix:STATE_DIR/sds.sock]
     #[arg(long, env = "ENVOY_SDS_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
     pub listen: Vec<Endpoint>,
 
@@ -34,6 +34,10 @@ pub struct ServerFlags {
     /// [default: $XDG_STATE_HOME/envoy-sds or ~/.local/state/envoy-sds]
     #[arg(long, env = "ENVOY_SDS_STATE_DIR", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
+
+    /// Whether to use a cluster: if one is configured, in any case, or never [default: the file's, else auto]
+    #[arg(long, env = "ENVOY_SDS_KUBERNETES", value_name = "WHETHER")]
+    pub kubernetes: Option<KubernetesMode>,
 
     /// Kubeconfig file [default: KUBECONFIG, or the pod's service account]
     #[arg(long, env = "ENVOY_SDS_KUBECONFIG", value_name = "FILE")]
@@ -66,6 +70,27 @@ pub struct LogFlags {
     /// How log lines are written
     #[arg(long = "log-format", env = "ENVOY_SDS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub format: LogFormat,
+}
+
+/// Whether to use a Kubernetes cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KubernetesMode {
+    /// If one is configured, by --kubeconfig, KUBECONFIG or a pod's service account.
+    Auto,
+    /// It is an error if there is none.
+    On,
+    /// Not even if one is configured.
+    Off,
+}
+
+impl From<KubernetesMode> for Kubernetes {
+    fn from(mode: KubernetesMode) -> Self {
+        match mode {
+            KubernetesMode::Auto => Self::Auto,
+            KubernetesMode::On => Self::On,
+            KubernetesMode::Off => Self::Off,
+        }
+    }
 }
 
 /// How log lines are written.
@@ -110,6 +135,7 @@ impl ServerFlags {
             admin: self.admin.clone(),
             resources: self.resources.clone(),
             state_dir: self.state_dir.clone(),
+            kubernetes: self.kubernetes.map(Into::into),
             kubeconfig: self.kubeconfig.clone(),
             system_namespace: self.system_namespace.clone(),
             zone: self.zone.clone(),

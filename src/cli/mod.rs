@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-pub use flags::{LogFlags, LogFormat, ServerFlags};
+pub use flags::{KubernetesMode, LogFlags, LogFormat, ServerFlags};
 
 use crate::model::diagnostic::Problem;
 

@@ -1,5 +1,5 @@
 //! Holds docs/configuration.md against the program: each field that the decoder asks for has a row there and each row is a field,
-//! defaults are the program's, and so are flags. And what the documents show of configurations and resources is right.
+//! defaults and bounds are the program's, and so are flags. And what the documents show of configurations and resources is right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,6 +12,7 @@ use super::ServerFlags;
 use crate::config::{Config, Limits, Overrides, Surroundings};
 use crate::mesh::{LiveResources, Settings};
 use crate::model::diagnostic::Problem;
+use crate::model::duration;
 use crate::runtime::clock::Clock;
 use crate::testing::asked;
 use crate::testing::certs::TestCa;
@@ -256,6 +257,32 @@ fn the_defaults_are_the_programs() {
     for (field, default) in expected {
         assert_eq!(rows[field][2], format!("`{default}`"), "{field}");
     }
+}
+
+/// Numbers and durations are taken from one bound to the other, and not beyond.
+#[test]
+fn the_bounds_are_the_programs() {
+    let mut checked = 0;
+    for (field, row) in table("server.yaml") {
+        let (range, unit) = match row[1].strip_prefix("duration, ") {
+            Some(range) => (range, "s"),
+            None => (row[1].as_str(), ""),
+        };
+        let (Some((section, key)), Some((least, most))) = (field.split_once('.'), range.split_once(" to ")) else {
+            continue;
+        };
+        let number = |text: &str| match unit {
+            "s" => duration::parse(text).unwrap().as_secs(),
+            _ => text.parse().unwrap(),
+        };
+        let (least, most) = (number(least), number(most));
+        let is_taken = |value: u64| read_config(&format!("{section}: {{{key}: {value}{unit}}}")).1.is_empty();
+        assert!(is_taken(least) && is_taken(most), "{field}: from {least} to {most}");
+        assert!(!is_taken(most + 1), "{field}: more than {most}");
+        assert!(least == 0 || !is_taken(least - 1), "{field}: less than {least}");
+        checked += 1;
+    }
+    assert!(checked >= 8, "only {checked} were found");
 }
 
 #[test]

@@ -14,9 +14,10 @@ use crate::observe::logging;
 ///
 /// With nothing at all, it serves the mesh `default` with a builtin CA, to Envoys on this machine.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: envoy-sds serve --config server.yaml --resources mesh.yaml --listen 0.0.0.0:5678\n\n\
-                        Flags override the environment, which overrides the file. Relative paths, in the file too, are \
-                        relative to the current directory.")]
+#[command(after_help = "Example: envoy-sds serve --config server.yaml --resources mesh.yaml\n\n\
+                        Flags override the environment, which overrides the file. --listen takes the place of all of the \
+                        file's listeners, their TLS included.\nRelative paths, in the file too, are relative to the current \
+                        directory.")]
 pub(super) struct Serve {
     #[command(flatten)]
     flags: ServerFlags,

@@ -18,6 +18,15 @@ fn every_flag_of_serve_has_its_variable() {
     }
 }
 
+/// A listener of a flag has no TLS, so an example with one would lead to keys in the clear.
+#[test]
+fn the_example_of_serve_keeps_the_files_listeners() {
+    let mut command = Cli::command();
+    let help = command.find_subcommand_mut("serve").unwrap().render_long_help().to_string();
+    let example = help.lines().find(|line| line.starts_with("Example: envoy-sds serve ")).unwrap();
+    assert!(example.contains("--config") && !example.contains("--listen"), "{example}");
+}
+
 #[test]
 fn wrong_usage_is_told_by_clap() {
     for (line, expected) in [

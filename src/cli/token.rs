@@ -21,7 +21,7 @@ use crate::runtime::private_file;
 
 /// Proxy tokens: what Envoys prove with who they are
 #[derive(Debug, Args)]
-#[command(after_help = "Example: envoy-sds token issue --name web-0 --workload web > token")]
+#[command(after_help = "Example: envoy-sds token issue --name web-0 --workload web --out token")]
 pub(super) struct Token {
     #[command(subcommand)]
     command: TokenCommand,
@@ -39,7 +39,7 @@ enum TokenCommand {
 /// stdout is a terminal, or with --verbose.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: envoy-sds token issue --mesh default --name web-0 --workload web --valid-for 30d > token\n\n\
+    after_help = "Example: envoy-sds token issue --mesh default --name web-0 --workload web --valid-for 30d --out token\n\n\
                         The keys are STATE_DIR/proxy-token/<kid>.key. All of them verify; the one whose file was modified \
                         last signs. To replace a key: --new-key, hand out new tokens, then remove the old key's file, which \
                         ends the streams of its tokens."
@@ -77,7 +77,7 @@ struct Issue {
     #[arg(long, env = "ENVOY_SDS_STATE_DIR", value_name = "FOLDER")]
     state_dir: Option<PathBuf>,
 
-    /// Write to this file instead of stdout: mode 0600, and replaced at once
+    /// Write to this file instead of stdout: for this user alone (0600), and moved over the one before, as Envoy needs it
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 

@@ -36,6 +36,7 @@ pub(super) fn merge(
     let system_namespace =
         overrides.system_namespace.map(|name| (name, flag("--system-namespace"))).or(file.system_namespace);
     let zone = overrides.zone.map(|zone| (zone, flag("--zone"))).or(file.zone);
+    let kubernetes = overrides.kubernetes.unwrap_or(file.kubernetes);
     let mut identify = file.identify;
     identify.insecure_node_id |= overrides.insecure_node_id;
 
@@ -50,7 +51,7 @@ pub(super) fn merge(
     }
     if let Some(at) = file.places.unix_peer.clone()
         && identify.asks_for_pods()
-        && file.kubernetes == Kubernetes::Off
+        && kubernetes == Kubernetes::Off
     {
         let what = "a rule asks for the pod behind a peer, and Kubernetes is turned off".to_owned();
         problems.push(Problem { at, what, hint: Some("leave kubernetes: off out, or name the proxy".to_owned()) });
@@ -69,7 +70,7 @@ pub(super) fn merge(
         state_dir,
         system_namespace: system_namespace.map_or_else(|| DEFAULT_SYSTEM_NAMESPACE.to_owned(), |(name, _)| name),
         zone: zone.map(|(zone, _)| zone).unwrap_or_default(),
-        kubernetes: file.kubernetes,
+        kubernetes,
         cluster_resources: file.cluster_resources.unwrap_or(true),
         kubeconfig: overrides.kubeconfig,
         identify,

@@ -127,6 +127,8 @@ pub struct Overrides {
     pub resources: Vec<PathBuf>,
     /// `--state-dir`
     pub state_dir: Option<PathBuf>,
+    /// `--kubernetes`
+    pub kubernetes: Option<Kubernetes>,
     /// `--kubeconfig`
     pub kubeconfig: Option<PathBuf>,
     /// `--system-namespace`
@@ -184,6 +186,15 @@ impl Config {
         if self.identify.insecure_node_id {
             warnings
                 .push("identify.insecureNodeId is on: whoever connects is believed; for development only".to_owned());
+        }
+        for listener in &self.listeners {
+            match &listener.at {
+                Endpoint::Tcp(at) if !at.is_loopback() && listener.tls.is_none() => warnings.push(format!(
+                    "the listener at {at} has no TLS: private keys and tokens cross the network in the clear; give it \
+                     listeners[].tls in the configuration file (a listener of --listen has none)"
+                )),
+                Endpoint::Tcp(_) | Endpoint::Unix(_) => {}
+            }
         }
         if !self.admin.is_loopback() {
             warnings.push(format!(

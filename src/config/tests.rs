@@ -134,6 +134,37 @@ fn a_file_accepts_only_what_it_lists() {
 }
 
 #[test]
+fn a_cluster_that_a_flag_turns_off_is_off_for_pods_too() {
+    let file = "listeners: [{unix: /tmp/s}]\nidentify: {unixPeer: [{pod: true}]}";
+    let with = |kubernetes| load_with(file, Overrides { kubernetes, ..Overrides::default() }).1;
+    assert_eq!(with(None), []);
+    let problems = with(Some(Kubernetes::Off));
+    assert!(format!("{problems:?}").contains("Kubernetes is turned off"), "{problems:?}");
+}
+
+#[test]
+fn a_listener_in_the_clear_that_others_reach_is_warned_of() {
+    let tls = ", tls: {certificate: a, privateKey: b}";
+    for (listener, warned) in [
+        ("address: '127.0.0.1:5678'".to_owned(), false),
+        ("address: 'localhost:0'".to_owned(), false),
+        ("unix: /tmp/s".to_owned(), false),
+        (format!("address: '0.0.0.0:5678'{tls}"), false),
+        ("address: '0.0.0.0:5678'".to_owned(), true),
+        ("address: '[::]:5678'".to_owned(), true),
+        ("address: 'sds.example.com:5678'".to_owned(), true),
+    ] {
+        let config = load(&format!("listeners: [{{{listener}}}]")).unwrap();
+        let warned_of = config.warnings().iter().any(|warning| warning.contains("in the clear"));
+        assert_eq!(warned_of, warned, "{listener}");
+    }
+    // The file's TLS does not go over to what takes its place.
+    let listen = Overrides { listen: vec!["0.0.0.0:5678".parse().unwrap()], ..Overrides::default() };
+    let (config, _) = load_with(&format!("listeners: [{{address: '0.0.0.0:5678'{tls}}}]"), listen);
+    assert!(config.warnings().iter().any(|warning| warning.contains("listener at 0.0.0.0:5678")));
+}
+
+#[test]
 fn an_admin_address_that_others_reach_is_warned_of() {
     for (address, warned) in [
         ("127.0.0.1:5681", false),
@@ -169,12 +200,14 @@ fn flags_override_the_file() {
         system_namespace: Some("mesh".to_owned()),
         zone: Some("east".to_owned()),
         insecure_node_id: true,
+        kubernetes: Some(Kubernetes::Off),
         kubeconfig: Some("/tmp/kubeconfig".into()),
     };
-    let file = "listeners: [{address: 127.0.0.1:1}]\nidentify: {serviceAccountToken: {}}\nzone: west";
+    let file = "kubernetes: on\nlisteners: [{address: 127.0.0.1:1}]\nidentify: {serviceAccountToken: {}}\nzone: west";
     let (config, problems) = load_with(file, overrides);
     assert_eq!(problems, []);
     assert_eq!(config.listeners.len(), 2);
+    assert_eq!(config.kubernetes, Kubernetes::Off);
     assert_eq!((config.zone.as_str(), config.system_namespace.as_str()), ("east", "mesh"));
     assert!(config.identify.insecure_node_id && config.identify.service_account_token.is_some());
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// The system's, with the path in it.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let at = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     make_folder(folder)?;
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}.new", std::process::id()));
@@ -33,6 +33,11 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written.map_err(at)
+}
+
+/// The folder that a file is in; that of a bare name is the current one, whose parent would be a path that cannot be opened.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a folder with mode 0700, and those above it, unless it is there.
@@ -72,6 +77,13 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left behind");
+    }
+
+    #[test]
+    fn a_bare_name_is_in_the_current_folder() {
+        assert_eq!(folder_of(Path::new("token")), Path::new("."));
+        assert_eq!(folder_of(Path::new("a/token")), Path::new("a"));
+        assert_eq!(folder_of(Path::new("/token")), Path::new("/"));
     }
 
     #[test]

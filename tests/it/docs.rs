@@ -1,10 +1,19 @@
 //! Holds README.md, ARCHITECTURE.md and `docs/` to what they speak of: links lead to files and headings, files that they name are
-//! there, commands have the flags that they are shown with, and nothing of the machine that they were written on is in them.
+//! there, commands have the flags that they are shown with, answers of a server have the fields and columns that one answers with, and
+//! nothing of the machine that they were written on is in them.
+
+mod markdown;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::Value;
+
+use self::markdown::{anchors, inline_code, links, sessions, shell_lines};
+use crate::support::mesh::builtin_mesh;
+use crate::support::server::{NODE_ID, PROGRAM, Server, Settings};
 
 /// Folders of which what a document names in backticks has to be there.
 const NAMED_FOLDERS: [&str; 3] = ["deploy/", "docs/", "envoy-config/"];
@@ -73,6 +82,77 @@ fn every_command_has_the_flags_that_it_is_shown_with() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Answers of a server are of this program: `/readyz` with the fields that it has, `proxies` with its columns.
+#[tokio::test]
+async fn answers_have_the_fields_and_columns_that_a_server_answers_with() {
+    let mut server = Server::start(Settings { mesh: &builtin_mesh("1h"), ..NODE_ID }).await;
+    server.ready().await;
+    let (_, answer) = server.readyz().await.expect("it answers");
+    let admin = server.admin.to_string();
+    let head = |flags: &[&str]| {
+        let output = Command::new(PROGRAM).arg("proxies").args(flags).args(["--admin", &admin]).output();
+        let table = String::from_utf8(output.expect("the program runs").stdout).expect("a table is text");
+        columns(table.lines().next().unwrap_or_default())
+    };
+    let (narrow, wide, refused) = (head(&[]), head(&["--output", "wide"]), head(&["--refused"]));
+    assert!(narrow.len() > 5 && wide.len() > narrow.len() && refused.len() > 3, "{narrow:?} {wide:?} {refused:?}");
+
+    let (mut answers, mut tables, mut wrong) = (0, 0, Vec::new());
+    for (path, text) in documents() {
+        for (command, output) in sessions(&text) {
+            let piped = command.contains(" | ");
+            if command.contains("/readyz") && !piped {
+                let shown: Value = serde_json::from_str(&output)
+                    .unwrap_or_else(|error| panic!("{}: {command}: {error}:\n{output}", path.display()));
+                answers += 1;
+                if fields(&shown) != fields(&answer) {
+                    wrong.push(format!(
+                        "{}: {command}: {:?}, not {:?}",
+                        path.display(),
+                        fields(&shown),
+                        fields(&answer)
+                    ));
+                }
+            } else if command.contains("envoy-sds proxies") && !piped && !command.contains("json") {
+                let expected = match (command.contains("--refused"), command.contains("wide")) {
+                    (true, _) => &refused,
+                    (false, true) => &wide,
+                    (false, false) => &narrow,
+                };
+                let shown = columns(output.lines().next().unwrap_or_default());
+                tables += 1;
+                if shown != *expected {
+                    wrong.push(format!("{}: {command}: {shown:?}, not {expected:?}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(answers >= 2 && tables >= 5, "only {answers} answers and {tables} tables were found");
+}
+
+/// Envoy notices a token that is moved into its place, and no other; and one that could not be issued must not empty the file.
+#[test]
+fn no_token_is_written_in_place() {
+    let mut shown = 0;
+    for (path, text) in documents() {
+        for line in shell_lines(&text).into_iter().filter(|line| line.contains("token issue")) {
+            assert!(!line.contains('>'), "{}: {line}", path.display());
+            shown += 1;
+        }
+    }
+    assert!(shown >= 3, "only {shown} commands were found");
+}
+
+#[test]
+fn the_readme_says_where_the_demo_puts_its_envoy() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect("it can be read");
+    let code = read("src/demo/envoy_binary.rs");
+    let version = code.split_once("const VERSION: &str = \"").and_then(|(_, rest)| rest.split('"').next());
+    let folder = format!("~/.cache/envoy-sds/envoy-{}/bin", version.expect("the demo has a version of Envoy"));
+    assert!(read("README.md").contains(&folder), "README.md does not name {folder}");
+}
+
 #[test]
 fn nothing_of_a_machine_is_shown() {
     let checkout = root().display().to_string();
@@ -97,6 +177,10 @@ fn markdown_is_read_as_it_is_meant() {
     assert_eq!(inline_code(text), ["serve", "[no](x)"]);
     let text = "```console\n$ envoy-sds a \\\n  --b\noutput\n```\n`envoy-sds c --d`\n```yaml\nenvoy-sds: e\n```\n";
     assert_eq!(shell_lines(text), ["envoy-sds a    --b", "envoy-sds c --d"]);
+    let session = |command: &str, output: &str| (command.to_owned(), output.to_owned());
+    let text = "```console\n$ a \\\n  b\nX  Y Z   W\n\n1\n  $ c\n```\n```sh\nd\n```\n```console\n$ e\nf\n```\n";
+    assert_eq!(sessions(text), [session("a   b", "X  Y Z   W\n\n1\n"), session("c", ""), session("e", "f\n")]);
+    assert_eq!(columns("X  Y Z   W"), ["X", "Y Z", "W"]);
     let called = |line| calls(line).into_iter().map(|words| words.join(" ")).collect::<Vec<_>>();
     assert_eq!(called("envoy-sds crds | kubectl apply -f - && envoy-sds x >y 2>&1 &"), ["crds", "x"]);
     assert_eq!(called("cargo run --release -- demo --for 5s # --no"), ["demo --for 5s"]);
@@ -140,8 +224,7 @@ impl Help {
 
     fn of(&mut self, command: &[String]) -> &str {
         self.seen.entry(command.to_vec()).or_insert_with(|| {
-            let program = env!("CARGO_BIN_EXE_envoy-sds");
-            let output = Command::new(program).args(command).arg("--help").output().expect("the program runs");
+            let output = Command::new(PROGRAM).args(command).arg("--help").output().expect("the program runs");
             assert!(output.status.success(), "{command:?}");
             String::from_utf8(output.stdout).expect("help is text")
         })
@@ -211,89 +294,14 @@ fn tokens(line: &str) -> Vec<String> {
     tokens
 }
 
-/// Lines of shell that a document shows, in blocks of it or between backticks, each with what continues it.
-fn shell_lines(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut rest = String::new();
-    for (line, block) in lines(text) {
-        let code = match block {
-            Block::None => {
-                found.extend(inline_code(line).into_iter().filter(|code| code.starts_with("envoy-sds ")));
-                continue;
-            }
-            Block::Code("sh") => line,
-            Block::Code("console") if !rest.is_empty() => line,
-            Block::Code("console") => match line.trim_start().strip_prefix("$ ") {
-                Some(command) => command,
-                None => continue,
-            },
-            Block::Code(_) => continue,
-        };
-        rest.push_str(code.trim_end_matches('\\'));
-        if code.ends_with('\\') {
-            rest.push(' ');
-        } else {
-            found.push(std::mem::take(&mut rest));
-        }
-    }
-    found
+/// The heads of a table's columns, which have two blanks or more between them.
+fn columns(head: &str) -> Vec<String> {
+    head.split("  ").map(str::trim).filter(|column| !column.is_empty()).map(str::to_owned).collect()
 }
 
-/// Where a line is.
-#[derive(Clone, Copy, PartialEq)]
-enum Block<'t> {
-    None,
-    /// In a fenced block of this language.
-    Code(&'t str),
-}
-
-/// The lines of a document but for the fences.
-fn lines(text: &str) -> Vec<(&str, Block<'_>)> {
-    let mut block = Block::None;
-    let mut found = Vec::new();
-    for line in text.lines() {
-        match line.trim_start().strip_prefix("```") {
-            Some(language) if block == Block::None => block = Block::Code(language.trim()),
-            Some(_) => block = Block::None,
-            None => found.push((line, block)),
-        }
-    }
-    assert!(block == Block::None, "a fenced block has no end");
-    found
-}
-
-/// What is between backticks, outside of blocks.
-fn inline_code(text: &str) -> Vec<String> {
-    let lines = lines(text).into_iter().filter(|(_, block)| *block == Block::None);
-    lines.flat_map(|(line, _)| line.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>()).collect()
-}
-
-/// The targets of links and pictures.
-fn links(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for (line, _) in lines(text).into_iter().filter(|(_, block)| *block == Block::None) {
-        let prose: String = line.split('`').step_by(2).collect::<Vec<_>>().join("`");
-        let after = prose.split("](").skip(1);
-        found.extend(after.filter_map(|after| Some(after.split_once(')')?.0.to_owned())));
-    }
-    found
-}
-
-/// The anchors that a page gives to its headings.
-fn anchors(text: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for (line, _) in lines(text).into_iter().filter(|(_, block)| *block == Block::None) {
-        let title = line.trim_start_matches('#');
-        if title == line || !title.starts_with(' ') {
-            continue;
-        }
-        let kept = |c: char| c.is_alphanumeric() || c == '-' || c == '_' || c == ' ';
-        let slug = title.trim().to_lowercase().chars().filter(|c| kept(*c)).collect::<String>().replace(' ', "-");
-        let again = (1..).map(|number| format!("{slug}-{number}"));
-        let free = [slug.clone()].into_iter().chain(again).find(|slug| !found.contains(slug));
-        found.extend(free);
-    }
-    found
+/// The fields of an object.
+fn fields(object: &Value) -> BTreeSet<&String> {
+    object.as_object().into_iter().flat_map(serde_json::Map::keys).collect()
 }
 
 /// The hosts of a line's addresses.

@@ -164,14 +164,57 @@ async fn server(identify: &str, listeners: Listeners<'_>) -> Server {
     server
 }
 
-#[tokio::test]
-async fn by_proxy_token() {
-    let mut server = server("{proxyToken: {}}", Listeners::default()).await;
+/// A proxy token for the workload `web`.
+async fn token(server: &Server) -> String {
     let state_dir = server.state_dir().display().to_string();
     let issue = ["token", "issue", "--state-dir", &state_dir, "--name", "web-0", "--workload", "web"];
     let issued = cli::run(&issue, &scratch::dir("token"), Duration::from_secs(60)).await;
-    let token = String::from_utf8(issued.stdout).expect("it is text");
+    String::from_utf8(issued.stdout).expect("it is text")
+}
+
+#[tokio::test]
+async fn by_proxy_token() {
+    let mut server = server("{proxyToken: {}}", Listeners::default()).await;
+    let token = token(&server).await;
     run(&mut server, By::ProxyToken, Login::ProxyToken { token: &token }, "", WEB).await;
+}
+
+/// The CAs alone say "a member of the mesh". Whom the bootstrap does not name is refused all the same, by Envoys of both versions: as a
+/// caller, and as who is called.
+#[tokio::test]
+async fn a_member_that_the_bootstrap_does_not_name_is_refused() {
+    let mut server = server("{proxyToken: {}}", Listeners::default()).await;
+    let token = token(&server).await;
+    let login = Login::ProxyToken { token: &token };
+    for flag in ["--client-id", "--upstream-id"] {
+        let mut arguments = arguments_of("proxy-token.yaml");
+        arguments.extend([flag, "spiffe://default/another"].map(str::to_owned));
+        let (certificate, cas) = COMMON;
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names = || Names { certificates: own(&[certificate]), bundles: own(cas), aggregated: false };
+        let (one, other) = (free_address(), free_address());
+        let start = |program, own, peer| Proxy::by_arguments(program, &server, login, &arguments, names(), (own, peer));
+        let (newest, oldest) = tokio::join!(start("envoy", one, other), start("envoy-oldest", other, one));
+        let mut both = [newest, oldest];
+        for proxy in &mut both {
+            proxy.ready().await;
+        }
+        for proxy in &both {
+            let answer = eventually("Envoy answers", PATIENCE, async || http::get(proxy.outbound, "/").await).await;
+            assert_eq!(answer.status, 503, "{flag}, from {}: {answer:?}", proxy.name);
+        }
+        // For that reason and no other: its name.
+        for proxy in &both {
+            let at = proxy.inbound;
+            let place = match flag {
+                "--client-id" => format!("listener.{}_{}", at.ip(), at.port()),
+                _ => "cluster.peer".to_owned(),
+            };
+            let stat = format!("{place}.ssl.fail_verify_san");
+            proxy.envoy.stat_becomes(&stat, PATIENCE, |refused| refused > 0).await;
+        }
+    }
+    assert!(server.stop(SHUTDOWN).await.success());
 }
 
 #[tokio::test]

@@ -46,11 +46,14 @@ async fn serve_works_without_any_configuration() {
     let refused = sds::fetch(&socket, caller, &["default", "ROOTCA"]).await.expect_err("nothing proves who this is");
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
     // The command that it names.
-    let hint = format!("token issue --state-dir {} --name web-0 --workload web", state.display());
+    let hint = format!("token issue --state-dir {} --name web-0 --workload web --out token", state.display());
     let started = format!("envoy-sds bootstrap --server unix:{} --folder . && envoy -c envoy.yaml", socket.display());
-    assert!(process.log().contains(&format!("envoy-sds {hint} > token && {started}")), "{}", process.log());
+    assert!(process.log().contains(&format!("envoy-sds {hint} && {started}")), "{}", process.log());
     let issued = cli::run(&hint.split(' ').collect::<Vec<_>>(), &dir, PATIENCE).await;
-    let token = String::from_utf8(issued.stdout).expect("a token is text");
+    assert!(issued.status.success() && issued.stdout.is_empty(), "{issued:?}");
+    let token = dir.join("token");
+    assert_eq!(token.metadata().expect("it is there").permissions().mode() & 0o777, 0o600);
+    let token = std::fs::read_to_string(token).expect("a token is text");
     let caller = Caller { token: Some(&token), ..caller };
     let served = sds::fetch(&socket, caller, &["default", "ROOTCA"]).await.expect("it proves who this is");
     assert_eq!(served.len(), 2);
