@@ -20,7 +20,6 @@ RUN mkdir src benches \
 
 COPY build.rs ./
 COPY proto proto
-COPY envoy-config envoy-config
 COPY deploy/crds.yaml deploy/
 COPY src src
 # Cargo goes by times, and these files may be older than the ones they replace.

@@ -1,4 +1,4 @@
-//! The admin address: HTTP pages here, gRPC services in [`super::grpc`], on one socket.
+//! The admin address: HTTP pages here, gRPC services in [`super::grpc`], on one socket. And the address for metrics alone.
 
 use std::collections::BTreeMap;
 use std::future::IntoFuture;
@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,19 @@ pub async fn serve(socket: TcpListener, admin: Arc<Admin>, shutdown: Cancellatio
     until(socket, routes(admin), shutdown).await
 }
 
+/// Serves `/metrics` and `/livez`, and nothing else, until `shutdown`: whoever reaches this address can neither do anything nor
+/// learn who the proxies are.
+///
+/// # Errors
+/// When the socket is of no use any more.
+pub async fn serve_metrics(
+    socket: TcpListener,
+    registry: Arc<Registry>,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    until(socket, scraped(registry), shutdown).await
+}
+
 pub(super) async fn until(socket: TcpListener, routes: Router, shutdown: CancellationToken) -> io::Result<()> {
     let served = axum::serve(socket, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let given_up = async {
@@ -46,14 +60,19 @@ pub(super) async fn until(socket: TcpListener, routes: Router, shutdown: Cancell
 fn routes(admin: Arc<Admin>) -> Router {
     let (roster, refusals) = (admin.roster.clone(), admin.refusals.clone());
     let services = grpc::routes(roster, refusals, Arc::new(admin.manager.clone()), admin.readiness.watch());
+    let scraped = scraped(admin.registry.clone());
     Router::new()
         .route("/", get(page))
-        .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
         .with_state(admin)
+        .merge(scraped)
         .merge(services)
         .fallback(grpc::unknown)
+}
+
+/// What both addresses have.
+fn scraped(registry: Arc<Registry>) -> Router {
+    Router::new().route("/livez", get(async || "ok\n")).route("/metrics", get(metrics)).with_state(registry)
 }
 
 async fn page(State(admin): State<Arc<Admin>>) -> Response {
@@ -76,11 +95,11 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 /// In the format that was asked for: Prometheus asks for OpenMetrics, and whoever asks for nothing gets what everybody reads.
-async fn metrics(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
+async fn metrics(State(registry): State<Arc<Registry>>, headers: HeaderMap) -> Response {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let wants_open_metrics = accepted.into_iter().any(|value| value.contains("application/openmetrics-text"));
     let mut page = String::new();
-    match prometheus_client::encoding::text::encode(&mut page, &admin.registry) {
+    match prometheus_client::encoding::text::encode(&mut page, &registry) {
         Ok(()) if wants_open_metrics => text("application/openmetrics-text; version=1.0.0; charset=utf-8", page),
         Ok(()) => text("text/plain; version=0.0.4; charset=utf-8", exposition::classic(&page)),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
@@ -94,7 +113,63 @@ fn text(content_type: &'static str, body: String) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::task::JoinSet;
+    use tonic::Code;
+    use tonic::transport::Endpoint;
+    use tonic_health::pb::HealthCheckRequest;
+    use tonic_health::pb::health_client::HealthClient;
+
+    use super::super::proto::v1::RotateRequest;
+    use super::super::proto::v1::admin_client::AdminClient;
     use super::*;
+
+    /// Status line and body of what comes back.
+    async fn ask(address: SocketAddr, method: &str, path: &str) -> (String, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    /// Whoever may scrape may do nothing else: no page that names proxies, and none of the services.
+    #[tokio::test]
+    async fn the_address_for_metrics_has_nothing_else() {
+        let mut registry = Registry::with_prefix("envoy_sds");
+        registry.register("pushes", "Secrets sent", Counter::<u64>::default());
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let mut server = JoinSet::new();
+        server.spawn(serve_metrics(socket, Arc::new(registry), shutdown.clone()));
+
+        let (status, body) = ask(address, "GET", "/metrics").await;
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        assert!(body.contains("envoy_sds_pushes_total 0"), "{body}");
+        assert_eq!(ask(address, "GET", "/livez").await, ("HTTP/1.1 200 OK".to_owned(), "ok\n".to_owned()));
+        for path in ["/", "/readyz", "/envoy_sds.admin.v1.Admin/Rotate", "/metrics/"] {
+            for method in ["GET", "POST"] {
+                let (status, body) = ask(address, method, path).await;
+                assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 404 Not Found", ""), "{method} {path}");
+            }
+        }
+        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let refused = [
+            AdminClient::new(channel.clone()).rotate(RotateRequest::default()).await.err(),
+            HealthClient::new(channel).check(HealthCheckRequest::default()).await.err(),
+        ];
+        for refused in refused {
+            assert_eq!(refused.unwrap().code(), Code::Unimplemented);
+        }
+        shutdown.cancel();
+        server.join_next().await.unwrap().unwrap().unwrap();
+    }
 
     #[test]
     fn no_browser_takes_a_page_for_something_else() {

@@ -66,7 +66,7 @@ pub struct Admin {
     /// Requests that cert-manager has not answered; `None` without a cluster.
     pub pending: Option<PendingBoard>,
     /// The metrics.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
 }
 
 impl fmt::Debug for Admin {

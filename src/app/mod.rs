@@ -126,6 +126,14 @@ impl App {
             .await
             .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
         let admin_address = admin_socket.local_addr()?;
+        let metrics_socket = match &config.metrics {
+            Some(address) => Some(
+                TcpListener::bind(address.to_string())
+                    .await
+                    .with_context(|| format!("cannot listen at {address} (admin.metricsAddress)"))?,
+            ),
+            None => None,
+        };
         let board = WatchBoard::new(clock.clone());
         let watch = |client| watch_objects(client, &config.system_namespace, &state_dir, &board, &tasks);
         let objects = kubernetes.as_ref().filter(|_| config.cluster_resources).map(watch);
@@ -260,6 +268,7 @@ impl App {
             clock.clone(),
             &tasks,
         );
+        let registry = Arc::new(registry);
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),
             listeners: listeners.clone(),
@@ -275,9 +284,18 @@ impl App {
             refusals: sds.refusals(),
             named_meshes: config.named_meshes(),
             pending: cert_manager.as_ref().map(CertManager::pending),
-            registry,
+            registry: registry.clone(),
         });
         let shutdown = tasks.shutdown().clone();
+        if let Some(socket) = metrics_socket {
+            let (address, shutdown) = (socket.local_addr()?, shutdown.clone());
+            tracing::info!(%address, "metrics alone are served here");
+            tasks.spawn_to_end(async move {
+                if let Err(error) = admin::http::serve_metrics(socket, registry, shutdown).await {
+                    tracing::error!(%error, "the address for metrics is no longer served");
+                }
+            });
+        }
         tasks.spawn_to_end(async move {
             if let Err(error) = admin::http::serve(admin_socket, admin, shutdown).await {
                 tracing::error!(%error, "the admin address is no longer served");

@@ -15,7 +15,7 @@ use crate::model::diagnostic::{Location, Problem};
 #[derive(Debug, Default)]
 pub(super) struct File {
     pub(super) listeners: Option<Vec<(Listener, Location)>>,
-    pub(super) admin: Option<(HostPort, Location)>,
+    pub(super) admin: Admin,
     pub(super) resources: Vec<PathBuf>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) system_namespace: Option<(String, Location)>,
@@ -28,6 +28,13 @@ pub(super) struct File {
     pub(super) naming: Naming,
     pub(super) limits: Limits,
     pub(super) ads: Ads,
+}
+
+/// What `admin` says: where the admin API is, and where the metrics are by themselves.
+#[derive(Debug, Default)]
+pub(super) struct Admin {
+    pub(super) address: Option<(HostPort, Location)>,
+    pub(super) metrics_address: Option<(HostPort, Location)>,
 }
 
 /// How often an ADS stream may be sent everything again: more often is waste, less often helps nobody.
@@ -48,7 +55,7 @@ fn decode_file(root: &Field<'_>) -> Option<File> {
     // What opens something when it is left out is refused with nothing after it.
     let file = File {
         listeners: fields.given("listeners").and_then(|f| decode_listeners(&f)),
-        admin: fields.optional("admin").and_then(|f| decode_admin(&f)),
+        admin: fields.optional("admin").and_then(|f| f.strict_map(decode_admin)).unwrap_or_default(),
         resources: fields.given("resources").map(|f| decode_paths(&f)).unwrap_or_default(),
         state_dir: fields.optional("stateDir").and_then(|f| f.name().map(PathBuf::from)),
         system_namespace: fields.optional("systemNamespace").and_then(located),
@@ -74,12 +81,12 @@ fn decode_listeners(field: &Field<'_>) -> Option<Vec<(Listener, Location)>> {
     Some(items.iter().filter_map(|item| Some((Listener::decode(item)?, item.location()))).collect())
 }
 
-fn decode_admin(field: &Field<'_>) -> Option<(HostPort, Location)> {
-    let fields = field.map()?;
-    let address = fields.required("address");
-    fields.refuse_others();
-    let address = address?;
-    Some((address.check(address.text()?.parse())?, address.location()))
+fn decode_admin(fields: &Fields<'_>) -> Admin {
+    let address = |field: Field<'_>| Some((field.check(field.text()?.parse())?, field.location()));
+    Admin {
+        address: fields.optional("address").and_then(address),
+        metrics_address: fields.optional("metricsAddress").and_then(address),
+    }
 }
 
 fn decode_paths(field: &Field<'_>) -> Vec<PathBuf> {

@@ -1,5 +1,7 @@
 //! File, flags and defaults become one configuration, and what no single field can show is checked.
 
+use std::iter;
+
 use super::endpoint::{Endpoint, HostPort};
 use super::file::File;
 use super::{Config, DEFAULT_SYSTEM_NAMESPACE, Kubernetes, Listener, Overrides, Surroundings, defaults};
@@ -31,7 +33,7 @@ pub(super) fn merge(
     let (admin, admin_at) = overrides
         .admin
         .map(|admin| (admin, flag("--admin")))
-        .or(file.admin)
+        .or(file.admin.address)
         .unwrap_or_else(|| (defaults::admin(), flag("admin.address")));
     let system_namespace =
         overrides.system_namespace.map(|name| (name, flag("--system-namespace"))).or(file.system_namespace);
@@ -40,7 +42,9 @@ pub(super) fn merge(
     let mut identify = file.identify;
     identify.insecure_node_id |= overrides.insecure_node_id;
 
-    problems.extend(clashes(&listeners, (&admin, &admin_at)));
+    let metrics = file.admin.metrics_address;
+    let others = iter::once((&admin, &admin_at)).chain(metrics.iter().map(|(address, at)| (address, at)));
+    problems.extend(clashes(&listeners, others));
     problems.extend(system_namespace.as_ref().and_then(|(name, at)| check_namespace(name, at)));
     problems.extend(zone.as_ref().and_then(|(zone, at)| check_zone(zone, at)));
     if let Some(at) = file.places.client_certificate
@@ -66,6 +70,7 @@ pub(super) fn merge(
     let config = Config {
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         admin,
+        metrics: metrics.map(|(address, _)| address),
         resources: if overrides.resources.is_empty() { file.resources } else { overrides.resources },
         state_dir,
         system_namespace: system_namespace.map_or_else(|| DEFAULT_SYSTEM_NAMESPACE.to_owned(), |(name, _)| name),
@@ -83,11 +88,15 @@ pub(super) fn merge(
 }
 
 /// Addresses that are there twice. Port 0 never clashes.
-fn clashes(listeners: &[(Listener, Location)], (admin, admin_at): (&HostPort, &Location)) -> Vec<Problem> {
-    let admin = Endpoint::Tcp(admin.clone());
-    let mut seen: Vec<&Endpoint> = Vec::new();
+fn clashes<'a>(
+    listeners: &'a [(Listener, Location)],
+    others: impl Iterator<Item = (&'a HostPort, &'a Location)>,
+) -> Vec<Problem> {
+    let listeners = listeners.iter().map(|(listener, location)| (listener.at.clone(), location));
+    let others = others.map(|(address, location)| (Endpoint::Tcp(address.clone()), location));
+    let mut seen: Vec<Endpoint> = Vec::new();
     let mut problems = Vec::new();
-    for (at, location) in listeners.iter().map(|(listener, at)| (&listener.at, at)).chain([(&admin, admin_at)]) {
+    for (at, location) in listeners.chain(others) {
         if seen.contains(&at) && !matches!(at, Endpoint::Tcp(HostPort { port: 0, .. })) {
             let what = format!("{at} is there twice");
             problems.push(Problem { at: location.clone(), what, hint: None });

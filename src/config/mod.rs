@@ -37,6 +37,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where the admin API listens.
     pub admin: HostPort,
+    /// Where `/metrics` and `/livez` are by themselves, for a scraper that is not to reach the rest.
+    pub metrics: Option<HostPort>,
     /// Resource files and folders to watch; none means a mesh `default` with the builtin CA.
     pub resources: Vec<PathBuf>,
     /// Where builtin CAs and token-signing keys are kept.

@@ -181,6 +181,33 @@ fn an_admin_address_that_others_reach_is_warned_of() {
 }
 
 #[test]
+fn metrics_have_an_address_of_their_own_if_one_is_given() {
+    assert_eq!(load(FULL).unwrap().metrics, None);
+    let config = load("admin: {metricsAddress: '0.0.0.0:9090'}\nidentify: {proxyToken: {}}").unwrap();
+    let addresses = (config.admin.to_string(), config.metrics.as_ref().map(ToString::to_string));
+    assert_eq!(addresses, ("127.0.0.1:5681".to_owned(), Some("0.0.0.0:9090".to_owned())));
+    // There is nothing to see there that would not be meant for everybody who reaches it.
+    assert_eq!(config.warnings(), [""; 0]);
+    for (text, problem) in [
+        ("admin: {address: 'a:1', metricsAddress: 'a:1'}", "s.yaml:1: admin.metricsAddress: a:1 is there twice"),
+        (
+            "listeners: [{address: 'a:1'}]\nadmin: {metricsAddress: 'a:1'}",
+            "s.yaml:2: admin.metricsAddress: a:1 is there twice",
+        ),
+        (
+            "admin: {metricsAddress: '9090'}",
+            "s.yaml:1: admin.metricsAddress: \"9090\" has no port; expected host:port, such as 127.0.0.1:5678 or [::1]:5678",
+        ),
+        (
+            "admin: {metricAddress: 'a:1'}",
+            "s.yaml:1: admin: unknown field \"metricAddress\" (did you mean metricsAddress?)",
+        ),
+    ] {
+        assert_eq!(load(text).unwrap_err(), [problem], "{text}");
+    }
+}
+
+#[test]
 fn item_88_ads_resync_is_off_unless_a_file_says_how_often() {
     assert_eq!(load(FULL).unwrap().ads.resync, None);
     assert_eq!(load("ads: {}").unwrap().ads.resync, None);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fills the cluster: definitions, issuers, rights, the mesh, two workloads; and writes for each program in /volumes what it
-# identifies itself with. It can run again at any time; a mesh that is there stays as it is.
+# identifies itself with. It can run again at any time, as Compose v2 has it do for each `start`: a mesh that is there stays as
+# it is, definitions are not downloaded twice, and new tokens are as good as the ones before, which stay good.
 set -euo pipefail
 umask 077
 
@@ -34,20 +35,33 @@ mesh_secret() { # NAME FILE...: CAs that a Mesh can name as its caCert
     kubectl label --local -f - kuma.io/mesh=default -o yaml | apply -
 }
 
+until_it_works() { # COMMAND...: for 120 s at most
+  local answer deadline=$((SECONDS + 120))
+  until answer=$("$@" 2>&1); do
+    if [ "$SECONDS" -ge "$deadline" ]; then
+      say "given up after 120 s: $*: $answer"
+      exit 1
+    fi
+    sleep 0.2
+  done
+}
+
 # The API server cannot tell when it is ready: its image has nothing to ask it with.
-deadline=$((SECONDS + 120))
-until answer=$(kubectl get --raw /readyz 2>&1); do
-  if [ "$SECONDS" -ge "$deadline" ]; then
-    say "the API server is not ready after 120 s: $answer"
-    exit 1
-  fi
-  sleep 0.2
-done
+until_it_works kubectl get --raw /readyz
 say "the API server is ready"
 
-apply "$CERT_MANAGER_CRDS"
+# Where the definitions are from, for the next time.
+definitions=crd/certificaterequests.cert-manager.io mark=envoy-sds-setup/from
+from=$(kubectl get "$definitions" --ignore-not-found -o jsonpath="{.metadata.annotations.$mark}")
+if [ "$from" = "$CERT_MANAGER_CRDS" ]; then
+  say "cert-manager's definitions are there already"
+else
+  apply "$CERT_MANAGER_CRDS"
+fi
 apply /deploy/crds.yaml
-kubectl wait --for=condition=Established crd --all --timeout=60s >/dev/null
+# About one that was made a moment ago, kubectl may say that it has no conditions at all, and give up.
+until_it_works kubectl wait --for=condition=Established crd --all --timeout=30s
+kubectl annotate --overwrite "$definitions" "$mark=$CERT_MANAGER_CRDS" >/dev/null
 apply /deploy/compose/cluster/namespaces.yaml
 apply /deploy/compose/cluster/cert-manager.yaml
 apply /deploy/rbac.yaml

@@ -9,6 +9,15 @@ user=65532 # whom the programs run as
 
 has() { [ -d "/volumes/$1" ]; }
 
+# What the others mount of the repository, they have to be able to read, or each would fail in its own way.
+unreadable=$(setpriv --reuid="$user" --regid="$user" --clear-groups \
+  find /compose \( ! -readable -o -type d ! -executable \) -print -prune) || true
+if [ -n "$unreadable" ]; then
+  echo "credentials: user $user, whom the programs run as, cannot read these; try: chmod -R go+rX deploy/compose"
+  sed 's,^/compose,  deploy/compose,' <<<"$unreadable"
+  exit 1
+fi
+
 # OpenSSL's own configuration would add extensions of its own.
 config=$(mktemp)
 cat > "$config" <<'CONFIG'

@@ -70,7 +70,7 @@ async fn the_cluster_of_docker_compose_serves_mtls_whatever_stops() {
     compose.run(&["stop", "cert-manager"]).await;
     compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "rotate", "--all"]).await;
     client.goes_on("while cert-manager is stopped").await;
-    compose.run(&["start", "cert-manager"]).await;
+    compose.run(&["up", "-d", "--no-deps", "cert-manager"]).await;
     client.renewed("a new certificate", "CN=first issuer").await;
 
     compose.run(&["run", "--rm", "kubectl", "apply", "-f", "mesh/both-roots.yaml"]).await;
@@ -79,7 +79,11 @@ async fn the_cluster_of_docker_compose_serves_mtls_whatever_stops() {
 
     compose.run(&["stop", "envoy-sds"]).await;
     client.goes_on("while the server is stopped").await;
-    compose.run(&["start", "envoy-sds"]).await;
+    // As Compose v2 does for `start`.
+    compose.run(&["run", "--rm", "credentials"]).await;
+    let again = compose.run(&["run", "--rm", "setup"]).await;
+    assert!(again.contains("definitions are there already"), "{again}");
+    compose.run(&["up", "-d", "--no-deps", "envoy-sds"]).await;
     client.goes_on("now that the server is back").await;
 }
 
@@ -95,6 +99,8 @@ async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
     client.renewed("a new certificate", "").await;
     compose.run(&["stop", "envoy-sds"]).await;
     client.goes_on("while the server is stopped").await;
-    compose.run(&["start", "envoy-sds"]).await;
+    // As Compose v2 does for `start`.
+    compose.run(&["run", "--rm", "shop-token"]).await;
+    compose.run(&["up", "-d", "--no-deps", "envoy-sds"]).await;
     client.goes_on("now that the server is back").await;
 }

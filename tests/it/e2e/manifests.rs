@@ -1,183 +1,42 @@
 //! The manifests of `deploy/`, taken at their word in a cluster of their own: the API server accepts every field of them, the
 //! real cert-manager does what they ask of it, and server and Envoys run as their pods would. There is no kubelet: what it
-//! would do with a pod (mounts, the token, names of Services) is done here.
+//! would do with a pod (mounts, tokens, its service account, names of Services) is done here.
+
+mod applied;
+mod pod;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
+use self::applied::{Applied, documents, folder, kustomized, parsed, read};
+use self::pod::Pod;
 use super::SHUTDOWN;
-use crate::support::cluster::{Cluster, ClusterOptions, client_from};
+use crate::support::cluster::client_from;
 use crate::support::envoy::Envoy;
 use crate::support::eventually::eventually;
 use crate::support::process::Process;
 use crate::support::proxy::free_address;
 use crate::support::server::PROGRAM;
-use crate::support::{PATIENCE, http, scratch, wire};
+use crate::support::{PATIENCE, http, parts, scratch, wire};
 
 const SYSTEM: &str = "kong-mesh-system";
 const EXAMPLE: &str = "envoy-sds-example";
 
-/// A cluster that has cert-manager, and what was applied to it.
-struct Applied {
-    cluster: Cluster,
-    objects: Vec<Value>,
-}
-
-impl Applied {
-    /// `kubectl apply -k deploy/` and `kubectl apply -f deploy/example.yaml`. A field that the API server does not know is
-    /// an error.
-    async fn all() -> Self {
-        let cluster = Cluster::start(ClusterOptions::default()).await;
-        let mut objects = kustomized();
-        objects.extend(documents("example.yaml"));
-        for object in &objects {
-            cluster.apply_strictly(object.clone()).await;
-        }
-        Self { cluster, objects }
-    }
-
-    fn the(&self, kind: &str, namespace: &str, name: &str) -> &Value {
-        let is_it = |object: &&Value| {
-            let metadata = &object["metadata"];
-            object["kind"] == kind && metadata["name"] == name && metadata["namespace"] == namespace
-        };
-        self.objects.iter().find(is_it).unwrap_or_else(|| panic!("there is no {kind} {namespace}/{name}"))
-    }
-
-    async fn config_map(&self, namespace: &str, name: &str) -> Value {
-        let found = self.cluster.get("v1", "ConfigMap", Some(namespace), name).await;
-        found.unwrap_or_else(|| panic!("there is no ConfigMap {name}")).data["data"].take()
-    }
-
-    /// What is in a Secret, once cert-manager has made it.
-    async fn secret(&self, namespace: &str, name: &str, key: &str) -> Vec<u8> {
-        eventually(&format!("the Secret {name} has {key}"), PATIENCE, async || {
-            let secret = self.cluster.get("v1", "Secret", Some(namespace), name).await;
-            let secret = secret.ok_or("it is not there")?;
-            let text = secret.data["data"][key].as_str().filter(|text| !text.is_empty());
-            STANDARD.decode(text.ok_or("the key is not there")?).map_err(|error| error.to_string())
-        })
-        .await
-    }
-}
-
-/// A pod of a workload, made for real: whether its namespace's security level lets it in is the API server's to say.
-struct Pod {
-    name: String,
-    container: Value,
-    account: String,
-    dir: PathBuf,
-    /// Where paths of the container are here.
-    mounts: Vec<(String, PathBuf)>,
-}
-
-impl Pod {
-    async fn of(workload: &Value, ordinal: usize, applied: &Applied) -> Self {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let (namespace, name) = (text(&workload["metadata"]["namespace"]), text(&workload["metadata"]["name"]));
-        let pod_name = format!("{name}-{ordinal}");
-        let template = &workload["spec"]["template"];
-        let mut spec = template["spec"].clone();
-        let claims = workload["spec"]["volumeClaimTemplates"].as_array().cloned().unwrap_or_default();
-        for claim in &claims {
-            let name = &claim["metadata"]["name"];
-            let volume = json!({"name": name, "persistentVolumeClaim": {"claimName": name}});
-            spec["volumes"].as_array_mut().expect("it has volumes").push(volume);
-        }
-        let metadata = json!({"name": pod_name, "namespace": namespace, "labels": template["metadata"]["labels"]});
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
-        applied.cluster.apply_strictly(pod).await;
-
-        let dir = scratch::dir(&pod_name);
-        let [container] = spec["containers"].as_array().expect("it has containers").as_slice() else {
-            panic!("{name} has several containers");
-        };
-        let account = text(&spec["serviceAccountName"]);
-        let mut pod = Self { name: pod_name.clone(), container: container.clone(), account, dir, mounts: Vec::new() };
-        let wanted = container["volumeMounts"].as_array().expect("it mounts something");
-        for mount in wanted {
-            let here = pod.dir.join(text(&mount["name"]));
-            fs::create_dir(&here).expect("the scratch folder can be written");
-            pod.mounts.push((text(&mount["mountPath"]), here));
-        }
-        for (mount, (_, here)) in wanted.iter().zip(&pod.mounts) {
-            let volume = spec["volumes"].as_array().and_then(|all| all.iter().find(|one| one["name"] == mount["name"]));
-            let volume = volume.unwrap_or_else(|| panic!("nothing is called {}", mount["name"]));
-            pod.fill(here, volume, (&namespace, &pod_name), applied).await;
-        }
-        pod
-    }
-
-    async fn fill(&self, here: &Path, volume: &Value, (namespace, pod): (&str, &str), applied: &Applied) {
-        let write = |name: &str, content: &[u8]| fs::write(here.join(name), content).expect("it can be written");
-        if let Some(name) = volume["configMap"]["name"].as_str() {
-            let data = applied.config_map(namespace, name).await;
-            for (name, content) in data.as_object().expect("it has data") {
-                write(name, self.here(content.as_str().expect("it is text")).as_bytes());
-            }
-        } else if let Some(name) = volume["secret"]["secretName"].as_str() {
-            for item in volume["secret"]["items"].as_array().expect("it says which") {
-                let (key, path) = (item["key"].as_str().expect("a key"), item["path"].as_str().expect("a path"));
-                write(path, &applied.secret(namespace, name, key).await);
-            }
-        } else if let Some(sources) = volume["projected"]["sources"].as_array() {
-            let token = &sources[0]["serviceAccountToken"];
-            let audience = token["audience"].as_str().expect("it has an audience");
-            let ttl = Duration::from_secs(token["expirationSeconds"].as_u64().expect("it ends"));
-            let cluster = &applied.cluster;
-            let text = cluster.service_account_token(namespace, &self.account, Some(pod), &[audience], ttl).await;
-            write(token["path"].as_str().expect("it has a path"), text.as_bytes());
-        } else {
-            assert!(volume["persistentVolumeClaim"].is_object(), "nobody knows how to mount {volume}");
-        }
-    }
-
-    /// A text with the container's paths, with the paths here.
-    fn here(&self, text: &str) -> String {
-        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-' || c == '_');
-        self.mounts.iter().fold(text.to_owned(), |text, (path, here)| {
-            let mut parts = text.split(path.as_str());
-            let mut mapped = parts.next().unwrap_or_default().to_owned();
-            for part in parts {
-                let here = here.display().to_string();
-                mapped.push_str(if ends(part) { &here } else { path });
-                mapped.push_str(part);
-            }
-            mapped
-        })
-    }
-
-    fn file(&self, path: &str) -> String {
-        fs::read_to_string(self.here(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-    }
-
-    fn args(&self) -> Vec<String> {
-        let args = self.container["args"].as_array().expect("it has arguments").iter();
-        args.map(|arg| self.here(arg.as_str().expect("it is text")).replace("$(POD_NAME)", &self.name)).collect()
-    }
-
-    fn port(&self, name: &str) -> u64 {
-        let ports = self.container["ports"].as_array().expect("it has ports");
-        let port = ports.iter().find(|port| port["name"] == name).unwrap_or_else(|| panic!("no port is called {name}"));
-        port["containerPort"].as_u64().expect("a number")
-    }
-}
-
 /// The server, as its pod would run.
 struct Server {
     process: Process,
+    /// The rights that it has.
     kubeconfig: PathBuf,
     admin: SocketAddr,
+    metrics: SocketAddr,
     pod: Pod,
 }
 
@@ -185,20 +44,33 @@ impl Server {
     /// A replica, at the Service's address.
     async fn start(ordinal: usize, at: SocketAddr, applied: &Applied) -> Self {
         let pod = Pod::of(applied.the("StatefulSet", SYSTEM, "envoy-sds"), ordinal, applied).await;
-        let admin = free_address();
+        let (admin, metrics) = (free_address(), free_address());
         let config = pod.here("/etc/envoy-sds/config/server.yaml");
         let text = fs::read_to_string(&config).expect("it is there");
-        let listened = format!("0.0.0.0:{}", pod.port("sds"));
-        assert!(text.contains(&listened) && !text.contains("admin"), "{text}");
-        fs::write(&config, text.replace(&listened, &at.to_string())).expect("it can be written");
+        let places =
+            [("sds", at), ("metrics", metrics)].map(|(name, here)| (format!("0.0.0.0:{}", pod.port(name)), here));
+        let text = places.iter().fold(text, |text, (listened, here)| {
+            assert_eq!(text.matches(listened).count(), 1, "{listened} in {text}");
+            text.replace(listened, &here.to_string())
+        });
+        assert!(!text.contains("0.0.0.0"), "{text}");
+        fs::write(&config, text).expect("it can be written");
 
-        // What the pod finds in its own service account's folder.
         let kubeconfig = applied.cluster.kubeconfig_for(SYSTEM, &pod.account).await;
-        let mut command = Command::new(PROGRAM);
-        command.args(pod.args()).args(["--admin", &admin.to_string()]).arg("--kubeconfig").arg(&kubeconfig);
-        command.env_clear();
+        let mut command = pod.command(PROGRAM, &kubeconfig, applied).await;
+        command.args(["--admin", &admin.to_string()]);
         let process = Process::start("envoy-sds", command, &pod.dir);
-        Self { process, kubeconfig, admin, pod }
+        Self { process, kubeconfig, admin, metrics, pod }
+    }
+
+    /// Changes mesh.yaml as operators do, and has kubelet bring it to the pod.
+    async fn edit_mesh(&self, applied: &Applied, from: &str, to: &str) {
+        let change = |text: &str| {
+            assert_eq!(text.matches(from).count(), 1, "{from} in {text}");
+            text.replace(from, to)
+        };
+        applied.edit(SYSTEM, "envoy-sds", "mesh.yaml", change).await;
+        self.pod.refresh(applied).await;
     }
 
     /// Waits until it is ready, and has nothing to warn of.
@@ -248,11 +120,8 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     server.content().await;
     assert!(server.probe("readinessProbe"));
 
-    // The command at the top of example.yaml.
-    let ca = applied.secret(SYSTEM, "envoy-sds-tls", "ca.crt").await;
-    let data = json!({"ca.crt": String::from_utf8(ca).expect("it is PEM")});
-    let metadata = json!({"name": "envoy-sds-ca", "namespace": EXAMPLE});
-    applied.cluster.apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})).await;
+    copy_ca(&applied);
+    copy_ca(&applied);
     let web = Pod::of(applied.the("Deployment", EXAMPLE, "web"), 0, &applied).await;
     let shop = Pod::of(applied.the("Deployment", EXAMPLE, "shop"), 0, &applied).await;
     let (inbound, outbound) = (free_address(), free_address());
@@ -274,15 +143,34 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
         assert_eq!((answer.status, seen), (200, ["hello from web\n", shop_id.as_str(), web_id.as_str()]));
     };
     request_arrives().await;
-    let shown = wire::get(inbound, None).await.expect_err("a caller without a certificate is refused").chain;
     server.has_two("ROOTCA ACKED, default ACKED").await;
 
-    // The CA's key is in the same namespace.
-    let secrets = Api::<Secret>::namespaced(client_from(&server.kubeconfig).await, SYSTEM);
-    match secrets.list(&ListParams::default()).await {
-        Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
-        other => panic!("the server may read Secrets: {:?}", other.map(|list| list.items.len())),
+    // What Prometheus reaches.
+    let scraped = http::get(server.metrics, "/metrics").await.expect("it answers");
+    assert!(scraped.status == 200 && scraped.body.contains("\nenvoy_sds_ready 1\n"), "{scraped:?}");
+    for path in ["/", "/readyz"] {
+        assert_eq!(http::get(server.metrics, path).await.expect("it answers").status, 404, "{path}");
     }
+
+    // An edit, first with a mistake, which changes nothing but what the server says.
+    server.edit_mesh(&applied, "type: certmanager", "type: certmanagr").await;
+    eventually("the mistake is told", PATIENCE, async || {
+        let answer = http::get(server.admin, "/readyz").await?;
+        if answer.body.contains("certmanagr") { Ok(()) } else { Err(answer.body) }
+    })
+    .await;
+    request_arrives().await;
+    server.edit_mesh(&applied, "type: certmanagr", "type: certmanager").await;
+    server.edit_mesh(&applied, "expiration: 24h", "expiration: 12h").await;
+    let shown = eventually("web has a certificate for 12 h", PATIENCE, async || {
+        let shown = wire::get(inbound, None).await.expect_err("a caller without a certificate is refused").chain;
+        let [leaf, ..] = shown.as_slice() else { return Err("no certificate".to_owned()) };
+        if leaf.not_after - leaf.not_before < 13 * 3600 { Ok(shown) } else { Err(leaf.to_string()) }
+    })
+    .await;
+    server.content().await;
+    server.has_two("ROOTCA ACKED, default ACKED").await;
+    touches_nothing_of_others(&server, &applied).await;
 
     server.process.stop(SHUTDOWN).await;
     let mut other = Server::start(1, at, &applied).await;
@@ -293,29 +181,110 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     other.process.assert_running();
 }
 
+/// The commands at the top of example.yaml, which are those of docs/kubernetes.md.
+fn copy_ca(applied: &Applied) {
+    let example = read(&folder().join("example.yaml"));
+    let commands: Vec<_> = example.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
+    let commands = commands.join("\n");
+    assert!(commands.contains("kubectl apply -f -"), "{commands}");
+    assert!(read(&folder().join("../docs/kubernetes.md")).contains(&format!("\n{commands}\n```\n")), "{commands}");
+    let kubectl = parts::program("kubectl");
+    let mut path = kubectl.parent().expect("it is in a folder").as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", &commands])
+        .env("PATH", path)
+        .env("HOME", scratch::dir("kubectl"))
+        .env("KUBECONFIG", applied.cluster.kubeconfig())
+        .output()
+        .expect("bash starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The server's namespace may be another's as well: it reads no Secrets, among which are the CAs' keys, and changes and deletes
+/// no Lease without its label, though RBAC cannot tell that.
+async fn touches_nothing_of_others(server: &Server, applied: &Applied) {
+    let client = client_from(&server.kubeconfig).await;
+    let secrets = Api::<Secret>::namespaced(client.clone(), SYSTEM);
+    match secrets.list(&ListParams::default()).await {
+        Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
+        other => panic!("the server may read Secrets: {:?}", other.map(|list| list.items.len())),
+    }
+
+    let metadata = json!({"name": "kuma-cp-leader", "namespace": SYSTEM});
+    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata});
+    applied.cluster.apply(lease).await;
+    let leases = Api::<Lease>::namespaced(client, SYSTEM);
+    let refused = |error: Option<kube::Error>| match error {
+        Some(kube::Error::Api(status)) if status.code == 403 && status.message.contains("envoy-sds-own-objects") => {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    };
+    let trial = DeleteParams { dry_run: true, ..DeleteParams::default() };
+    // The API server takes a policy in a moment after it was applied.
+    eventually("the server may not delete another's Lease", PATIENCE, async || {
+        refused(leases.delete("kuma-cp-leader", &trial).await.err())
+    })
+    .await;
+    for change in [
+        json!({"spec": {"holderIdentity": "envoy-sds"}}),
+        json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "envoy-sds"}}}),
+    ] {
+        let patched = leases.patch("kuma-cp-leader", &PatchParams::default(), &Patch::Merge(&change)).await;
+        assert_eq!(refused(patched.err()), Ok(()), "{change}");
+    }
+}
+
+/// What kubectl applies is what these tests apply.
+#[test]
+fn kustomize_makes_the_same_of_the_manifests() {
+    let output = Command::new(parts::program("kubectl")).arg("kustomize").arg(folder()).output();
+    let output = output.expect("kubectl starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let sorted = |mut objects: Vec<Value>| {
+        objects.sort_by_key(|object| {
+            ["/kind", "/metadata/namespace", "/metadata/name"].map(|at| object.pointer(at).map(Value::to_string))
+        });
+        objects
+    };
+    let theirs = sorted(parsed("kubectl kustomize", &String::from_utf8_lossy(&output.stdout)));
+    assert_eq!(theirs, sorted(kustomized()));
+}
+
 /// What selects pods selects the server's, and rights are taken from those that are explained, never added to them.
 #[test]
 fn the_manifests_fit_each_other() {
     let objects = kustomized();
+    // It would be deleted with the rest, and may be another's as well.
+    assert!(objects.iter().all(|object| object["kind"] != "Namespace"));
     let the = |kind: &str| objects.iter().find(|object| object["kind"] == kind).expect("it is there");
     let template = &the("StatefulSet")["spec"]["template"];
     let labels = template["metadata"]["labels"].as_object().expect("it has labels");
     let mut selectors = Vec::new();
-    for object in &objects {
+    let monitor = documents("monitoring/pod-monitor.yaml");
+    for object in objects.iter().chain(&monitor) {
         let spec = &object["spec"];
         selectors.extend(match object["kind"].as_str().unwrap_or_default() {
             "Service" => Some(&spec["selector"]),
             "NetworkPolicy" => Some(&spec["podSelector"]["matchLabels"]),
-            "PodDisruptionBudget" | "StatefulSet" => Some(&spec["selector"]["matchLabels"]),
+            "PodDisruptionBudget" | "PodMonitor" | "StatefulSet" => Some(&spec["selector"]["matchLabels"]),
             _ => None,
         });
     }
-    assert_eq!(selectors.len(), 5);
+    assert_eq!(selectors.len(), 6);
     for selector in selectors {
         let selector = selector.as_object().expect("it selects by label");
         assert!(!selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value)));
     }
-    let image = &template["spec"]["containers"][0]["image"];
+    let container = &template["spec"]["containers"][0];
+    let ports: Vec<_> = container["ports"].as_array().into_iter().flatten().map(|port| &port["name"]).collect();
+    let ingress = the("NetworkPolicy")["spec"]["ingress"].as_array().expect("it lets somebody in");
+    let opened = ingress.iter().flat_map(|rule| rule["ports"].as_array().expect("it says which"));
+    assert_eq!(opened.map(|port| &port["port"]).collect::<Vec<_>>(), ports);
+    assert!(ports.contains(&&monitor[0]["spec"]["podMetricsEndpoints"][0]["port"]));
+    let image = &container["image"];
     assert!(image.as_str().is_some_and(|image| image.starts_with("envoy-sds:")), "{image}");
 
     let explained = documents("rbac.yaml");
@@ -353,45 +322,4 @@ fn service(applied: &Applied, namespace: &str, name: &str, pod: &Pod) -> String 
     let port = &service["spec"]["ports"][0];
     pod.port(port["targetPort"].as_str().expect("it leads to a port by name"));
     socket_address(&format!("{name}.{namespace}.svc"), port["port"].as_u64().expect("a number"))
-}
-
-/// What `kubectl kustomize deploy` makes: of kustomize, this is what kustomization.yaml uses.
-fn kustomized() -> Vec<Value> {
-    let [kustomization] = documents("kustomization.yaml").try_into().expect("it is one document");
-    let list = |key: &str| kustomization[key].as_array().cloned().unwrap_or_default();
-    let known = ["apiVersion", "kind", "images", "resources", "patches"];
-    let used = kustomization.as_object().expect("it is a map").keys();
-    assert_eq!(used.filter(|key| !known.contains(&key.as_str())).collect::<Vec<_>>(), [""; 0]);
-    let mut objects: Vec<Value> =
-        list("resources").iter().flat_map(|file| documents(file.as_str().expect("a file"))).collect();
-    for patch in list("patches") {
-        for patch in documents(patch["path"].as_str().expect("a file")) {
-            let is_it = |object: &&mut Value| {
-                ["/kind", "/metadata/name", "/metadata/namespace"]
-                    .iter()
-                    .all(|at| object.pointer(at) == patch.pointer(at))
-            };
-            let patched = objects.iter_mut().find(is_it).expect("what is patched is there");
-            // Rules are replaced as a whole.
-            patched["rules"] = patch["rules"].clone();
-        }
-    }
-    for image in list("images") {
-        for container in objects.iter_mut().flat_map(|object| {
-            let containers = object.pointer_mut("/spec/template/spec/containers").and_then(Value::as_array_mut);
-            containers.into_iter().flatten()
-        }) {
-            if container["image"] == image["name"] {
-                let text = |key: &str| image[key].as_str().expect("it is text").to_owned();
-                container["image"] = json!(format!("{}:{}", text("newName"), text("newTag")));
-            }
-        }
-    }
-    objects
-}
-
-fn documents(file: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file);
-    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{file}: {error}"));
-    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
