@@ -260,6 +260,7 @@ impl App {
             clock.clone(),
             &tasks,
         );
+        sds.roster().register(&mut registry);
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),
             listeners: listeners.clone(),
