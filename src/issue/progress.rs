@@ -260,7 +260,7 @@ impl Collector for Board {
         for (mesh, backlog) in &meshes {
             gauge(backlog.in_flight).encode(family.encode_family(&[("mesh", &**mesh)])?)?;
         }
-        let help = "Certificates that were asked for more than 30 s ago and that somebody sits on: the CA, its controller or an approver.";
+        let help = "Certificates that were asked for more than 30 s ago and wait for an answer of the CA, its controller or an approver.";
         let mut family = encoder.encode_descriptor("issuances_pending", help, None, MetricType::Gauge)?;
         for (mesh, backlog) in &meshes {
             gauge(backlog.pending).encode(family.encode_family(&[("mesh", &**mesh)])?)?;
