@@ -268,6 +268,7 @@ impl App {
             clock.clone(),
             &tasks,
         );
+        sds.roster().register(&mut registry);
         let registry = Arc::new(registry);
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),

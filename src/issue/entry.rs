@@ -23,6 +23,8 @@ pub(super) struct Entry {
     pub(super) replace_at: Option<Timestamp>,
     /// When a leaf that was issued here was last given up for a newer one that was issued elsewhere.
     pub(super) given_up: Option<Timestamp>,
+    /// It is among those of its mesh that are counted as [`Entry::retries_unserved`].
+    pub(super) is_counted: bool,
 }
 
 /// The leaf that a proxy has in use.
@@ -54,11 +56,28 @@ pub(super) enum Phase {
     Signing(Flight),
 }
 
+impl Phase {
+    /// When it has to be looked at, if nothing happens before: it is due, its leaf ends, or it has been in flight for long.
+    pub(super) fn wakes_at(self) -> Option<Timestamp> {
+        match self {
+            Self::Waiting(at) | Self::Ready(Turn::Renewal(at)) | Self::Signing(Flight::Quick { look_at: at, .. }) => {
+                Some(at)
+            }
+            Self::Ready(Turn::Unserved(_)) | Self::Signing(Flight::Slow) => None,
+        }
+    }
+}
+
 /// How a signing counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flight {
-    /// It has a turn, until then.
-    Quick(Timestamp),
+    /// It has a turn.
+    Quick {
+        /// Since when.
+        began: Timestamp,
+        /// When to see whether it is to give that back.
+        look_at: Timestamp,
+    },
     /// It has given its turn back.
     Slow,
 }
@@ -66,7 +85,7 @@ pub(super) enum Flight {
 /// The order within a mesh's queue: those without a usable leaf first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Turn {
-    /// No leaf that can be served; since when it waits.
+    /// No leaf that can be served; since when it waits for one.
     Unserved(Timestamp),
     /// A leaf that is good until then.
     Renewal(Timestamp),
@@ -91,7 +110,13 @@ impl Entry {
             called_for: None,
             replace_at: None,
             given_up: None,
+            is_counted: false,
         }
+    }
+
+    /// When it has to be looked at, unless it is to be forgotten at that very moment.
+    pub(super) fn wakes_apart(&self) -> Option<Timestamp> {
+        self.phase.wakes_at().filter(|at| self.forget_at != Some(*at))
     }
 
     /// One more subscriber; its report does not count if there is a leaf that was issued here.
@@ -110,6 +135,14 @@ impl Entry {
             Phase::Waiting(due) => self.backoff == Some(due),
             Phase::Ready(_) | Phase::Signing(_) => self.backoff.is_some(),
         }
+    }
+
+    /// Whether somebody waits for its certificate who has none, and it is not asked for at the moment because that has failed.
+    pub(super) fn retries_unserved(&self, now: Timestamp) -> bool {
+        matches!(self.phase, Phase::Waiting(_))
+            && self.is_retrying()
+            && !self.subscribers.is_empty()
+            && self.leaf.usable_until().is_none_or(|until| until <= now)
     }
 
     /// Returns until when to wait, if that is what it waits for.
@@ -163,7 +196,7 @@ impl Entry {
         let begin = self.backoff.map_or(begin, |backoff| backoff.max(begin));
         let stays = match self.phase {
             Phase::Signing(_) => true,
-            Phase::Ready(Turn::Unserved(_)) => term.is_none(),
+            Phase::Ready(Turn::Unserved(_)) => term.is_none_or(|term| term.usable_until <= now),
             Phase::Ready(Turn::Renewal(_)) => term.is_some() && begin <= now,
             Phase::Waiting(due) => due == begin || (term.is_none() && due < begin),
         };

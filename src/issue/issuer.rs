@@ -97,6 +97,14 @@ pub enum IssueError {
 }
 
 impl IssueError {
+    /// What [`IssueError::label`] says besides [`CaError::LABELS`].
+    const OWN_LABELS: [&'static str; 3] = ["rejected", "trust_unknown", "internal"];
+
+    /// All that [`IssueError::label`] says.
+    pub fn labels() -> impl Iterator<Item = &'static str> {
+        CaError::LABELS.into_iter().chain(Self::OWN_LABELS)
+    }
+
     /// A fixed label for metrics.
     pub fn label(&self) -> &'static str {
         match self {
@@ -256,6 +264,8 @@ pub fn policy_digest(backend: &Backend, subject: &Subject) -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::issue::csr;
     use crate::model::policy::{BuiltinSettings, CaSource, DataSource, IssuerRef, ProvidedCa};
@@ -296,6 +306,29 @@ mod tests {
         assert_eq!(digest(&builtin, Some("vip")), "662d2ef417521d7b");
         assert_ne!(digest(&builtin, Some("other")), digest(&builtin, Some("vip")));
         assert_ne!(digest(&builtin, Some("")), digest(&builtin, None));
+    }
+
+    #[test]
+    fn every_outcome_is_known_before_it_comes_about() {
+        let of_a_ca = [
+            CaError::Denied(String::new()),
+            CaError::Failed(String::new()),
+            CaError::Invalid(String::new()),
+            CaError::Deleted,
+            CaError::Unavailable(String::new()),
+            CaError::BadAnswer(String::new()),
+        ];
+        let errors = of_a_ca.map(IssueError::Ca).into_iter().chain([
+            IssueError::Verify(VerifyError::IsCa),
+            IssueError::NoAuthority,
+            IssueError::AuthorityNotRoot(String::new()),
+            IssueError::ForeignTrustDomain { spiffe_id: ID.into(), trust_domain: "default".into() },
+            IssueError::TrustUnknown,
+            IssueError::TrustChanged,
+            IssueError::Internal(String::new()),
+        ]);
+        let labels: BTreeSet<_> = errors.map(|error| error.label()).collect();
+        assert_eq!(labels, IssueError::labels().collect());
     }
 
     #[test]

@@ -9,6 +9,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use super::issuer::IssueError;
+
+/// The outcome of an issuance that went well; the others are [`IssueError::labels`].
+pub(crate) const ISSUED: &str = "issued";
+
 /// Labels of an issuance.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct IssuanceLabels {
@@ -108,12 +113,34 @@ impl Metrics {
         self.resumed.get_or_create(&MeshLabels { mesh: mesh.clone() }).inc_by(0);
         self.renewal_errors.get_or_create(&BackendLabels { mesh: mesh.clone(), backend: backend.clone() }).inc_by(0);
         drop(self.duration.get_or_create(&DurationLabels { backend: backend.clone() }));
-        self.issuances.get_or_create(&IssuanceLabels { mesh, backend, outcome: "issued" }).inc_by(0);
+        for outcome in IssueError::labels().chain([ISSUED]) {
+            let labels = IssuanceLabels { mesh: mesh.clone(), backend: backend.clone(), outcome };
+            self.issuances.get_or_create(&labels).inc_by(0);
+        }
     }
 
     /// The gauge of a provided CA; it is gone when this is dropped.
     pub(crate) fn provided_ca_ready(&self, mesh: &Arc<str>, backend: &Arc<str>) -> ProvidedCaReady {
         let labels = BackendLabels { mesh: mesh.to_string(), backend: backend.to_string() };
         ProvidedCaReady { all: self.provided_cas.clone(), labels }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_of_a_backend_begins_at_zero() {
+        let mut registry = Registry::default();
+        Metrics::new(&mut registry).begin(&"default".into(), &"ca".into());
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        let outcomes: Vec<_> = IssueError::labels().chain([ISSUED]).collect();
+        assert_eq!(outcomes.len(), 10);
+        for outcome in outcomes {
+            let series = format!("issuances_total{{mesh=\"default\",backend=\"ca\",outcome=\"{outcome}\"}} 0\n");
+            assert!(page.contains(&series), "{series} is not in\n{page}");
+        }
     }
 }

@@ -6,6 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use jiff::{SignedDuration, Timestamp};
+
 use super::entry::{Flight, Turn};
 use super::progress::Backlog;
 use crate::model::identity::ProxyKey;
@@ -13,10 +15,23 @@ use crate::model::identity::ProxyKey;
 /// How many slow signings there may be for each regular turn; a bound on what is pending at one CA.
 pub(super) const SLOW_PER_TURN: usize = 16;
 
+/// When a signing is looked at that has not been answered: a request that somebody sits on gives its turn back, so that it
+/// does not keep the rest of the mesh from being served. It stays in flight all the same.
+pub(super) const SLOW_AFTER: SignedDuration = SignedDuration::from_secs(30);
+
+/// And again and again after so long, if it has kept its turn.
+pub(super) const LOOK_AGAIN: SignedDuration = SignedDuration::from_secs(10);
+
+/// A CA answers in about the order in which it was asked. Who was asked for so much earlier than somebody who has been answered
+/// does not wait in line, but for a decision on itself.
+const OVERTAKEN_BY: SignedDuration = SignedDuration::from_secs(10);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     in_flight: usize,
+    /// How many have no leaf that can be served, and are not in line because they have failed.
+    retrying: usize,
     /// By identity policy.
     lines: HashMap<Option<Arc<str>>, Line>,
 }
@@ -29,6 +44,12 @@ struct Line {
     ready: BTreeSet<(Turn, ProxyKey)>,
     /// How many of those have no leaf that can be served.
     unserved: usize,
+    /// It has answered since the time was told.
+    has_answered: bool,
+    /// When it answered last.
+    answered_at: Option<Timestamp>,
+    /// Of what it has answered, when the last of it began.
+    newest_answered: Option<Timestamp>,
 }
 
 impl Line {
@@ -89,7 +110,7 @@ impl Queue {
     /// One is no longer in flight.
     pub(super) fn land(&mut self, key: &ProxyKey, flight: Flight) {
         match flight {
-            Flight::Quick(_) => self.in_flight = self.in_flight.saturating_sub(1),
+            Flight::Quick { .. } => self.in_flight = self.in_flight.saturating_sub(1),
             Flight::Slow => {
                 if let Some(line) = self.lines.get_mut(&key.identity_policy) {
                     line.slow = line.slow.saturating_sub(1);
@@ -98,11 +119,47 @@ impl Queue {
         }
     }
 
-    /// How many wait, and how many have a turn.
+    /// The signer has answered, be it with a certificate or not.
+    pub(super) fn answered(&mut self, key: &ProxyKey, flight: Flight) {
+        let Some(line) = self.lines.get_mut(&key.identity_policy) else { return };
+        line.has_answered = true;
+        if let Flight::Quick { began, .. } = flight {
+            line.newest_answered = line.newest_answered.max(Some(began));
+        }
+    }
+
+    /// It is `now`: what was answered since this was told last was answered now.
+    pub(super) fn hear(&mut self, now: Timestamp) {
+        for line in self.lines.values_mut() {
+            if std::mem::take(&mut line.has_answered) {
+                line.answered_at = Some(now);
+            }
+        }
+    }
+
+    /// Whether one that is in flight since `began` is to give its turn back: the signer answers others and not this one, or has
+    /// not answered anybody for long, or others wait for another signer. A signer that answers one after the other, however
+    /// slowly, has as many requests as it may have, and not more and more.
+    pub(super) fn is_stuck(&self, key: &ProxyKey, began: Timestamp, now: Timestamp) -> bool {
+        let Some(line) = self.lines.get(&key.identity_policy) else { return true };
+        let is_overtaken = line.newest_answered.is_some_and(|newest| newest.duration_since(began) >= OVERTAKEN_BY);
+        let is_silent = line.answered_at.is_none_or(|at| now.duration_since(at) >= SLOW_AFTER);
+        let mut others = self.lines.iter().filter(|(policy, _)| **policy != key.identity_policy);
+        is_overtaken || is_silent || others.any(|(_, line)| line.open && !line.ready.is_empty())
+    }
+
+    /// One that has no leaf is not in line because it has failed, or no longer so.
+    pub(super) fn count_retrying(&mut self, is_so: bool) {
+        self.retrying = if is_so { self.retrying + 1 } else { self.retrying.saturating_sub(1) };
+    }
+
+    /// Who has no certificate yet, or waits for another, and why.
     pub(super) fn backlog(&self) -> Backlog {
         let first = self.lines.values().map(|line| line.unserved).sum();
         let waiting: usize = self.lines.values().map(|line| line.ready.len()).sum();
-        Backlog { first, renewals: waiting - first, in_flight: self.in_flight }
+        let pending = self.lines.values().map(|line| line.slow).sum();
+        let (in_flight, retrying) = (self.in_flight, self.retrying);
+        Backlog { first, renewals: waiting - first, in_flight, pending, retrying }
     }
 
     /// Opens a signer's line, or closes it.

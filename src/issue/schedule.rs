@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::entry::{Entry, Flight, Leaf, Phase, Turn};
-use super::queue::Queue;
+use super::queue::{Queue, SLOW_AFTER};
 use super::resume::Held;
 use super::signer::Signer;
 use super::subscribers::{Report, ReportId};
@@ -23,10 +23,6 @@ use crate::model::identity::ProxyKey;
 /// How long a proxy that nobody asks for any more is remembered: a stream that breaks and comes back finds its key and leaf
 /// (or its pending request) as they were.
 pub const REMEMBERED: SignedDuration = SignedDuration::from_mins(10);
-
-/// A signing that takes longer gives its turn back: requests that somebody sits on must not keep the rest of the mesh from
-/// being served. They stay in flight all the same.
-const SLOW_AFTER: SignedDuration = SignedDuration::from_secs(30);
 
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +68,8 @@ impl Schedule {
         if let Some(at) = entry.forget_at.take() {
             self.wakes.remove(&(at, key.clone()));
             // A renewal that came due while nobody wanted it was put off until now.
-            if let Phase::Waiting(due) = entry.phase {
-                self.wakes.insert((due, key.clone()));
+            if let Some(at) = entry.phase.wakes_at() {
+                self.wakes.insert((at, key.clone()));
             }
         }
         self.settle(key, now);
@@ -193,12 +189,14 @@ impl Schedule {
                 if let Some(queue) = self.queues.get_mut(&key.mesh) {
                     queue.land(key, flight);
                 }
+                self.sleep(key);
                 self.wait(key, target);
                 true
             }
             Phase::Waiting(due) => {
                 // Without a leaf a due time is backoff; with one it may be backoff too, which ends here as well.
                 self.put_off(key, target.min(due));
+                self.recount(key, now);
                 false
             }
             Phase::Ready(Turn::Renewal(_)) => {
@@ -234,6 +232,7 @@ impl Schedule {
         if set_back.is_positive() {
             self.shorten_backoff(set_back);
         }
+        self.queues.values_mut().for_each(|queue| queue.hear(now));
         let mut steps = Vec::new();
         while self.wakes.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, key)) = self.wakes.pop_first() else { break };
@@ -242,14 +241,17 @@ impl Schedule {
         for queue in self.queues.values_mut() {
             while let Some(key) = queue.pop(self.in_flight_limit) {
                 let Some(entry) = self.entries.get_mut(&key) else { continue };
+                if let Some(until) = entry.wakes_apart() {
+                    self.wakes.remove(&(until, key.clone()));
+                }
                 if entry.subscribers.is_empty() {
                     // It has gone while it waited; should it come back, it is due.
                     entry.phase = Phase::Waiting(now);
                     continue;
                 }
-                let slow_at = now.saturating_add(SLOW_AFTER).unwrap_or(Timestamp::MAX);
-                entry.phase = Phase::Signing(Flight::Quick(slow_at));
-                self.wakes.insert((slow_at, key.clone()));
+                let look_at = now.saturating_add(SLOW_AFTER).unwrap_or(Timestamp::MAX);
+                entry.phase = Phase::Signing(Flight::Quick { began: now, look_at });
+                self.wakes.insert((look_at, key.clone()));
                 queue.begin();
                 steps.push(Step::Sign(key));
             }
@@ -261,109 +263,10 @@ impl Schedule {
     pub fn wake_at(&self) -> Option<Timestamp> {
         self.wakes.first().map(|(at, _)| *at)
     }
-
-    /// Goes by what the subscribers need now.
-    fn settle(&mut self, key: &ProxyKey, now: Timestamp) {
-        if let Some(due) = self.entries.get_mut(key).and_then(|entry| entry.settle(now)) {
-            self.put_off(key, due);
-        }
-    }
-
-    /// Backoff is so long, not until a time of day: when the clock is set back, it ends as much earlier.
-    fn shorten_backoff(&mut self, by: SignedDuration) {
-        let entries = self.entries.iter_mut();
-        let sooner: Vec<_> =
-            entries.filter_map(|(key, entry)| Some((key.clone(), entry.shorten_backoff(by)?))).collect();
-        for (key, due) in sooner {
-            self.put_off(&key, due);
-        }
-    }
-
-    fn wake(&mut self, key: ProxyKey, now: Timestamp, steps: &mut Vec<Step>) {
-        let Some(entry) = self.entries.get_mut(&key) else { return };
-        if entry.forget_at.is_some_and(|at| at <= now) {
-            self.forget(&key);
-            steps.push(Step::Forget(key));
-            return;
-        }
-        if let Phase::Signing(Flight::Quick(slow_at)) = entry.phase
-            && slow_at <= now
-            && let Some(queue) = self.queues.get_mut(&key.mesh)
-        {
-            entry.phase = Phase::Signing(Flight::Slow);
-            queue.slow_down(&key);
-        }
-        let Phase::Waiting(due) = entry.phase else { return };
-        if due > now || entry.subscribers.is_empty() {
-            // Nobody wants it: it is put off until somebody does, or it is forgotten.
-            return;
-        }
-        let turn = match entry.leaf.usable_until() {
-            Some(until) if until > now => Turn::Renewal(until),
-            _ => Turn::Unserved(due),
-        };
-        entry.phase = Phase::Ready(turn);
-        self.queues.entry(key.mesh.clone()).or_default().push(turn, key);
-    }
-
-    fn forget(&mut self, key: &ProxyKey) {
-        let Some(entry) = self.entries.remove(key) else { return };
-        let Some(queue) = self.queues.get_mut(&key.mesh) else { return };
-        match entry.phase {
-            Phase::Waiting(due) => {
-                self.wakes.remove(&(due, key.clone()));
-            }
-            Phase::Ready(turn) => {
-                queue.remove(turn, key);
-            }
-            Phase::Signing(flight) => {
-                queue.land(key, flight);
-                if let Flight::Quick(slow_at) = flight {
-                    self.wakes.remove(&(slow_at, key.clone()));
-                }
-            }
-        }
-    }
-
-    /// The entry, if it is in flight; it is no longer.
-    fn landed(&mut self, key: &ProxyKey) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(key)?;
-        let Phase::Signing(flight) = entry.phase else { return None };
-        if let Some(queue) = self.queues.get_mut(&key.mesh) {
-            queue.land(key, flight);
-        }
-        if let Flight::Quick(slow_at) = flight {
-            self.wakes.remove(&(slow_at, key.clone()));
-        }
-        Some(entry)
-    }
-
-    /// Lets one that is not in flight wait until `due`, wherever it is now.
-    fn put_off(&mut self, key: &ProxyKey, due: Timestamp) {
-        let Some(entry) = self.entries.get(key) else { return };
-        match entry.phase {
-            // The same moment may be the one at which it is forgotten.
-            Phase::Waiting(before) if entry.forget_at != Some(before) => {
-                self.wakes.remove(&(before, key.clone()));
-            }
-            Phase::Ready(turn) => {
-                if let Some(queue) = self.queues.get_mut(&key.mesh) {
-                    queue.remove(turn, key);
-                }
-            }
-            Phase::Waiting(_) | Phase::Signing(_) => {}
-        }
-        self.wait(key, due);
-    }
-
-    fn wait(&mut self, key: &ProxyKey, due: Timestamp) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.phase = Phase::Waiting(due);
-            self.wakes.insert((due, key.clone()));
-        }
-    }
 }
 
+#[path = "schedule_moves.rs"]
+mod moves;
 #[path = "schedule_view.rs"]
 mod view;
 

@@ -13,7 +13,7 @@ fn leaf(until: Timestamp) -> HeldLeaf {
     }
 }
 
-fn good(id: u64, due: i64, until: i64) -> Option<(ReportId, Report)> {
+pub(super) fn good(id: u64, due: i64, until: i64) -> Option<(ReportId, Report)> {
     let held = Held { leaf: leaf(at(until)), renew_at: at(due), usable_until: at(until), outdated: false };
     Some((ReportId(id), Report::Good(held)))
 }

@@ -70,13 +70,14 @@ fn who_waits_for_a_turn_is_counted_by_what_it_has() {
     let backlog = |schedule: &Schedule| {
         let [(mesh, backlog)] = schedule.backlogs().collect::<Vec<_>>()[..] else { panic!("one mesh") };
         assert_eq!(&**mesh, "default");
-        [backlog.first, backlog.renewals, backlog.in_flight]
+        assert_counted(schedule);
+        [backlog.first, backlog.renewals, backlog.in_flight, backlog.pending, backlog.retrying]
     };
     for name in ["old-1", "old-2"] {
         schedule.wanted(&key(name), None, at(0));
     }
     schedule.steps(at(0));
-    assert_eq!(backlog(&schedule), [0, 0, 2]);
+    assert_eq!(backlog(&schedule), [0, 0, 2, 0, 0]);
     for name in ["old-1", "old-2"] {
         schedule.issued(&key(name), at(60), at(1_000));
     }
@@ -85,19 +86,45 @@ fn who_waits_for_a_turn_is_counted_by_what_it_has() {
         schedule.wanted(&key(name), None, at(60));
     }
     schedule.steps(at(60));
-    assert_eq!(backlog(&schedule), [3, 2, 0], "they wait also for a signer that is closed");
+    assert_eq!(backlog(&schedule), [3, 2, 0, 0, 0], "they wait also for a signer that is closed");
     schedule.open(&Signer::classic("default"), true);
     assert_eq!(schedule.steps(at(61)), [sign("new-1"), sign("new-2")]);
-    assert_eq!(backlog(&schedule), [1, 2, 2]);
+    assert_eq!(backlog(&schedule), [1, 2, 2, 0, 0]);
     schedule.steps(at(91));
-    assert_eq!(backlog(&schedule), [0, 1, 2], "who has given its turn back is not in flight");
+    assert_eq!(backlog(&schedule), [0, 1, 2, 2, 0], "who has given its turn back is not in flight");
     schedule.unwanted(&key("old-1"), None, at(92));
     schedule.unwanted(&key("old-2"), None, at(92));
     schedule.failed(&key("new-1"), at(93), |_, _| Duration::from_secs(5));
-    assert_eq!(backlog(&schedule), [0, 1, 2], "who has gone keeps its place, should it come back");
+    assert_eq!(backlog(&schedule), [0, 1, 2, 1, 1], "who has gone keeps its place, should it come back");
     schedule.issued(&key("new-3"), at(1_000), at(2_000));
     assert_eq!(schedule.steps(at(95)), [], "but does not take its turn");
-    assert_eq!(backlog(&schedule), [0, 0, 1]);
+    assert_eq!(backlog(&schedule), [0, 0, 1, 1, 1]);
+    schedule.unwanted(&key("new-1"), None, at(96));
+    assert_eq!(backlog(&schedule), [0, 0, 1, 1, 0], "nobody waits for it");
+    schedule.wanted(&key("new-1"), None, at(97));
+    assert_eq!(backlog(&schedule), [0, 0, 1, 1, 1]);
+    assert_eq!(schedule.steps(at(98)), [sign("new-1")]);
+    assert_eq!(backlog(&schedule), [0, 0, 2, 1, 0]);
+    schedule.failed(&key("new-1"), at(99), |_, _| Duration::from_secs(5));
+    schedule.restart(&key("new-1"), at(200), at(100));
+    assert_eq!(backlog(&schedule), [0, 0, 1, 1, 0], "it is due");
+}
+
+/// What is counted as they come and go is what is there.
+fn assert_counted(schedule: &Schedule) {
+    for (mesh, backlog) in schedule.backlogs() {
+        let count = |is: fn(&Entry) -> bool| {
+            schedule.entries.iter().filter(|(key, entry)| key.mesh == *mesh && is(entry)).count()
+        };
+        assert_eq!(backlog.first, count(|entry| matches!(entry.phase, Phase::Ready(Turn::Unserved(_)))));
+        assert_eq!(backlog.renewals, count(|entry| matches!(entry.phase, Phase::Ready(Turn::Renewal(_)))));
+        assert_eq!(backlog.in_flight, count(|entry| matches!(entry.phase, Phase::Signing(Flight::Quick { .. }))));
+        assert_eq!(backlog.pending, count(|entry| entry.phase == Phase::Signing(Flight::Slow)));
+        assert_eq!(backlog.retrying, count(|entry| entry.is_counted));
+        // One with a leaf may be counted a little later.
+        let without = count(|entry| entry.leaf == Leaf::None && entry.retries_unserved(Timestamp::MIN));
+        assert_eq!(count(|entry| entry.leaf == Leaf::None && entry.is_counted), without);
+    }
 }
 
 #[test]
@@ -111,21 +138,6 @@ fn a_mesh_that_is_stuck_holds_up_no_other() {
     assert_eq!(schedule.steps(at(0)).len(), 2);
     schedule.issued(&key_in("fine", "a"), at(60), at(90));
     assert_eq!(schedule.steps(at(1)), [Step::Sign(key_in("fine", "b"))]);
-}
-
-#[test]
-fn requests_that_nobody_decides_give_their_turns_back() {
-    let mut schedule = opened(2);
-    for name in ["stuck-1", "stuck-2", "next"] {
-        schedule.wanted(&key(name), None, at(0));
-    }
-    assert_eq!(schedule.steps(at(0)).len(), 2);
-    assert_eq!(schedule.steps(at(29)), []);
-    assert_eq!(schedule.steps(at(30)).len(), 1, "the third gets a turn");
-    for name in ["next", "stuck-1", "stuck-2"] {
-        schedule.issued(&key(name), at(1_000), at(2_000));
-    }
-    assert_eq!(schedule.steps(at(1_000)).len(), 2, "all turns are free again, and no more than there were");
 }
 
 #[test]
@@ -241,6 +253,8 @@ fn backoff_is_not_lengthened_by_a_clock_that_is_set_back() {
 
 #[path = "schedule_held_tests.rs"]
 mod held;
+#[path = "schedule_turns_tests.rs"]
+mod turns;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -267,8 +281,8 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: the limit holds, nobody is signed for twice at a time, and once the mesh is open
-    /// and all signings land, everyone who is wanted has a leaf.
+    /// Whatever happens in whatever order: the limit holds, nobody is signed for twice at a time, who has no usable leaf goes
+    /// before who has, and once the mesh is open and all signings land, everyone who is wanted has a leaf.
     #[test]
     fn invariants(events in proptest::collection::vec(event(), 0..200)) {
         const LIMIT: usize = 2;
@@ -276,12 +290,19 @@ proptest! {
         let (mut now, mut flying, mut wanted) = (0_i64, BTreeSet::new(), HashMap::<ProxyKey, usize>::new());
         let mut served = BTreeSet::new();
         let settle = |schedule: &mut Schedule, now, flying: &mut BTreeSet<ProxyKey>, served: &mut BTreeSet<ProxyKey>| {
+            let (mut is_renewed, has_leaf) = (false, |entry: &Entry| entry.leaf.usable_until() > Some(at(now)));
             for step in schedule.steps(at(now)) {
                 match step {
-                    Step::Sign(key) => assert!(flying.insert(key), "signed for twice"),
+                    Step::Sign(key) => {
+                        is_renewed |= has_leaf(&schedule.entries[&key]);
+                        assert!(flying.insert(key), "signed for twice");
+                    }
                     Step::Forget(key) => { flying.remove(&key); served.remove(&key); }
                 }
             }
+            let mut ready = schedule.entries.values().filter(|entry| matches!(entry.phase, Phase::Ready(_)));
+            assert!(!is_renewed || ready.all(has_leaf), "who has no usable leaf goes first: {schedule:?}");
+            assert_counted(schedule);
             // With nobody slow, the limit is the limit; with everybody slow, it is bounded still.
             assert!(flying.len() <= LIMIT * (1 + SLOW_PER_TURN));
         };
@@ -334,40 +355,4 @@ proptest! {
             prop_assert!(count == 0 || served.contains(&key), "{key} is wanted and has nothing");
         }
     }
-}
-
-#[test]
-fn who_waits_for_one_signer_is_not_held_back_by_another() {
-    let signer = |name: &str| Signer { identity_policy: Some(name.into()), ..Signer::classic("default") };
-    let of = |policy: &str, name: &str| ProxyKey { identity_policy: Some(policy.into()), ..key(name) };
-    let mut schedule = Schedule::new(1);
-    for (policy, name) in [("closed", "first"), ("open", "second"), ("open", "third")] {
-        schedule.wanted(&of(policy, name), None, at(0));
-    }
-    schedule.open(&signer("open"), true);
-    assert_eq!(schedule.steps(at(0)), [Step::Sign(of("open", "second"))], "a closed one is passed over");
-    schedule.open(&signer("closed"), true);
-    assert_eq!(schedule.steps(at(1)), [], "the turns are the mesh's");
-    assert!(schedule.is_open(&signer("closed")) && !schedule.is_open(&Signer::classic("default")));
-    schedule.close_others(&HashSet::from([signer("open")]));
-    schedule.issued(&of("open", "second"), at(100), at(150));
-    assert_eq!(schedule.steps(at(2)), [Step::Sign(of("open", "third"))]);
-}
-
-#[test]
-fn what_one_signer_sits_on_is_its_own_bound() {
-    let of = |policy: &str, name: String| ProxyKey { identity_policy: Some(policy.into()), ..key(&name) };
-    let mut schedule = Schedule::new(1);
-    for policy in ["slow", "quick"] {
-        schedule.open(&Signer { identity_policy: Some(policy.into()), ..Signer::classic("default") }, true);
-    }
-    let mut now = 0;
-    for number in 0..=SLOW_PER_TURN {
-        schedule.wanted(&of("slow", format!("slow-{number}")), None, at(now));
-        schedule.steps(at(now));
-        now += 31;
-        schedule.steps(at(now));
-    }
-    schedule.wanted(&of("quick", "web".into()), None, at(now));
-    assert_eq!(schedule.steps(at(now)), [Step::Sign(of("quick", "web".into()))]);
 }

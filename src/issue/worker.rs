@@ -14,7 +14,7 @@ use super::ca::AuthoritySource;
 use super::inbox::{Inbox, Note};
 use super::issuer::{IssueError, Issuer, Subject, TRUST_GRACE};
 use super::manager::{Manager, Slots, Status};
-use super::metrics::{BackendLabels, DurationLabels, IssuanceLabels, Metrics};
+use super::metrics::{BackendLabels, DurationLabels, ISSUED, IssuanceLabels, Metrics};
 use super::progress::Board;
 use super::recognise::Recognised;
 use super::renewal::{renew_issued_at, retry_after};
@@ -338,7 +338,7 @@ impl Worker {
     fn count(&self, key: &ProxyKey, issuance: &Issuance, result: &Result<Svid, IssueError>) {
         let (mesh, backend) = (key.mesh.to_string(), issuance.backend.name.to_string());
         let metrics = &self.settings.metrics;
-        let outcome = result.as_ref().map_or_else(IssueError::label, |_| "issued");
+        let outcome = result.as_ref().map_or_else(IssueError::label, |_| ISSUED);
         metrics
             .issuances
             .get_or_create(&IssuanceLabels { mesh: mesh.clone(), backend: backend.clone(), outcome })

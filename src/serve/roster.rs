@@ -1,18 +1,24 @@
 //! What each live stream is subscribed to, what it was sent and what it said to that: for operators. Written by the streams,
 //! read by the admin API; the protocol itself decides nothing by it, and there is no key material in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use jiff::Timestamp;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
 
 use super::metrics::Protocol;
 use super::naming::SecretKind;
 use super::state::Verdict;
 use super::version::Version;
-use crate::model::identity::Identity;
+use crate::model::identity::{Identity, ProxyKey};
 
 /// Every live stream whose proxy is known. Clones are the same roster.
 #[derive(Debug, Clone, Default)]
@@ -90,6 +96,47 @@ impl Roster {
         };
         streams.into_iter().filter_map(|(_, record)| copy(&record)).collect()
     }
+
+    /// Registers how many proxies do not take what they were sent; it is counted when it is scraped.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Rejecting(self.clone())));
+    }
+
+    /// By mesh and kind, the proxies whose last word on a secret of that kind was no; none where there are other streams.
+    fn rejecting(&self) -> BTreeMap<(Arc<str>, SecretKind), usize> {
+        let mut proxies: BTreeMap<(Arc<str>, SecretKind), HashSet<ProxyKey>> = BTreeMap::new();
+        for stream in self.streams.iter() {
+            let record = locked(stream.value());
+            for kind in [SecretKind::Bundle, SecretKind::Certificate] {
+                let of_kind = proxies.entry((record.identity.mesh.clone(), kind)).or_default();
+                if record.names.values().any(|name| name.nacked.is_some() && name.kind == Some(kind)) {
+                    of_kind.insert(record.identity.proxy_key());
+                }
+            }
+        }
+        proxies.into_iter().map(|(of, proxies)| (of, proxies.len())).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Rejecting(Roster);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RejectingLabels {
+    mesh: String,
+    secret: SecretKind,
+}
+
+impl Collector for Rejecting {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Connected proxies that have rejected a secret of this kind, and have not accepted one under that name since.";
+        let mut family = encoder.encode_descriptor("proxies_rejecting", help, None, MetricType::Gauge)?;
+        for ((mesh, kind), proxies) in self.0.rejecting() {
+            let labels = RejectingLabels { mesh: mesh.to_string(), secret: kind };
+            ConstGauge::new(i64::try_from(proxies).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
 }
 
 impl Listing {
@@ -156,18 +203,60 @@ mod tests {
     use super::*;
     use crate::serve::testing::identity;
 
-    #[test]
-    fn items_40_and_41_a_late_verdict_on_an_older_response_does_not_hide_that_on_the_newest() {
-        let roster = Roster::default();
-        let listing = roster.enter(StreamRecord {
+    fn record(name: &str) -> StreamRecord {
+        StreamRecord {
             protocol: Protocol::Sotw,
             peer: "peer".into(),
             node_id: "node".into(),
             node_cluster: "cluster".into(),
-            identity: Arc::new(identity("web")),
+            identity: Arc::new(identity(name)),
             opened: Timestamp::UNIX_EPOCH,
             names: HashMap::new(),
-        });
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_rejects_is_counted_until_it_accepts_or_goes() {
+        let roster = Roster::default();
+        let counts = || {
+            let counts = roster.rejecting();
+            let of = |kind| counts.iter().filter(|((_, k), _)| *k == kind).map(|(_, count)| *count).sum::<usize>();
+            [of(SecretKind::Bundle), of(SecretKind::Certificate)]
+        };
+        let streams = ["web", "web", "api"].map(|name| roster.enter(record(name)));
+        let says = |stream: usize, name: &str, kind, number, result: Result<(), &str>| {
+            let verdict = Verdict {
+                number,
+                name: name.into(),
+                kind,
+                version: "1".into(),
+                result: result.map_err(str::to_owned),
+                after: Duration::ZERO,
+            };
+            streams[stream].answered(&verdict, Timestamp::UNIX_EPOCH);
+        };
+        for stream in &streams {
+            stream.subscribed(&"a".into(), Some(SecretKind::Bundle), None);
+            stream.subscribed(&"b".into(), Some(SecretKind::Certificate), None);
+        }
+        assert_eq!((counts(), roster.rejecting().len()), ([0, 0], 2), "the series are there from the first stream on");
+        says(0, "b", SecretKind::Certificate, 1, Err("no"));
+        says(1, "b", SecretKind::Certificate, 1, Err("no"));
+        says(2, "b", SecretKind::Certificate, 1, Err("no"));
+        says(2, "a", SecretKind::Bundle, 2, Ok(()));
+        assert_eq!(counts(), [0, 2], "two streams of a proxy are one proxy");
+        says(0, "b", SecretKind::Certificate, 3, Ok(()));
+        assert_eq!(counts(), [0, 2]);
+        says(1, "b", SecretKind::Certificate, 3, Ok(()));
+        assert_eq!(counts(), [0, 1]);
+        drop(streams);
+        assert_eq!(counts(), [0, 0]);
+    }
+
+    #[test]
+    fn items_40_and_41_a_late_verdict_on_an_older_response_does_not_hide_that_on_the_newest() {
+        let roster = Roster::default();
+        let listing = roster.enter(record("web"));
         listing.subscribed(&"a".into(), Some(SecretKind::Bundle), None);
         let answered = |number: u64, result: Result<(), String>| {
             let (name, kind, version) = ("a".into(), SecretKind::Bundle, number.to_string().as_str().into());

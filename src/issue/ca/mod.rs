@@ -107,6 +107,9 @@ pub enum CaError {
 }
 
 impl CaError {
+    /// All that [`CaError::label`] says.
+    pub const LABELS: [&'static str; 6] = ["denied", "failed", "invalid", "deleted", "unavailable", "bad_answer"];
+
     /// A fixed label for metrics.
     pub fn label(&self) -> &'static str {
         match self {

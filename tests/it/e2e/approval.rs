@@ -173,8 +173,10 @@ async fn denied_and_orphaned_requests_cost_nobody_anything() {
     })
     .await;
     assert_eq!(requests(&cluster, &place.system, 2).await, wanted, "those of a server that lives are left alone");
+    server.metric_becomes("issuances_pending", &[("mesh", "default")], |pending| pending == 2.0).await;
     approver.set(Verdict::Approved);
     scene.both_show("a leaf of the new server", |leaf| leaf.not_after - leaf.not_before == 5 * 3600).await;
+    server.metric_becomes("issuances_pending", &[("mesh", "default")], |pending| pending == 0.0).await;
     bystander.assert_running();
     no_requests_left(&cluster, &place.system).await;
 

@@ -103,6 +103,9 @@ mtls:
     server.metric_becomes("streams", &[("protocol", "sotw")], is(4.0)).await;
     server.metric_becomes("proxies", &[mesh], is(2.0)).await;
     server.metric_becomes("nacks_total", &[("secret", "certificate")], is(1.0)).await;
+    for (secret, rejecting) in [("certificate", 1.0), ("bundle", 0.0)] {
+        server.metric_becomes("proxies_rejecting", &[("mesh", "default"), ("secret", secret)], is(rejecting)).await;
+    }
     server.metric_becomes("acks_total", &[("secret", "bundle")], is(1.0)).await;
     server.metric_becomes("withheld_total", &[("reason", "unknown_name")], is(1.0)).await;
     server.metric_becomes("pushes_total", &[("secret", "certificate")], |pushes| pushes >= 2.0).await;
@@ -132,6 +135,13 @@ mtls:
     }
 
     let page = http::get(server.admin, "/metrics").await.expect("it answers");
+    // An alert hears of a count's increase, and not of its first appearance.
+    let never = ["denied", "invalid", "deleted", "unavailable", "bad_answer", "internal"];
+    for outcome in never {
+        let series =
+            format!("envoy_sds_issuances_total{{mesh=\"default\",backend=\"ours\",outcome=\"{outcome}\"}} 0\n");
+        assert!(page.body.contains(&series), "{series} is not in\n{}", page.body);
+    }
     assert_eq!(page.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     promtool_finds_nothing(&page.body);
     // Neither a name that a client asked for, nor one that it calls itself.

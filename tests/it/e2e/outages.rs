@@ -74,11 +74,19 @@ async fn every_envoy_recovers_by_itself_and_traffic_never_stops() {
     cluster.stop_cert_manager().await;
     server.set_mesh(&mesh_of(2));
     pending(&cluster, &place.system, 2).await;
+    // Nothing has failed that could be counted, so what is watched is that they wait.
+    let in_the_mesh = [("mesh", "default")];
+    server.metric_becomes("issuances_pending", &in_the_mesh, |pending| pending == 2.0).await;
+    let failed = ["proxies_unserved", "proxies_failing", "certificate_renewal_errors_total", "issuances_waiting"];
+    for metric in failed {
+        assert_eq!(server.metric(metric, &in_the_mesh).await, Ok(0.0), "{metric}");
+    }
     cluster.stop_api_server();
     scene.goes_on("without cert-manager and API server").await;
     cluster.start_api_server().await;
     cluster.start_cert_manager().await;
     scene.both_show_leaves_of(2).await;
+    server.metric_becomes("issuances_pending", &in_the_mesh, |pending| pending == 0.0).await;
     no_requests_left(&cluster, &place.system).await;
 
     // The API server is away when new leaves are wanted.

@@ -165,7 +165,8 @@ async fn a_storm_on_cert_manager_is_paced_and_seen_and_new_proxies_go_first() {
         .collect();
     let expected = [["old"; LIMIT].as_slice(), &["new"; NEW], &["old"; OLD - LIMIT]].concat();
     assert_eq!(order, expected, "one for each, and who has none goes first");
-    server.logs("INFO", &["default", "nobody waits for a turn"]).await;
+    assert_eq!(record.most_in_flight(), LIMIT, "nor were there more while nobody answered");
+    server.logs("INFO", &["default", "nobody waits for a certificate any more"]).await;
     let (_, readyz) = server.readyz().await.expect("it answers");
     assert_eq!(readyz["issuing"], serde_json::json!({}));
     old.assert_sound();
