@@ -2,20 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, ValueEnum};
 
+use super::load_course::{Behaviour, CourseFlags};
 use super::load_identity::{IdentityFlags, TlsFlags};
 use super::{Failure, output, runtime};
 use crate::config::Endpoint;
 use crate::load::progress::Progress;
 use crate::load::report::{html, json, table};
 use crate::load::results::Results;
-use crate::load::{Plan, ServerProcess, Target, Trigger, Variant, run};
-use crate::model::duration;
+use crate::load::{Plan, ServerProcess, Target, Variant, run};
 use crate::runtime::clock::Clock;
 
 /// Simulate Envoys against an SDS server, and measure it
@@ -81,92 +80,6 @@ pub(super) struct Load {
 
     #[command(flatten)]
     report: Report,
-}
-
-/// How proxies behave.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Behaviour")]
-struct Behaviour {
-    /// New connections a second [default: as fast as --in-flight lets]
-    #[arg(long, value_name = "R", value_parser = rate)]
-    rate: Option<f64>,
-
-    /// Connections that wait for their first secrets at one time
-    #[arg(long, value_name = "N", default_value = "256", value_parser = clap::value_parser!(u32).range(1..))]
-    in_flight: u32,
-
-    /// Share of proxies that refuse everything (NACK), 0 to 1
-    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
-    nack: f64,
-
-    /// Share of proxies that read seldom once they have their secrets, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value = "0", value_parser = share)]
-    slow: f64,
-
-    /// How long those look away each time; 0s: for ever
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
-    slow_pause: Duration,
-
-    /// Come back when the server ends a stream or connection, with Envoy's backoff, rather than call it a failure
-    #[arg(long)]
-    reconnect: bool,
-
-    /// Who comes back says nothing of what it had, like an Envoy that was started anew
-    #[arg(long)]
-    forget: bool,
-}
-
-/// What happens.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "What happens")]
-struct CourseFlags {
-    /// Rest after connecting, and after all else: to see the server's memory, and what it still had to do
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration::parse)]
-    rest: Duration,
-
-    /// Shell command after which all have to get something new, timed from its start; repeatable
-    #[arg(long, value_name = "COMMAND")]
-    trigger: Vec<String>,
-
-    /// Names of the secrets that the --trigger at the same place changes, or any; repeatable [default: any]
-    #[arg(long, value_name = "NAMES", requires = "trigger")]
-    trigger_changes: Vec<String>,
-
-    /// Wait for this many new versions of the validation contexts
-    #[arg(long, value_name = "K", default_value = "0")]
-    expect_bundle_pushes: u32,
-
-    /// Wait for this many new leaves
-    #[arg(long, value_name = "K", default_value = "0")]
-    expect_rotations: u32,
-
-    /// Share of a leaf's life after which its successor is late (renewal-lag)
-    #[arg(long, value_name = "SHARE", default_value = "0.75", value_parser = share)]
-    renew_by: f64,
-
-    /// How often all lose their connection at once and come back
-    #[arg(long, value_name = "K", default_value = "0")]
-    storms: u32,
-
-    /// Shell command that cuts all of them off, such as the server's restart, after which all have to be back; repeatable
-    #[arg(long, value_name = "COMMAND", requires = "reconnect")]
-    storm_command: Vec<String>,
-
-    /// Proxies a second that leave and come back
-    #[arg(long, value_name = "R", value_parser = rate, requires = "churn_for")]
-    churn: Option<f64>,
-
-    /// For how long
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "churn")]
-    churn_for: Option<Duration>,
-
-    /// Bound of the whole run
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
-    timeout: Duration,
-
-    /// Give up at this many failures
-    #[arg(long, value_name = "N", default_value = "1000", value_parser = clap::value_parser!(u64).range(1..))]
-    max_failures: u64,
 }
 
 /// How it is told.
@@ -253,15 +166,14 @@ impl Load {
                 "--slow is for connections of their own: who shares one (--connections) cannot read it slowly alone",
             );
         }
-        if course.trigger_changes.len() > course.trigger.len() {
-            return usage("there are more --trigger-changes than --trigger");
-        }
         let mut names: Vec<Arc<str>> = self.names.iter().map(|name| Arc::from(name.trim())).collect();
         names.sort();
         names.dedup();
         if names.len() != self.names.len() || names.iter().any(|name| name.is_empty()) {
             return usage("--names has an empty one in it, or one twice");
         }
+        let triggers = course.triggers(&self.names)?;
+        course.is_possible(&self.names, self.identity.expect_identity.is_some())?;
         let proxies = self.proxies as usize;
         let (variant, ads) = match self.api {
             Api::Sotw => (Variant::Sotw, false),
@@ -296,8 +208,9 @@ impl Load {
             slow_pause: behaviour.slow_pause,
             reconnect: behaviour.reconnect,
             forget: behaviour.forget,
+            resends: behaviour.resends.into(),
             rest: course.rest,
-            triggers: self.triggers()?,
+            triggers,
             bundle_pushes: course.expect_bundle_pushes,
             rotations: course.expect_rotations,
             storms: course.storms,
@@ -312,33 +225,15 @@ impl Load {
         })
     }
 
-    fn triggers(&self) -> Result<Vec<Trigger>, Failure> {
-        let course = &self.course;
-        let trigger = |(number, command): (usize, &String)| {
-            let changes = course.trigger_changes.get(number).map_or("any", String::as_str);
-            let changes: Vec<String> = match changes {
-                "any" => Vec::new(),
-                names => names.split(',').map(|name| name.trim().to_owned()).collect(),
-            };
-            match changes.iter().find(|name| !self.names.contains(name)) {
-                Some(stranger) => Err(Failure::Usage(format!("--trigger-changes {stranger} is not among --names"))),
-                None => Ok(Trigger { command: command.clone(), changes }),
-            }
-        };
-        course.trigger.iter().enumerate().map(trigger).collect()
-    }
-
     fn tell(&self, results: &Results) -> Result<(), Failure> {
-        if let Some(file) = &self.report.json {
-            write(file, &json(results))?;
-        }
-        if let Some(file) = &self.report.html {
-            write(file, &html(results))?;
-        }
-        match self.report.output {
-            Format::Table => output::text(table(results))?,
-            Format::Json => output::text(json(results))?,
-        }
+        // What cannot be written in one place is not to be lost in the others.
+        let told = match self.report.output {
+            Format::Table => output::text(table(results)),
+            Format::Json => output::text(json(results)),
+        };
+        let as_json = self.report.json.as_ref().map_or(Ok(()), |file| write(file, &json(results)));
+        let as_html = self.report.html.as_ref().map_or(Ok(()), |file| write(file, &html(results)));
+        told.and(as_json).and(as_html)?;
         if results.passed { Ok(()) } else { Err(anyhow!("the run did not pass: {}", why(results)).into()) }
     }
 }
@@ -378,14 +273,4 @@ fn told() -> Vec<(String, String)> {
 
 fn write(file: &PathBuf, text: &str) -> Result<(), Failure> {
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display())).map_err(Failure::from)
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate = text.parse::<f64>().ok().filter(|rate| (0.001..=1e6).contains(rate));
-    rate.ok_or_else(|| "expected a number a second, such as 200 or 0.5".to_owned())
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.ok_or_else(|| "expected a share between 0 and 1, such as 0.1".to_owned())
 }

@@ -7,6 +7,7 @@ mod crds;
 mod demo;
 mod flags;
 mod load;
+mod load_course;
 mod load_identity;
 mod output;
 mod proxies;

@@ -231,7 +231,11 @@ fn what_a_load_run_cannot_do_is_told_before_it_begins() {
         ("load -n 9 --connections 3 --slow 0.1", "connections of their own"),
         ("load -n 9 --names a,a", "twice"),
         ("load -n 9 --trigger x --trigger-changes other", "not among --names"),
-        ("load -n 9 --trigger x --trigger-changes any --trigger-changes any", "more --trigger-changes"),
+        ("load -n 9 --trigger x --trigger-changes any", "not among --names"),
+        ("load -n 9 --trigger x --trigger-changes default --trigger-changes default", "more --trigger-changes"),
+        ("load -n 9 --names ROOTCA,ALL --expect-rotations 1", "none is among --names"),
+        ("load -n 9 --names ROOTCA --expect-identity spiffe://a/b", "none is among --names"),
+        ("load -n 9 --names default --expect-bundle-pushes 1", "none is among --names"),
         ("load -n 9 --tls-cert a --tls-key b", "--tls-ca"),
     ] {
         let words = std::iter::once("envoy-sds").chain(line.split(' '));

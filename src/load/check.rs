@@ -42,7 +42,8 @@ pub(crate) struct Bundles(HashMap<u64, Result<Arc<Bundle>, Fault>>);
 #[derive(Debug)]
 struct Bundle(Vec<(Option<String>, TrustAnchor<'static>)>);
 
-/// Checks the secrets of one proxy, encoded, with the names that it asked for them by. `None` if no certificate is among them.
+/// Checks the secrets of one proxy, encoded, with the names that it asked for them by. What its certificates are known by, each
+/// with its place among the secrets.
 ///
 /// # Errors
 /// The first thing that is wrong.
@@ -50,13 +51,13 @@ pub(crate) fn check(
     secrets: &[(Arc<str>, bytes::Bytes)],
     bundles: &mut Bundles,
     now: Timestamp,
-) -> Result<Option<Leaf>, Fault> {
+) -> Result<Vec<(usize, Leaf)>, Fault> {
     let mut trusted = Vec::new();
     let mut certificates = Vec::new();
-    for (name, bytes) in secrets {
+    for (place, (name, bytes)) in secrets.iter().enumerate() {
         let secret = Secret::decode(bytes.clone()).map_err(|error| fault("a secret cannot be decoded", error))?;
         match (secret.r#type, expected_kind(name)) {
-            (Some(secret::Type::TlsCertificate(pair)), Some(true) | None) => certificates.push((name, pair)),
+            (Some(secret::Type::TlsCertificate(pair)), Some(true) | None) => certificates.push((place, name, pair)),
             (Some(secret::Type::ValidationContext(context)), Some(false) | None) => {
                 let parsed = bundles.0.entry(digest(bytes)).or_insert_with(|| Bundle::read(&context).map(Arc::new));
                 trusted.push(parsed.clone()?);
@@ -64,21 +65,21 @@ pub(crate) fn check(
             _ => return Err(fault("a name got a secret of another kind", name)),
         }
     }
-    let mut leaf = None;
-    for (name, pair) in certificates {
+    let mut leaves = Vec::with_capacity(certificates.len());
+    for (place, name, pair) in certificates {
         let inline = |source: Option<super::messages::DataSource>| {
             source
                 .and_then(|source| source.inline().map(<[u8]>::to_vec))
                 .ok_or_else(|| fault("a secret is not inline", name))
         };
         let key = zeroize::Zeroizing::new(inline(pair.private_key)?);
-        leaf = Some(certificate(name, &inline(pair.certificate_chain)?, &key, &trusted, now)?);
+        leaves.push((place, certificate(name, &inline(pair.certificate_chain)?, &key, &trusted, now)?));
     }
-    Ok(leaf)
+    Ok(leaves)
 }
 
 /// Whether a name that every Envoy is configured with is a certificate's; other systems' names say nothing here.
-fn expected_kind(name: &str) -> Option<bool> {
+pub(crate) fn expected_kind(name: &str) -> Option<bool> {
     match name {
         "default" => Some(true),
         "ROOTCA" | "ALL" => Some(false),

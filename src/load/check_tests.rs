@@ -46,7 +46,7 @@ fn leaf(ca: &TestCa, options: &LeafOptions) -> (String, KeyPair) {
     (ca.sign(request.der(), options).pem(), key)
 }
 
-fn found(secrets: &[(Arc<str>, Bytes)]) -> Result<Option<Leaf>, &'static str> {
+fn found(secrets: &[(Arc<str>, Bytes)]) -> Result<Vec<(usize, Leaf)>, &'static str> {
     check(secrets, &mut Bundles::default(), now()).map_err(|fault| fault.what)
 }
 
@@ -57,11 +57,14 @@ fn what_a_proxy_can_live_with_is_good() {
     let certificate = pair(&chain, &key);
     for bundles in [vec![bundle(&ca)], vec![validator("default", &ca)], vec![]] {
         let secrets = [vec![certificate.clone()], bundles].concat();
-        let leaf = found(&secrets).unwrap().unwrap();
+        let leaves = found(&secrets).unwrap();
+        let [(0, leaf)] = leaves.as_slice() else { panic!("{leaves:?}") };
         assert_eq!(&*leaf.spiffe_id, ID);
         assert!(leaf.validity.contains(now()));
     }
-    assert_eq!(found(&[bundle(&ca)]), Ok(None));
+    assert_eq!(found(&[bundle(&ca)]), Ok(Vec::new()));
+    let several = found(&[certificate.clone(), bundle(&ca), ("other".into(), certificate.1)]).unwrap();
+    assert_eq!(several.iter().map(|(place, _)| *place).collect::<Vec<_>>(), [0, 2], "each of them, by its place");
     let below = ca.intermediate("below");
     let (chain, key) = leaf(&below, &LeafOptions::default());
     let whole = format!("{chain}{}", below.certificate().pem());

@@ -2,7 +2,7 @@
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use http::{Request, Uri, header};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::time::{Instant, sleep};
 
+use super::meters::Meters;
 use super::plan::Role;
 use super::proxy::{Proxy, Surroundings};
 use super::stream::{End, Stream};
@@ -41,8 +42,46 @@ pub(crate) struct Shared {
     pub(crate) reconnect: bool,
     pub(crate) forget: bool,
     pub(crate) slow_pause: Duration,
-    /// By connection: told to drop it, and come back.
-    pub(crate) nudges: Vec<Notify>,
+    /// By connection.
+    pub(crate) nudges: Vec<Nudge>,
+}
+
+/// Tells a connection to drop what it has, and come back.
+#[derive(Debug, Default)]
+pub(crate) struct Nudge {
+    told: Notify,
+    is_pending: AtomicBool,
+}
+
+impl Nudge {
+    /// From now on it counts as one that is away, until those who are on it do.
+    pub(crate) fn give(&self, meters: &Meters) {
+        if !self.is_pending.swap(true, Relaxed) {
+            meters.left();
+            self.told.notify_one();
+        }
+    }
+
+    fn is_heeded(&self, meters: &Meters) {
+        self.is_pending.store(false, Relaxed);
+        meters.back();
+    }
+
+    /// Nobody is there any more who could heed one.
+    fn is_futile(&self, meters: &Meters) {
+        if self.is_pending.swap(true, Relaxed) {
+            meters.back();
+        }
+    }
+}
+
+/// How a connection begins for the first time.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// When it was to: times are taken from then, so that a client which is late itself hides nothing.
+    pub(crate) at: Instant,
+    /// Held until its proxies have their first secrets.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// How a connection ended.
@@ -54,36 +93,49 @@ enum Ended {
     Lost(End),
 }
 
-/// Runs a connection with these proxies. `permit` is held until they have their first secrets.
-pub(crate) async fn run(shared: Arc<Shared>, index: usize, mut proxies: Vec<Proxy>, permit: OwnedSemaphorePermit) {
-    let mut permit = Some(permit);
+/// Runs a connection with these proxies, until the run ends or all of them are given up.
+pub(crate) async fn run(shared: Arc<Shared>, index: usize, mut proxies: Vec<Proxy>, start: Start) {
+    let Start { mut at, mut permit } = start;
+    let (nudge, meters) = (&shared.nudges[index], &shared.run.meters);
     let (mut attempt, mut backoff) = (0, BACKOFF);
     loop {
         let forget = shared.forget && attempt > 0;
-        proxies.iter_mut().for_each(|proxy| proxy.begin(forget));
+        proxies.iter_mut().for_each(|proxy| proxy.begin(at, forget, &shared.run));
         let ended = tokio::select! {
             biased;
-            () = shared.nudges[index].notified() => Ended::Nudged,
+            () = nudge.told.notified() => Ended::Nudged,
             lost = session(&shared, index, attempt, &mut proxies, &mut permit) => Ended::Lost(lost),
         };
         attempt += 1;
         let was_served = proxies.iter().any(|proxy| proxy.served);
+        let (mut wait, was_nudged) = (None, matches!(ended, Ended::Nudged));
         match ended {
             Ended::Nudged => backoff = BACKOFF,
             Ended::Lost(why) if !shared.reconnect => {
                 for proxy in proxies.iter_mut().filter(|proxy| !proxy.failed) {
                     proxy.fail(&shared.run, why.what.clone(), &why.detail);
                 }
-                proxies.iter_mut().for_each(|proxy| proxy.disconnected(&shared.run));
-                return;
             }
-            Ended::Lost(_) => {
-                proxies.iter_mut().for_each(|proxy| proxy.disconnected(&shared.run));
+            Ended::Lost(why) => {
+                // That of a connection on which nobody is left is our own doing.
+                if proxies.iter().any(|proxy| !proxy.failed) {
+                    meters.interrupt(why.what, || format!("connection {index}: {}", why.detail));
+                }
                 backoff = if was_served { BACKOFF } else { (backoff * 2).min(LONGEST_BACKOFF) };
-                sleep(backoff.mul_f64(fastrand::f64())).await;
+                wait = Some(backoff.mul_f64(fastrand::f64()));
             }
         }
         proxies.iter_mut().for_each(|proxy| proxy.disconnected(&shared.run));
+        if was_nudged {
+            nudge.is_heeded(meters);
+        }
+        if proxies.iter().all(|proxy| proxy.failed) {
+            return nudge.is_futile(meters);
+        }
+        if let Some(wait) = wait {
+            sleep(wait).await;
+        }
+        at = Instant::now();
     }
 }
 
@@ -99,7 +151,7 @@ async fn session(
     let connected = shared.server.connect(index, attempt, shared.connections).await;
     let io = match connected {
         Ok(io) => io,
-        Err(error) => return End { what: format!("cannot connect: {}", error.kind()), detail: error.to_string() },
+        Err(error) => return End::new(format!("cannot connect: {}", error.kind()), error),
     };
     shared.run.meters.current().time("handshake", began.elapsed());
     shared.run.meters.counters.connections.fetch_add(1, Relaxed);
@@ -129,7 +181,7 @@ fn unopened(proxies: &[Proxy]) -> Vec<(usize, usize)> {
 }
 
 fn lost(error: &h2::Error) -> End {
-    End { what: "connection lost".to_owned(), detail: error.to_string() }
+    End::new("connection lost", error)
 }
 
 struct Session<'s> {
@@ -148,8 +200,7 @@ impl Session<'_> {
                 loop {
                     match self.connection.poll_unpin(cx) {
                         Poll::Ready(Ok(())) => {
-                            let detail = "the server closed it".to_owned();
-                            return Poll::Ready(Some(End { what: "connection lost".to_owned(), detail }));
+                            return Poll::Ready(Some(End::new("connection lost", "the server closed it")));
                         }
                         Poll::Ready(Err(error)) => return Poll::Ready(Some(lost(&error))),
                         Poll::Pending => {}
@@ -196,7 +247,7 @@ impl Session<'_> {
             let proxy = &mut proxies[stream.proxy];
             match stream.advance(cx, proxy, &self.shared.run) {
                 Ok(this) => advanced |= this,
-                Err(end) if self.shared.reconnect => return Err(end),
+                Err(end) if self.shared.reconnect && !end.is_violation => return Err(end),
                 Err(end) => {
                     proxy.fail(&self.shared.run, end.what, &end.detail);
                     advanced = true;
@@ -204,8 +255,7 @@ impl Session<'_> {
             }
         }
         if self.unopened.is_empty() && self.streams.iter().all(Stream::is_over) {
-            let detail = "none of its streams is left".to_owned();
-            return Err(End { what: "connection lost".to_owned(), detail });
+            return Err(End::new("connection lost", "none of its streams is left"));
         }
         Ok(advanced)
     }
@@ -215,11 +265,35 @@ impl Session<'_> {
             .header(header::CONTENT_TYPE, "application/grpc")
             .header(header::TE, "trailers")
             .body(())
-            .map_err(|error| End { what: "bad request".to_owned(), detail: error.to_string() })?;
+            .map_err(|error| End::new("bad request", error))?;
         request.headers_mut().extend(proxy.headers.clone());
         let (response, send) = self.requests.send_request(request, false).map_err(|error| lost(&error))?;
         let mut stream = Stream::new(number, channel, response, send);
         stream.send(proxy.channels[channel].subscription.first(&proxy.manner))?;
         Ok(stream)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::meters::{Concerns, Current};
+    use crate::load::results::PhaseKind;
+
+    #[test]
+    fn who_is_told_to_leave_is_away_until_it_is_back_or_given_up() {
+        let phase = Current::new(1, "churn".to_owned(), PhaseKind::Churn, Concerns::Nothing, 0);
+        let meters = Meters::new(0, 1, 1, phase);
+        let nudge = Nudge::default();
+        nudge.give(&meters);
+        nudge.give(&meters);
+        assert_eq!(meters.away(), 1, "once, however often it is told");
+        meters.left();
+        nudge.is_heeded(&meters);
+        assert_eq!(meters.away(), 1, "the proxy itself");
+        nudge.give(&meters);
+        nudge.is_futile(&meters);
+        nudge.give(&meters);
+        assert_eq!(meters.away(), 1, "nobody heeds it any more");
     }
 }

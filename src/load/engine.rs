@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
-use tokio::process::Command;
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::connection::{self, Shared};
+use super::command;
+use super::connection::{self, Nudge, Shared, Start};
 use super::inspect::Inspection;
 use super::messages::Node;
 use super::meters::{Concerns, Current, Meters};
@@ -29,6 +29,9 @@ use crate::runtime::tasks::Tasks;
 
 /// How long connections may take to be gone at the end.
 const STOP: Duration = Duration::from_secs(5);
+
+/// How long proxies may take to be back when churn has ended: twice the longest that Envoy waits before it tries again.
+const BACK: Duration = Duration::from_secs(60);
 
 /// Phase numbers begin with 1: no stream has seen this one.
 const BEFORE_THE_FIRST: u32 = 0;
@@ -58,10 +61,11 @@ pub async fn run(
         None => None,
     };
     let first = Current::new(BEFORE_THE_FIRST, "start".to_owned(), PhaseKind::Rest, Concerns::Nothing, 0);
-    let meters = Arc::new(Meters::new(plan.names.len(), plan.max_failures, first));
+    let meters = Arc::new(Meters::new(plan.readers(), plan.names.len(), plan.max_failures, first));
     let server =
         Server::find(&plan.target, plan.server_name.as_deref(), plan.tls.clone(), meters.counters.clone()).await?;
-    let run = Surroundings { meters: meters.clone(), clock: clock.clone(), renew_by: plan.renew_by };
+    let (renew_by, silence) = (plan.renew_by, plan.silence());
+    let run = Surroundings { meters: meters.clone(), clock: clock.clone(), renew_by, silence };
     let shared = Arc::new(Shared {
         uri: uri(&plan, &server)?,
         run,
@@ -70,23 +74,25 @@ pub async fn run(
         reconnect: plan.reconnect,
         forget: plan.forget,
         slow_pause: plan.slow_pause,
-        nudges: (0..connections).map(|_| Notify::new()).collect(),
+        nudges: (0..connections).map(|_| Nudge::default()).collect(),
     });
     let groups = groups(&plan)?;
     let inspection = Inspection {
         kept: groups.iter().flatten().map(|proxy| proxy.kept.clone()).collect(),
         names: plan.names.clone().into(),
         expected: plan.expect_identity.as_deref().map(Arc::from),
+        compared: Arc::default(),
         meters: meters.clone(),
     };
+    let compared = inspection.compared.clone();
     let (tasks, _deaths) = Tasks::new();
     let processes = Arc::new(Processes::new(server_process));
     let started = clock.now();
     let record = Record::new(meters.clone(), processes.clone());
-    let mut course = Course { record, plan: &plan, shared, inspection, server_metrics, clock };
+    let mut course = Course { record, plan: &plan, shared, inspection, server_metrics, clock, tasks: &tasks };
     let mut samples = Vec::new();
     let interrupted = tokio::select! {
-        () = course.go(groups, &tasks) => None,
+        () = course.go(groups) => None,
         () = phases::sample(&meters, &processes, &mut samples, observe) => None,
         () = stop => Some("interrupted"),
         () = meters.too_many_failures() => Some("given up because of too many failures (--max-failures)"),
@@ -97,14 +103,17 @@ pub async fn run(
     samples.push(phases::now(&meters, &processes));
     if let Some(why) = interrupted {
         let last = phases.last();
-        meters.fail(why, || match last {
+        let at = match last {
             Some(phase) => format!("in {}, which {} of {} had reached", phase.name, phase.reached, phase.expected),
             None => "before anything".to_owned(),
-        });
+        };
+        meters.fail(why, || at + &most_often(&meters));
+    } else if plan.expect_identity.is_some() && compared.load(Relaxed) == 0 && meters.failed() == 0 {
+        meters.fail("no identity was compared", || "no certificate has come (--expect-identity)".to_owned());
     }
     tasks.stop(STOP).await;
     let failures = meters.failures();
-    let complete = phases.iter().all(|phase| phase.kind == PhaseKind::Churn || phase.reached >= phase.expected);
+    let complete = phases.iter().all(|phase| phase.reached >= phase.expected);
     Ok(Results {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: started.to_string(),
@@ -116,6 +125,7 @@ pub async fn run(
         phases,
         samples,
         passed: failures.is_empty() && complete,
+        interruptions: meters.interruptions(),
         failures,
     })
 }
@@ -177,6 +187,13 @@ fn headers(plan: &Plan, number: usize) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
+/// What has kept proxies away most often, to be read after something else.
+fn most_often(meters: &Meters) -> String {
+    let interruptions = meters.interruptions();
+    let most = interruptions.first().map(|most| format!("; {} ({} times; {})", most.what, most.count, most.example));
+    most.unwrap_or_default()
+}
+
 /// What is done, one after the other.
 struct Course<'p> {
     plan: &'p Plan,
@@ -185,12 +202,13 @@ struct Course<'p> {
     inspection: Inspection,
     server_metrics: Option<ServerMetrics>,
     clock: Clock,
+    tasks: &'p Tasks,
 }
 
 impl Course<'_> {
-    async fn go(&mut self, groups: Vec<Vec<Proxy>>, tasks: &Tasks) {
+    async fn go(&mut self, groups: Vec<Vec<Proxy>>) {
         let plan = self.plan;
-        self.connect(groups, tasks).await;
+        self.connect(groups).await;
         self.end().await;
         for trigger in &plan.triggers {
             self.trigger(trigger).await;
@@ -203,7 +221,7 @@ impl Course<'_> {
         }
         for _ in 0..plan.storms {
             let phase = self.record.begin(PhaseKind::Storm, Concerns::Nothing, self.readers());
-            self.shared.nudges.iter().for_each(Notify::notify_one);
+            self.shared.nudges.iter().for_each(|nudge| nudge.give(&self.shared.run.meters));
             phase.over().await;
             self.end().await;
         }
@@ -238,25 +256,24 @@ impl Course<'_> {
 
     /// Proxies that are to be served, but for those that were given up.
     fn readers(&self) -> u64 {
-        let all = (0..self.plan.proxies).filter(|number| self.plan.role(*number) != Role::Refuses).count() as u64;
-        all.saturating_sub(self.given_up())
+        self.plan.readers().saturating_sub(self.shared.run.meters.given_up.load(Relaxed))
     }
 
-    fn given_up(&self) -> u64 {
-        self.shared.run.meters.given_up.load(Relaxed)
-    }
-
-    async fn connect(&mut self, groups: Vec<Vec<Proxy>>, tasks: &Tasks) {
+    async fn connect(&mut self, groups: Vec<Vec<Proxy>>) {
         let phase = self.record.begin(PhaseKind::Connect, Concerns::Nothing, self.readers());
         let room = Arc::new(Semaphore::new(self.plan.in_flight));
         let mut ticks = self.plan.rate.map(ticks);
         for (index, proxies) in groups.into_iter().enumerate() {
-            if let Some(ticks) = &mut ticks {
-                ticks.tick().await;
-            }
-            // Nobody closes it.
-            let Ok(permit) = room.clone().acquire_owned().await else { return };
-            tasks.spawn(connection::run(self.shared.clone(), index, proxies, permit));
+            let start = match &mut ticks {
+                // At its time, however those before fare, and whether or not this program keeps up.
+                Some(ticks) => Start { at: ticks.tick().await, permit: None },
+                None => {
+                    // Nobody closes it.
+                    let permit = room.clone().acquire_owned().await.ok();
+                    Start { at: Instant::now(), permit }
+                }
+            };
+            self.tasks.spawn(connection::run(self.shared.clone(), index, proxies, start));
         }
         phase.over().await;
     }
@@ -268,11 +285,25 @@ impl Course<'_> {
             self.plan.names.iter().enumerate().filter(|(_, name)| changes(name)).map(|(place, _)| place).collect();
         let only_bundles = places.iter().all(|place| meters.names[*place].kind.get() == Some(&Kind::ValidationContext));
         let kind = if only_bundles { PhaseKind::BundlePush } else { PhaseKind::LeafRotation };
-        let holders = places.iter().map(|place| meters.names[*place].holders.load(Relaxed)).sum();
-        let phase = self.record.begin(kind, Concerns::Names(places), holders);
-        phase.since.get_or_init(|| phase.began);
-        self.after(&trigger.command, &phase).await;
+        let holders: Vec<u64> = places.iter().map(|place| meters.names[*place].holders.load(Relaxed)).collect();
+        let nobodys = places.iter().zip(&holders).find(|(_, holders)| **holders == 0).map(|(place, _)| *place);
+        let phase = self.record.begin(kind, Concerns::Names(places), holders.iter().sum());
+        match nobodys {
+            Some(place) => self.nobody_waits(&phase, &format!("for another {}", self.plan.names[place])),
+            None => {
+                phase.since.get_or_init(|| phase.began);
+                self.after(&trigger.command, &phase).await;
+            }
+        }
         self.end().await;
+    }
+
+    /// What nobody can reach has not passed. Where nobody is left, that has been told.
+    fn nobody_waits(&self, phase: &Current, what: &str) {
+        if self.readers() > 0 {
+            let example = || format!("{}: nobody waits {what}", phase.name);
+            self.shared.run.meters.fail("a phase that no proxy can reach", example);
+        }
     }
 
     /// Waits for a command and for what it brings about; if it fails, for nothing more.
@@ -283,41 +314,47 @@ impl Course<'_> {
     }
 
     async fn run_command(&self, command: &str) -> Result<(), ()> {
-        let meters = &self.shared.run.meters;
-        let output = Command::new("sh").args(["-c", command]).kill_on_drop(true).output().await;
-        match output {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => meters.fail("a command failed", || {
-                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-                format!("{command}: {}: {said}", output.status)
-            }),
-            Err(error) => meters.fail("a command failed", || format!("{command}: {error}")),
-        }
-        Err(())
+        let ran = command::run(command, self.tasks).await;
+        ran.map_err(|why| self.shared.run.meters.fail("a command failed", || why))
     }
 
     async fn await_new(&mut self, phase: PhaseKind, kind: Kind) {
         let names = self.shared.run.meters.names.iter().filter(|name| name.kind.get() == Some(&kind));
         let holders = names.map(|name| name.holders.load(Relaxed)).sum();
         let phase = self.record.begin(phase, Concerns::Kind(kind), holders);
+        if holders == 0 {
+            let of_kind = match kind {
+                Kind::Certificate => "for another certificate",
+                Kind::ValidationContext => "for another validation context",
+            };
+            self.nobody_waits(&phase, of_kind);
+        }
         phase.over().await;
         self.end().await;
     }
 
+    /// Proxies leave and come back, for as long as they are to, and then all of them have to be back.
     async fn churn(&mut self, rate: f64, lasts: Duration) {
-        // As many as there is time for: nothing is waited for but the time.
-        let expected = (rate * lasts.as_secs_f64()) as u64;
-        self.record.begin(PhaseKind::Churn, Concerns::Nothing, expected);
+        self.record.begin(PhaseKind::Churn, Concerns::Nothing, 0);
+        let (meters, all) = (self.shared.run.meters.clone(), self.plan.readers());
         let mut ticks = ticks(rate);
-        let all = self.readers() + self.given_up();
         let _ = timeout(lasts, async {
             // Nobody is left where the server has ended.
-            while self.given_up() < all {
-                ticks.tick().await;
-                self.shared.nudges[fastrand::usize(..self.shared.nudges.len())].notify_one();
+            while meters.given_up.load(Relaxed) < all {
+                let connection = fastrand::usize(..self.shared.nudges.len());
+                // Who shares a connection leaves with the others on it.
+                for _ in 0..self.plan.proxies_on(connection) {
+                    ticks.tick().await;
+                }
+                self.shared.nudges[connection].give(&meters);
             }
         })
         .await;
+        if timeout(BACK, meters.all_back()).await.is_err() {
+            meters.fail("not all are back after churn", || {
+                format!("{} are not, after {} s{}", meters.away(), BACK.as_secs(), most_often(&meters))
+            });
+        }
         self.end().await;
     }
 }

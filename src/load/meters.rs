@@ -133,6 +133,33 @@ pub(crate) struct Counters {
     pub(crate) nacks: AtomicU64,
 }
 
+/// Kinds that are told apart; a server may call the ends of its streams as it likes.
+const KINDS: usize = 100;
+
+/// How often what happened, by kind, with the first case of it.
+#[derive(Debug, Default)]
+struct Tally(BTreeMap<String, (u64, String)>);
+
+impl Tally {
+    fn note(&mut self, what: String, example: impl FnOnce() -> String) {
+        let is_one_more = self.0.len() >= KINDS && !self.0.contains_key(&what);
+        let what = if is_one_more { "of further kinds".to_owned() } else { what };
+        self.0.entry(what).or_insert_with(|| (0, example())).0 += 1;
+    }
+
+    /// The most frequent first.
+    fn counts(&self) -> Vec<FailureCount> {
+        let of = |(what, (count, example)): (&String, &(u64, String))| FailureCount {
+            what: what.clone(),
+            count: *count,
+            example: example.clone(),
+        };
+        let mut counts: Vec<_> = self.0.iter().map(of).collect();
+        counts.sort_by_key(|count| std::cmp::Reverse(count.count));
+        counts
+    }
+}
+
 /// All of it.
 #[derive(Debug)]
 pub(crate) struct Meters {
@@ -142,25 +169,33 @@ pub(crate) struct Meters {
     pub(crate) served: AtomicU64,
     /// Proxies that were to be served and never will be again.
     pub(crate) given_up: AtomicU64,
+    /// Proxies that are to be served and are not, those that were given up aside.
+    away: AtomicU64,
+    all_back: Notify,
     pub(crate) names: Vec<Name>,
     current: RwLock<Arc<Current>>,
-    failures: Mutex<BTreeMap<String, (u64, String)>>,
+    failures: Mutex<Tally>,
+    interruptions: Mutex<Tally>,
     failed: AtomicU64,
     max_failures: u64,
     too_many: Notify,
 }
 
 impl Meters {
-    pub(crate) fn new(names: usize, max_failures: u64, first: Current) -> Self {
+    /// For `readers` proxies that are to be served, each with so many names.
+    pub(crate) fn new(readers: u64, names: usize, max_failures: u64, first: Current) -> Self {
         Self {
             began: Instant::now(),
             counters: Arc::default(),
             connected: 0.into(),
             served: 0.into(),
             given_up: 0.into(),
+            away: readers.into(),
+            all_back: Notify::new(),
             names: (0..names).map(|_| Name::default()).collect(),
             current: RwLock::new(Arc::new(first)),
             failures: Mutex::default(),
+            interruptions: Mutex::default(),
             failed: 0.into(),
             max_failures,
             too_many: Notify::new(),
@@ -177,7 +212,7 @@ impl Meters {
 
     /// Notes something that went wrong, with the first case of its kind as the example.
     pub(crate) fn fail(&self, what: impl Into<String>, example: impl FnOnce() -> String) {
-        lock(&self.failures).entry(what.into()).or_insert_with(|| (0, example())).0 += 1;
+        lock(&self.failures).note(what.into(), example);
         if self.failed.fetch_add(1, Relaxed) + 1 >= self.max_failures {
             self.too_many.notify_one();
         }
@@ -187,20 +222,45 @@ impl Meters {
         self.failed.load(Relaxed)
     }
 
+    /// Notes the end of a connection that comes back: no failure, but it may be why nobody is served.
+    pub(crate) fn interrupt(&self, what: impl Into<String>, example: impl FnOnce() -> String) {
+        lock(&self.interruptions).note(what.into(), example);
+    }
+
+    /// A proxy that is to be served is not any more.
+    pub(crate) fn left(&self) {
+        self.away.fetch_add(1, Relaxed);
+    }
+
+    /// One that was not is served, or given up.
+    pub(crate) fn back(&self) {
+        if self.away.fetch_sub(1, Relaxed) == 1 {
+            self.all_back.notify_one();
+        }
+    }
+
+    pub(crate) fn away(&self) -> u64 {
+        self.away.load(Relaxed)
+    }
+
+    /// Returns when every proxy that is to be served is, those that were given up aside.
+    pub(crate) async fn all_back(&self) {
+        while self.away() > 0 {
+            self.all_back.notified().await;
+        }
+    }
+
     /// Returns when there are more failures than the run is to go on with.
     pub(crate) async fn too_many_failures(&self) {
         self.too_many.notified().await;
     }
 
     pub(crate) fn failures(&self) -> Vec<FailureCount> {
-        let of = |(what, (count, example)): (&String, &(u64, String))| FailureCount {
-            what: what.clone(),
-            count: *count,
-            example: example.clone(),
-        };
-        let mut failures: Vec<_> = lock(&self.failures).iter().map(of).collect();
-        failures.sort_by_key(|failure| std::cmp::Reverse(failure.count));
-        failures
+        lock(&self.failures).counts()
+    }
+
+    pub(crate) fn interruptions(&self) -> Vec<FailureCount> {
+        lock(&self.interruptions).counts()
     }
 
     pub(crate) fn traffic(&self) -> Traffic {
@@ -253,7 +313,7 @@ mod tests {
     #[tokio::test]
     async fn failures_are_told_by_kind_with_one_example_and_end_the_run() {
         let first = Current::new(0, "connect".into(), PhaseKind::Connect, Concerns::Nothing, 0);
-        let meters = Meters::new(1, 3, first);
+        let meters = Meters::new(2, 1, 3, first);
         meters.fail("lost", || "proxy 0".to_owned());
         meters.fail("refused", || "proxy 1".to_owned());
         assert!(futures::FutureExt::now_or_never(meters.too_many_failures()).is_none());
@@ -261,5 +321,30 @@ mod tests {
         meters.too_many_failures().await;
         let told: Vec<_> = meters.failures().into_iter().map(|f| (f.what, f.count, f.example)).collect();
         assert_eq!(told, [("refused".into(), 2, "proxy 1".into()), ("lost".into(), 1, "proxy 0".into())]);
+    }
+
+    #[test]
+    fn interruptions_are_no_failures_and_of_so_many_kinds_at_most() {
+        let first = Current::new(0, "connect".into(), PhaseKind::Connect, Concerns::Nothing, 0);
+        let meters = Meters::new(2, 1, 3, first);
+        for number in 0..2 * KINDS {
+            meters.interrupt(number.to_string(), String::new);
+        }
+        let told = meters.interruptions();
+        assert_eq!((told.len(), told[0].count), (KINDS + 1, KINDS as u64));
+        assert_eq!((meters.failures(), meters.failed()), (Vec::new(), 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_are_back_when_nobody_is_away() {
+        let first = Current::new(0, "churn".into(), PhaseKind::Churn, Concerns::Nothing, 0);
+        let meters = Meters::new(2, 1, 3, first);
+        let all_back = |meters: &Meters| futures::FutureExt::now_or_never(meters.all_back()).is_some();
+        meters.back();
+        assert!(!all_back(&meters));
+        meters.back();
+        assert!(all_back(&meters));
+        meters.left();
+        assert!(!all_back(&meters) && meters.away() == 1);
     }
 }

@@ -4,6 +4,7 @@
 //! server that it measures, so it does as little as it can while a phase runs. What was received is checked between phases.
 
 mod check;
+mod command;
 mod connection;
 mod engine;
 mod inspect;
@@ -23,6 +24,7 @@ mod stream;
 mod transport;
 mod usage;
 
+pub(crate) use check::expected_kind;
 pub use engine::run;
-pub use plan::{Credentials, Plan, ServerProcess, Share, Target, Trigger};
+pub use plan::{Credentials, Plan, Resends, ServerProcess, Share, Target, Trigger};
 pub use protocol::Variant;

@@ -85,12 +85,17 @@ impl Record {
         let peak = |peak: &AtomicU64| peak.load(Relaxed);
         let of_server = self.processes.server.as_ref().zip(server);
         let used = self.processes.client.since(client, peak(&self.processes.client_peak));
+        let expected = match phase.kind {
+            // How many come and go is not known before.
+            PhaseKind::Churn => phase.reached() + self.meters.away(),
+            _ => phase.expected.load(Relaxed),
+        };
         self.phases.push(Phase {
             name: phase.name.clone(),
             kind: phase.kind,
             began_at_seconds: phase.began.saturating_duration_since(self.meters.began).as_secs_f64(),
             seconds,
-            expected: phase.expected.load(Relaxed),
+            expected,
             reached: phase.reached(),
             latencies: phase.latencies(),
             traffic: between(&traffic, &self.meters.traffic()),
@@ -150,7 +155,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_phase_has_what_came_in_it_and_a_name_of_its_own() {
         let first = Current::new(0, String::new(), PhaseKind::Rest, Concerns::Nothing, 0);
-        let meters = Arc::new(Meters::new(1, 1, first));
+        let meters = Arc::new(Meters::new(3, 1, 1, first));
         let mut record = Record::new(meters.clone(), Arc::new(Processes::new(None)));
         meters.counters.secrets.fetch_add(5, Relaxed);
         let phase = record.begin(PhaseKind::Storm, Concerns::Nothing, 3);
@@ -160,10 +165,15 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         record.begin(PhaseKind::Rest, Concerns::Nothing, 0);
         record.begin(PhaseKind::Storm, Concerns::Nothing, 0);
+        meters.back();
+        let churn = record.begin(PhaseKind::Churn, Concerns::Nothing, 0);
+        (0..5).for_each(|_| churn.reach());
         record.end();
         record.end();
         let names: Vec<_> = record.phases.iter().map(|phase| phase.name.as_str()).collect();
-        assert_eq!(names, ["storm", "rest", "storm-2"]);
+        assert_eq!(names, ["storm", "rest", "storm-2", "churn"]);
+        let churn = &record.phases[3];
+        assert_eq!((churn.expected, churn.reached), (7, 5), "who is away at the end was to come back");
         let storm = &record.phases[0];
         assert_eq!((storm.expected, storm.reached, storm.traffic.secrets, storm.server), (3, 1, 2, None));
         assert!((storm.seconds - 2.0).abs() < 1e-9 && storm.latencies["first-secret"].count == 1, "{storm:?}");

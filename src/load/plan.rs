@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::protocol::Variant;
+use super::protocol::{Silence, Variant};
 
 /// A share of the proxies, from 0 to 1.
 pub type Share = f64;
@@ -32,8 +32,20 @@ pub enum Credentials {
 pub struct Trigger {
     /// For `sh -c`.
     pub command: String,
-    /// Names of the secrets that it changes; all of them if empty.
+    /// Names of the secrets that it changes, all of them; those of the run if empty.
     pub changes: Vec<String>,
+}
+
+/// What a server sends again to who comes back and says that it has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resends {
+    /// Validation contexts; and certificates where it cannot know that the proxy has them: on ADS, and of several names on one
+    /// SotW stream. That is what this server does.
+    Bundles,
+    /// All of it.
+    All,
+    /// Nothing.
+    Nothing,
 }
 
 /// Which process is the server.
@@ -81,9 +93,9 @@ pub struct Plan {
     pub metadata: Vec<(String, String)>,
     /// The SPIFFE ID that each proxy has to get.
     pub expect_identity: Option<String>,
-    /// New connections a second; as fast as it goes if `None`.
+    /// New connections a second, however long those before take; if `None`, as fast as `in_flight` lets.
     pub rate: Option<f64>,
-    /// Connections that wait for their first secrets at one time.
+    /// Connections that wait for their first secrets at one time, unless there is a rate.
     pub in_flight: usize,
     /// Those that refuse everything.
     pub nack: Share,
@@ -95,6 +107,8 @@ pub struct Plan {
     pub reconnect: bool,
     /// Who comes back says nothing of what it had, like a new process.
     pub forget: bool,
+    /// What the server has to send again for a proxy that comes back to be served.
+    pub resends: Resends,
     /// How long to rest after connecting.
     pub rest: Duration,
     /// Commands, one after the other.
@@ -107,7 +121,7 @@ pub struct Plan {
     pub storms: u32,
     /// Commands after each of which all have to be back, such as the server's restart.
     pub storm_commands: Vec<String>,
-    /// Reconnections a second, and for how long.
+    /// Proxies that leave and come back in a second, and for how long.
     pub churn: Option<(f64, Duration)>,
     /// Share of a leaf's life after which its successor is late.
     pub renew_by: f64,
@@ -151,6 +165,28 @@ impl Plan {
     /// Connections, if nobody reconnects.
     pub(crate) fn connection_count(&self) -> usize {
         self.connections.unwrap_or(self.proxies).min(self.proxies)
+    }
+
+    /// Proxies on the connection with this number.
+    pub(crate) fn proxies_on(&self, connection: usize) -> usize {
+        let connections = self.connection_count();
+        self.proxies / connections + usize::from(connection < self.proxies % connections)
+    }
+
+    /// Proxies that are to be served.
+    pub(crate) fn readers(&self) -> u64 {
+        (0..self.proxies).filter(|number| self.role(*number) != Role::Refuses).count() as u64
+    }
+
+    /// What the server may leave unsaid to who comes back. A version is of one certificate, and heard, on SDS with a stream for
+    /// each name and on Delta.
+    pub(crate) fn silence(&self) -> Silence {
+        let is_heard = !self.ads && (self.variant == Variant::Delta || self.streams_each() == self.names.len());
+        match self.resends {
+            Resends::Nothing => Silence::Always,
+            Resends::Bundles if is_heard => Silence::OnCertificates,
+            Resends::Bundles | Resends::All => Silence::Never,
+        }
     }
 
     /// Streams of one proxy.

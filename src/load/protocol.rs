@@ -45,6 +45,17 @@ pub(crate) struct Manner {
     pub(crate) refuses: bool,
 }
 
+/// What a server may leave unsaid to a client that comes back with it, and still have served it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Nothing.
+    Never,
+    /// Certificates: what the client says that it holds is heard, and may be all that there is to say.
+    OnCertificates,
+    /// All of it: to be let in is enough.
+    Always,
+}
+
 /// The client's side of one stream, and of those that follow it.
 #[derive(Debug)]
 pub(crate) struct Subscription {
@@ -60,6 +71,8 @@ struct Held {
     name: Arc<str>,
     version: String,
     digest: Option<u64>,
+    /// What it was when it came last.
+    kind: Option<Kind>,
     /// Whether it came on the stream that is open now.
     came: bool,
 }
@@ -127,7 +140,10 @@ struct Item {
 
 impl Subscription {
     pub(crate) fn new(names: &[Arc<str>], node: Node) -> Self {
-        let held = |name: &Arc<str>| Held { name: name.clone(), version: String::new(), digest: None, came: false };
+        let held = |name: &Arc<str>| {
+            let (name, version) = (name.clone(), String::new());
+            Held { name, version, digest: None, kind: None, came: false }
+        };
         Self { node, held: names.iter().map(held).collect(), version: String::new() }
     }
 
@@ -135,8 +151,23 @@ impl Subscription {
     pub(crate) fn forget(&mut self) {
         self.version.clear();
         for held in &mut self.held {
-            (held.version, held.digest) = (String::new(), None);
+            (held.version, held.digest, held.kind) = (String::new(), None, None);
         }
+    }
+
+    /// Whether one of its names is known to be of this kind.
+    pub(crate) fn holds(&self, kind: Kind) -> bool {
+        self.held.iter().any(|held| held.kind == Some(kind))
+    }
+
+    /// Whether it has a secret for every name, and has heard of each on this stream, but for what may be left unsaid.
+    pub(crate) fn is_settled(&self, silence: Silence) -> bool {
+        let may_be_unsaid = |held: &Held| match silence {
+            Silence::Never => false,
+            Silence::OnCertificates => held.kind == Some(Kind::Certificate),
+            Silence::Always => true,
+        };
+        self.held.iter().all(|held| held.digest.is_some() && (held.came || may_be_unsaid(held)))
     }
 
     /// Whether it has a secret for every name.
@@ -255,7 +286,7 @@ impl Subscription {
                 Some(_) => News::Again,
             };
             if !manner.refuses {
-                (held.version, held.digest, held.came) = (item.version, Some(digest), true);
+                (held.version, held.digest, held.kind, held.came) = (item.version, Some(digest), Some(kind), true);
             }
             // A copy: a slice would keep all that was read from the connection with it.
             changes.push(Change { index, kind, news, before, secret: Bytes::copy_from_slice(&item.value) });

@@ -90,6 +90,28 @@ fn sotw_asks_accepts_and_tells_what_it_has_on_the_next_stream() {
 }
 
 #[test]
+fn who_comes_back_has_to_hear_of_all_that_may_not_be_left_unsaid() {
+    let mut stream = subscription(&["default", "ROOTCA"]);
+    let settled = |stream: &Subscription| {
+        [Silence::Never, Silence::OnCertificates, Silence::Always].map(|s| stream.is_settled(s))
+    };
+    stream.first(&SOTW);
+    stream.receive(sotw("v1", "n1", vec![any("default", "leaf")]), &SOTW).unwrap();
+    assert_eq!(settled(&stream), [false; 3], "one is still missing");
+    assert!(stream.holds(Kind::Certificate) && !stream.holds(Kind::ValidationContext));
+    stream.receive(sotw("v1", "n2", vec![any("ROOTCA", "ca")]), &SOTW).unwrap();
+    assert_eq!(settled(&stream), [true; 3]);
+    stream.first(&SOTW);
+    assert_eq!(settled(&stream), [false, false, true], "a mute server has said nothing on the new stream");
+    stream.receive(sotw("v1", "n1", vec![any("ROOTCA", "ca")]), &SOTW).unwrap();
+    assert_eq!(settled(&stream), [false, true, true]);
+    stream.receive(sotw("v1", "n2", vec![any("default", "leaf")]), &SOTW).unwrap();
+    assert_eq!(settled(&stream), [true; 3]);
+    stream.forget();
+    assert_eq!(settled(&stream), [false; 3]);
+}
+
+#[test]
 fn delta_tells_the_version_of_each_name() {
     let mut stream = subscription(&["default", "ROOTCA"]);
     let first: DeltaRequest = read(&stream.first(&DELTA));

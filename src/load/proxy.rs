@@ -8,10 +8,11 @@ use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::check::Leaf;
 use super::messages::Node;
 use super::meters::{Current, Meters, lock};
 use super::plan::Role;
-use super::protocol::{Change, Kind, Manner, News, Subscription};
+use super::protocol::{Change, Kind, Manner, News, Silence, Subscription};
 use super::results::PhaseKind;
 use crate::model::certificate::Validity;
 use crate::runtime::clock::Clock;
@@ -20,6 +21,8 @@ use crate::runtime::clock::Clock;
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) number: usize,
+    /// Whether it has its next leaf as soon as that is sent: who looks away has to bear with the old one.
+    pub(crate) keeps_up: bool,
     pub(crate) secrets: Mutex<KeptSecrets>,
 }
 
@@ -30,9 +33,8 @@ pub(crate) struct KeptSecrets {
     pub(crate) latest: Vec<Option<Bytes>>,
     /// Whether one of them has come since the last check.
     pub(crate) unchecked: bool,
-    /// What the last check found.
-    pub(crate) spiffe_id: Option<Arc<str>>,
-    pub(crate) validity: Option<Validity>,
+    /// What the last check found under each of the names.
+    pub(crate) leaves: Vec<Option<Leaf>>,
 }
 
 /// One stream's part of a proxy, for as long as the proxy lives.
@@ -57,8 +59,10 @@ pub(crate) struct Proxy {
     pub(crate) channels: Vec<Channel>,
     pub(crate) kept: Arc<Kept>,
     began: Instant,
-    /// Whether it had all its secrets when it began to connect: then to be let in is all that it can count on.
+    /// Whether it had all its secrets when it began to connect.
     came_with: bool,
+    /// What the server may leave unsaid if it had.
+    silence: Silence,
     connected: bool,
     /// Whether it has what it connected for.
     pub(crate) served: bool,
@@ -74,6 +78,8 @@ pub(crate) struct Surroundings {
     pub(crate) meters: Arc<Meters>,
     pub(crate) clock: Clock,
     pub(crate) renew_by: f64,
+    /// What the server may leave unsaid to who comes back.
+    pub(crate) silence: Silence,
 }
 
 impl Channel {
@@ -85,16 +91,17 @@ impl Channel {
 
 impl Proxy {
     pub(crate) fn new(number: usize, role: Role, manner: Manner, headers: HeaderMap, names: usize) -> Self {
-        let secrets = KeptSecrets { latest: vec![None; names], ..KeptSecrets::default() };
+        let secrets = KeptSecrets { latest: vec![None; names], leaves: vec![None; names], unchecked: false };
         Self {
             number,
             role,
             manner,
             headers,
             channels: Vec::new(),
-            kept: Arc::new(Kept { number, secrets: Mutex::new(secrets) }),
+            kept: Arc::new(Kept { number, keeps_up: role == Role::Sound, secrets: Mutex::new(secrets) }),
             began: Instant::now(),
             came_with: false,
+            silence: Silence::Never,
             connected: false,
             served: false,
             failed: false,
@@ -109,9 +116,9 @@ impl Proxy {
         self.channels.push(Channel::new(Subscription::new(&texts, node), places));
     }
 
-    /// Begins to connect.
-    pub(crate) fn begin(&mut self, forget: bool) {
-        self.began = Instant::now();
+    /// Begins to connect, as it was to at `at`.
+    pub(crate) fn begin(&mut self, at: Instant, forget: bool, run: &Surroundings) {
+        self.began = at;
         for channel in &mut self.channels {
             channel.ready = false;
             if forget {
@@ -119,6 +126,12 @@ impl Proxy {
             }
         }
         self.came_with = self.channels.iter().all(|channel| channel.subscription.is_complete());
+        // A server that has nothing to say of a certificate is told from one that is mute by the bundle that it sends.
+        let has_bundle = self.channels.iter().any(|channel| channel.subscription.holds(Kind::ValidationContext));
+        self.silence = match run.silence {
+            Silence::OnCertificates if !has_bundle => Silence::Never,
+            silence => silence,
+        };
     }
 
     pub(crate) fn connected(&mut self, run: &Surroundings) {
@@ -133,12 +146,15 @@ impl Proxy {
         }
         if std::mem::take(&mut self.served) {
             run.meters.served.fetch_sub(1, Relaxed);
+            if self.role != Role::Refuses && !self.failed {
+                run.meters.left();
+            }
         }
     }
 
-    /// The server has let a stream in. Who has all it needs and says so may hear nothing more, and is served.
+    /// The server has let a stream in. Who has all it needs and says so may hear nothing more on it.
     pub(crate) fn let_in(&mut self, channel: usize, run: &Surroundings) {
-        if self.channels[channel].subscription.is_complete() {
+        if self.channels[channel].subscription.is_settled(self.silence) {
             self.settle(channel, run);
         }
     }
@@ -165,7 +181,7 @@ impl Proxy {
             kept.latest[place] = Some(change.secret);
             kept.unchecked = true;
         }
-        if self.role == Role::Refuses || self.channels[channel].subscription.is_complete() {
+        if self.role == Role::Refuses || self.channels[channel].subscription.is_settled(self.silence) {
             self.settle(channel, run);
         }
     }
@@ -195,7 +211,8 @@ impl Proxy {
         let since = *current.since.get_or_init(|| at);
         current.time("fan-out", at.saturating_duration_since(since));
         if change.kind == Kind::Certificate {
-            let known = validity_in(&change.before).or_else(|| lock(&self.kept.secrets).validity);
+            let known = validity_in(&change.before)
+                .or_else(|| lock(&self.kept.secrets).leaves[place].as_ref().map(|leaf| leaf.validity));
             if let Some(lag) = known.and_then(|validity| lag(validity, run.renew_by, run.clock.now())) {
                 current.time("renewal-lag", lag);
             }
@@ -206,7 +223,8 @@ impl Proxy {
     /// A stream has all that it was opened for.
     fn settle(&mut self, channel: usize, run: &Surroundings) {
         let channel = &mut self.channels[channel];
-        if std::mem::replace(&mut channel.ready, true) || self.served || !self.channels.iter().all(|c| c.ready) {
+        let was_ready = std::mem::replace(&mut channel.ready, true);
+        if was_ready || self.served || self.failed || !self.channels.iter().all(|c| c.ready) {
             return;
         }
         self.served = true;
@@ -214,6 +232,7 @@ impl Proxy {
         if self.role == Role::Refuses {
             return;
         }
+        run.meters.back();
         let current = run.meters.current();
         let what = if self.came_with { "let-in" } else { "first-secret" };
         current.time(what, self.began.elapsed());
@@ -235,8 +254,11 @@ impl Proxy {
             return;
         }
         run.meters.given_up.fetch_add(1, Relaxed);
+        if !self.served {
+            run.meters.back();
+        }
         let current = run.meters.current();
-        if current.is_about_proxies() && !self.served {
+        if current.is_about_proxies() && self.counted != current.number {
             current.lose();
         }
         for channel in &self.channels {

@@ -1,6 +1,9 @@
 use std::time::Duration;
 
+use prost::Message;
+
 use super::*;
+use crate::load::messages::{Any, SECRET_TYPE, Secret, SotwResponse, TlsCertificate, ValidationContext, secret};
 use crate::load::meters::Concerns;
 use crate::load::protocol::Variant;
 use crate::load::results::PhaseKind;
@@ -14,7 +17,7 @@ impl Scene {
     /// A proxy with a stream for each of two names, in a phase in which two are waited for.
     fn new(role: Role, kind: PhaseKind, concerns: Concerns) -> Self {
         let phase = Current::new(1, "now".to_owned(), kind, concerns, 2);
-        let meters = Arc::new(Meters::new(2, 100, phase));
+        let meters = Arc::new(Meters::new(u64::from(role != Role::Refuses), 2, 100, phase));
         let clock = Clock::fixed(Timestamp::from_second(1000).unwrap());
         let manner = Manner { variant: Variant::Sotw, repeats_node: false, refuses: role == Role::Refuses };
         let mut proxy = Proxy::new(7, role, manner, HeaderMap::new(), 2);
@@ -22,8 +25,35 @@ impl Scene {
             let node = Node { own: Arc::from(&b""[..]), shared: Bytes::new() };
             proxy.subscribe(&[(place, name.into())], node);
         }
-        proxy.begin(false);
-        Self { run: Surroundings { meters, clock, renew_by: 0.5 }, proxy }
+        let run = Surroundings { meters, clock, renew_by: 0.5, silence: Silence::OnCertificates };
+        proxy.begin(Instant::now(), false, &run);
+        Self { run, proxy }
+    }
+
+    /// Loses its connection, and begins with another in a phase of this kind.
+    fn comes_back(&mut self, kind: PhaseKind) {
+        self.run.meters.begin(Arc::new(Current::new(2, "back".to_owned(), kind, Concerns::Nothing, 1)));
+        self.proxy.disconnected(&self.run);
+        self.proxy.begin(Instant::now(), false, &self.run);
+        for channel in &mut self.proxy.channels {
+            channel.subscription.first(&self.proxy.manner);
+        }
+    }
+
+    fn are_all(&mut self, is: fn(&mut Self, usize)) {
+        (0..self.proxy.channels.len()).for_each(|channel| is(self, channel));
+    }
+
+    fn is_let_in(&mut self, channel: usize) {
+        self.proxy.let_in(channel, &self.run);
+    }
+
+    /// Is let in, and then sent what is under that name.
+    fn is_answered(&mut self, channel: usize) {
+        self.is_let_in(channel);
+        let answer = answer(["default", "ROOTCA"][channel]);
+        let received = self.proxy.channels[channel].subscription.receive(answer, &self.proxy.manner).unwrap();
+        self.proxy.received(channel, received.changes, Instant::now(), &self.run);
     }
 
     fn gets(&mut self, channel: usize, news: News, before: &str) {
@@ -81,6 +111,89 @@ async fn who_fails_is_waited_for_no_more() {
     assert_eq!(scene.run.meters.failures()[0].example, "proxy 7: why");
     scene.proxy.disconnected(&scene.run);
     assert_eq!(scene.run.meters.connected.load(Relaxed), 0);
+}
+
+/// What a server sends under a name.
+fn answer(name: &str) -> Bytes {
+    let content = match name {
+        "ROOTCA" => secret::Type::ValidationContext(ValidationContext::default()),
+        _ => secret::Type::TlsCertificate(TlsCertificate::default()),
+    };
+    let secret = Secret { name: name.to_owned(), r#type: Some(content) };
+    let any = Any { type_url: SECRET_TYPE.to_owned(), value: secret.encode_to_vec().into() };
+    let response = SotwResponse {
+        version_info: "1".to_owned(),
+        nonce: "1".to_owned(),
+        type_url: SECRET_TYPE.to_owned(),
+        resources: vec![any],
+    };
+    response.encode_to_vec().into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_is_served_by_the_bundle_and_not_by_being_let_in() {
+    for kind in [PhaseKind::Storm, PhaseKind::Churn] {
+        let mut scene = Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+        scene.are_all(Scene::is_answered);
+        assert_eq!((scene.proxy.served, scene.reached(), scene.run.meters.away()), (true, 1, 0));
+        scene.comes_back(kind);
+        scene.are_all(Scene::is_let_in);
+        assert_eq!((scene.proxy.served, scene.reached(), scene.run.meters.away()), (false, 0, 1), "a mute server");
+        scene.is_answered(1);
+        assert_eq!((scene.proxy.served, scene.reached(), scene.run.meters.away()), (true, 1, 0), "the leaf is known");
+        assert_eq!(scene.timed("let-in"), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_server_may_leave_unsaid_is_the_runs_to_say() {
+    for (silence, let_in, answered) in [(Silence::Never, false, false), (Silence::Always, true, true)] {
+        let mut scene = Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+        scene.run.silence = silence;
+        scene.are_all(Scene::is_answered);
+        scene.comes_back(PhaseKind::Storm);
+        scene.are_all(Scene::is_let_in);
+        assert_eq!(scene.proxy.served, let_in, "{silence:?}");
+        scene.is_answered(1);
+        assert_eq!(scene.proxy.served, answered, "{silence:?}");
+        scene.is_answered(0);
+        assert!(scene.proxy.served && scene.reached() == 1, "{silence:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_bundle_a_certificate_has_to_come_again() {
+    let mut scene = Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+    scene.proxy.channels.pop();
+    scene.is_answered(0);
+    assert!(scene.proxy.served);
+    scene.comes_back(PhaseKind::Storm);
+    scene.proxy.let_in(0, &scene.run);
+    assert!(!scene.proxy.served, "nothing tells this server from a mute one");
+    scene.is_answered(0);
+    assert!(scene.proxy.served);
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_are_taken_from_when_a_proxy_was_to_begin() {
+    let mut scene = Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+    scene.proxy.begin(Instant::now(), false, &scene.run);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    scene.are_all(Scene::is_answered);
+    let first = &scene.run.meters.current().latencies()["first-secret"];
+    assert!((first.p50_ms - 2000.0).abs() < 10.0, "{first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_given_up_while_it_is_served_does_not_come_back() {
+    let mut scene = Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+    scene.are_all(Scene::is_answered);
+    let storm = Arc::new(Current::new(2, "storm".to_owned(), PhaseKind::Storm, Concerns::Nothing, 1));
+    scene.run.meters.begin(storm.clone());
+    scene.proxy.fail(&scene.run, "wrong", "why");
+    assert!(futures::FutureExt::now_or_never(storm.over()).is_some(), "nobody is left to wait for");
+    scene.proxy.disconnected(&scene.run);
+    assert_eq!(scene.run.meters.away(), 0);
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct Results {
     pub samples: Vec<Sample>,
     /// What went wrong, by kind; empty in a run that succeeded.
     pub failures: Vec<FailureCount>,
+    /// Ends of connections and streams whose proxies came back, by kind: no failures, if proxies are to come back.
+    #[serde(default)]
+    pub interruptions: Vec<FailureCount>,
     /// Whether everything that was waited for came, nothing failed, and every secret was what it has to be.
     pub passed: bool,
 }
@@ -47,7 +50,7 @@ pub enum PhaseKind {
     LeafRotation,
     /// All proxies lose their connection at once, and come back.
     Storm,
-    /// Proxies leave and come back at a rate.
+    /// Proxies leave and come back at a rate; then all are to be back.
     Churn,
 }
 
@@ -62,7 +65,7 @@ pub struct Phase {
     pub began_at_seconds: f64,
     /// How long it took; for one that did not come to its end, until it was given up.
     pub seconds: f64,
-    /// Streams or proxies that were to get something.
+    /// Streams or proxies that were to get something. Of churn, how often a proxy was to be back.
     pub expected: u64,
     /// Those that did.
     pub reached: u64,
@@ -154,7 +157,7 @@ pub struct Sample {
     pub server_rss_bytes: Option<u64>,
 }
 
-/// Something that went wrong.
+/// Something that went wrong, or an end that was none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureCount {
     /// What, without what differs from case to case: `stream ended: UNAVAILABLE`, `leaf does not match its key`.

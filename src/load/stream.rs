@@ -44,10 +44,19 @@ enum State {
 pub(crate) struct End {
     pub(crate) what: String,
     pub(crate) detail: String,
+    /// Whether the server has said what none should say: that is wrong whether the client comes back or not.
+    pub(crate) is_violation: bool,
 }
 
-fn end(what: impl Into<String>, detail: impl ToString) -> End {
-    End { what: what.into(), detail: detail.to_string() }
+impl End {
+    /// One that may happen to a good server, too.
+    pub(crate) fn new(what: impl Into<String>, detail: impl ToString) -> Self {
+        Self { what: what.into(), detail: detail.to_string(), is_violation: false }
+    }
+
+    fn violation(what: impl Into<String>, detail: impl ToString) -> Self {
+        Self { is_violation: true, ..Self::new(what, detail) }
+    }
 }
 
 impl Stream {
@@ -66,7 +75,7 @@ impl Stream {
     /// If the stream is over.
     pub(crate) fn send(&mut self, pieces: [Bytes; 2]) -> Result<(), End> {
         for piece in pieces.into_iter().filter(|piece| !piece.is_empty()) {
-            self.send.send_data(piece, false).map_err(|error| end("stream ended", error))?;
+            self.send.send_data(piece, false).map_err(|error| End::new("stream ended", error))?;
         }
         Ok(())
     }
@@ -105,9 +114,9 @@ impl Stream {
             State::Over => Poll::Pending,
             State::Opening(response) => {
                 let response =
-                    std::task::ready!(response.poll_unpin(cx)).map_err(|error| end("stream ended", error))?;
+                    std::task::ready!(response.poll_unpin(cx)).map_err(|error| End::new("stream ended", error))?;
                 if response.status() != 200 {
-                    return Poll::Ready(Err(end(format!("HTTP {}", response.status()), "instead of a stream")));
+                    return Poll::Ready(Err(End::new(format!("HTTP {}", response.status()), "instead of a stream")));
                 }
                 if let Some(status) = status(response.headers()) {
                     return Poll::Ready(Err(status));
@@ -121,11 +130,11 @@ impl Stream {
                     let _ = body.flow_control().release_capacity(data.len());
                     Poll::Ready(self.take(data, proxy, run))
                 }
-                Some(Err(error)) => Poll::Ready(Err(end("stream ended", error))),
+                Some(Err(error)) => Poll::Ready(Err(End::new("stream ended", error))),
                 None => {
                     let trailers = std::task::ready!(body.poll_trailers(cx)).ok().flatten();
                     let status = trailers.as_ref().and_then(status);
-                    Poll::Ready(Err(status.unwrap_or_else(|| end("stream ended", "without a status"))))
+                    Poll::Ready(Err(status.unwrap_or_else(|| End::new("stream ended", "without a status"))))
                 }
             },
         }
@@ -137,7 +146,7 @@ impl Stream {
             let at = Instant::now();
             let subscription = &mut proxy.channels[self.channel].subscription;
             let received = subscription.receive(message, &proxy.manner);
-            let received = received.map_err(|violation| end(violation.what, violation.detail))?;
+            let received = received.map_err(|violation| End::violation(violation.what, violation.detail))?;
             self.send(received.answer)?;
             self.send.reserve_capacity(1);
             self.unsent.push_back(at);
@@ -154,11 +163,11 @@ impl Stream {
 fn next_message(partial: &mut BytesMut) -> Result<Option<Bytes>, End> {
     let Some(header) = partial.get(..HEADER) else { return Ok(None) };
     if header[0] != 0 {
-        return Err(end("a compressed message", "none was asked for"));
+        return Err(End::violation("a compressed message", "none was asked for"));
     }
     let length = (&header[1..]).get_u32() as usize;
     if length > LARGEST {
-        return Err(end("a message that is too large", format!("{length} bytes")));
+        return Err(End::violation("a message that is too large", format!("{length} bytes")));
     }
     if partial.len() < HEADER + length {
         return Ok(None);
@@ -176,7 +185,7 @@ fn status(headers: &HeaderMap) -> Option<End> {
     let code = headers.get("grpc-status")?.to_str().unwrap_or("?");
     let message = headers.get("grpc-message").map(http::HeaderValue::as_bytes).unwrap_or_default();
     let message = percent_encoding::percent_decode(message).decode_utf8_lossy();
-    Some(end(format!("stream ended: {}", code_name(code)), &message))
+    Some(End::new(format!("stream ended: {}", code_name(code)), &message))
 }
 
 /// `google.rpc.Code`.
@@ -221,9 +230,13 @@ mod tests {
             assert_eq!(messages, [&b"abc"[..], b"", b"d"], "in pieces of {size}");
             assert_eq!(partial.capacity(), 0, "nothing is kept");
         }
-        let refused = |wire: &[u8]| next_message(&mut BytesMut::from(wire)).unwrap_err().what;
-        assert_eq!(refused(b"\x01\0\0\0\0"), "a compressed message");
-        assert_eq!(refused(b"\0\xff\0\0\0"), "a message that is too large");
+        let refused = |wire: &[u8]| next_message(&mut BytesMut::from(wire)).unwrap_err();
+        for (wire, expected) in
+            [(b"\x01\0\0\0\0", "a compressed message"), (b"\0\xff\0\0\0", "a message that is too large")]
+        {
+            let end = refused(wire);
+            assert!(end.what == expected && end.is_violation, "{end:?}");
+        }
     }
 
     #[test]
@@ -232,7 +245,7 @@ mod tests {
         assert_eq!(status(&headers), None);
         headers.insert("grpc-status", http::HeaderValue::from_static("14"));
         headers.insert("grpc-message", http::HeaderValue::from_static("later"));
-        assert_eq!(status(&headers), Some(end("stream ended: UNAVAILABLE", "later")));
+        assert_eq!(status(&headers), Some(End::new("stream ended: UNAVAILABLE", "later")));
         assert_eq!((code_name("99"), code_name("x")), ("99", "x"));
     }
 }

@@ -20,6 +20,7 @@ mod last_good;
 mod late_trust;
 mod left_behind;
 mod load;
+mod load_faults;
 mod manifests;
 mod membership;
 mod metrics;

@@ -45,7 +45,10 @@ pub(super) fn html(results: &Results) -> String {
                     (latency_table(results))
                     (charts("latency", "Latency", &latencies))
                     (charts("time", "Time line", &plots::time_line(results)))
-                    (failures(&results.failures))
+                    (counts("failures", "Failures", &results.failures))
+                    @if !results.interruptions.is_empty() {
+                        (counts("interruptions", "Interruptions, after which proxies came back", &results.interruptions))
+                    }
                 }
             }
         }
@@ -243,22 +246,22 @@ fn chart(id: &str, plot: &Plot) -> Markup {
     }
 }
 
-fn failures(failures: &[FailureCount]) -> Markup {
+fn counts(id: &str, heading: &str, counts: &[FailureCount]) -> Markup {
     html! {
-        section aria-labelledby="failures" {
-            h2 #failures { "Failures" }
-            @if failures.is_empty() {
+        section aria-labelledby=(id) {
+            h2 id=(id) { (heading) }
+            @if counts.is_empty() {
                 p { "None." }
             } @else {
                 div.scroll tabindex="0" {
                     table.failures {
                         thead { tr { th scope="col" { "What" } th.number scope="col" { "Count" } th scope="col" { "Example" } } }
                         tbody {
-                            @for failure in failures {
+                            @for FailureCount { what, count, example } in counts {
                                 tr {
-                                    th scope="row" { (escaped(&failure.what)) }
-                                    td.number { (failure.count) }
-                                    td { code { (escaped(&failure.example)) } }
+                                    th scope="row" { (escaped(what)) }
+                                    td.number { (count) }
+                                    td { code { (escaped(example)) } }
                                 }
                             }
                         }

@@ -12,7 +12,8 @@ use crate::model::text::escaped;
 /// What everything fits into; longer texts go on in the next line.
 const COLUMNS: u16 = 100;
 
-/// Blocks with an empty line between them: the run, its phases, what the server went through, latencies, failures, the verdict.
+/// Blocks with an empty line between them: the run, its phases, what the server went through, latencies, failures and
+/// interruptions, the verdict.
 pub(super) fn table(results: &Results) -> String {
     let mut blocks = vec![run(results)];
     if !results.phases.is_empty() {
@@ -23,7 +24,10 @@ pub(super) fn table(results: &Results) -> String {
         blocks.push(latencies(results));
     }
     if !results.failures.is_empty() {
-        blocks.push(failures(&results.failures));
+        blocks.push(counts("FAILURE", &results.failures));
+    }
+    if !results.interruptions.is_empty() {
+        blocks.push(counts("INTERRUPTION", &results.interruptions));
     }
     blocks.push(verdict(results));
     blocks.join("\n\n") + "\n"
@@ -133,12 +137,11 @@ fn latencies(results: &Results) -> String {
     text(&mut table)
 }
 
-fn failures(failures: &[FailureCount]) -> String {
+fn counts(head: &str, counts: &[FailureCount]) -> String {
     let mut table = empty();
-    table.set_header(["FAILURE", "COUNT", "EXAMPLE"]);
-    for failure in failures {
-        let count = right(failure.count.to_string());
-        table.add_row([Cell::new(escaped(&failure.what)), count, Cell::new(escaped(&failure.example))]);
+    table.set_header([head, "COUNT", "EXAMPLE"]);
+    for FailureCount { what, count, example } in counts {
+        table.add_row([Cell::new(escaped(what)), right(count.to_string()), Cell::new(escaped(example))]);
     }
     text(&mut table)
 }

@@ -104,6 +104,7 @@ fn passed() -> Results {
         ],
         samples: (0..=24).map(sample).collect(),
         failures: Vec::new(),
+        interruptions: Vec::new(),
         passed: true,
     }
 }
@@ -120,6 +121,11 @@ fn failed() -> Results {
             "proxy 17, default: the server said \"the issuer does not answer, and has not done so for longer than \
                   a stream waits\""
                 .to_owned(),
+    }];
+    results.interruptions = vec![FailureCount {
+        what: "cannot connect: connection refused".to_owned(),
+        count: 12,
+        example: "connection 3: Connection refused (os error 111)".to_owned(),
     }];
     results.passed = false;
     results
@@ -138,6 +144,7 @@ fn nothing() -> Results {
         phases: Vec::new(),
         samples: Vec::new(),
         failures: Vec::new(),
+        interruptions: Vec::new(),
         passed: false,
     }
 }
@@ -189,6 +196,7 @@ fn hostile() -> Results {
         plan: vec![(HOSTILE.to_owned(), HOSTILE.to_owned())],
         phases: vec![phase],
         failures: vec![FailureCount { what: HOSTILE.to_owned(), count: 1, example: HOSTILE.to_owned() }],
+        interruptions: vec![FailureCount { what: HOSTILE.to_owned(), count: 1, example: HOSTILE.to_owned() }],
         ..passed()
     }
 }
@@ -247,6 +255,9 @@ fn json_is_what_was_measured() {
     let text = json(&failed());
     assert!(text.ends_with("}\n") && text.lines().count() > 100, "for people to read");
     assert!(serde_json::from_str::<Results>(&text).unwrap() == failed(), "{text}");
+    let mut older: serde_json::Value = serde_json::from_str(&json(&passed())).unwrap();
+    assert!(older.as_object_mut().unwrap().remove("interruptions").is_some());
+    assert!(serde_json::from_value::<Results>(older).unwrap() == passed(), "results of before they were told");
 }
 
 #[test]
