@@ -34,7 +34,7 @@ pub(crate) enum Figure {
     LeafCpu,
     /// From the command to the secret's arrival.
     LeafP99,
-    /// Secrets that were sent again though nothing had changed in them, by proxy and change.
+    /// Secrets that were sent again though nothing had changed in them, because of one change: in it, and in the rest after it.
     Unchanged,
 }
 
@@ -83,7 +83,15 @@ impl Figure {
             Self::BundleFirst => "of that, until the first proxy has it",
             Self::LeafCpu => "CPU per leaf in a rotation",
             Self::LeafP99 => "leaf rotation, p99",
-            Self::Unchanged => "unchanged secrets per proxy and rotation",
+            Self::Unchanged => "unchanged secrets in a rotation, at most",
+        }
+    }
+
+    /// What stands for all that was measured: the middle one, but the worst where there should be none at all.
+    pub(crate) fn of_all(self, values: &[f64]) -> Option<f64> {
+        match self {
+            Self::Unchanged => values.iter().copied().reduce(f64::max),
+            _ => median(values),
         }
     }
 }
@@ -130,7 +138,8 @@ pub(crate) fn add(figures: &mut Figures, run: &Results, memory: Memory) {
             if kind == PhaseKind::BundlePush {
                 note(Figure::BundleFirst, quantile(phase, "fan-out", |latency| latency.min_ms));
             }
-            note(Figure::Unchanged, Some(phase.traffic.unchanged as f64 / proxies));
+            let after = next.filter(|next| next.kind == PhaseKind::Rest).map_or(0, |rest| rest.traffic.unchanged);
+            note(Figure::Unchanged, Some((phase.traffic.unchanged + after) as f64));
         }
     }
 }
@@ -147,7 +156,7 @@ pub(crate) fn missing(figures: &Figures, rotates: bool) -> Vec<&'static str> {
 }
 
 /// The middle one of several; of an even number, the mean of the two in the middle.
-pub(crate) fn median(values: &[f64]) -> Option<f64> {
+fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

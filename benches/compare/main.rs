@@ -145,7 +145,7 @@ fn run(options: &Options, peer: &Path, case: &'static Case, proxies: u64, side: 
         [] => {}
         missing => return Err(wrong(format!("the client does not say: {}", missing.join(", ")))),
     }
-    Ok(Run { case: case.name, side, memory, results })
+    Ok(Run { case: case.name, side, server: server.command.clone(), memory, results })
 }
 
 /// Cargo's `target`, where this program is in `PROFILE/deps`.

@@ -1,6 +1,6 @@
 //! The table, and what has to be known to read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::process::Command;
@@ -34,6 +34,8 @@ pub(crate) struct Scene {
 pub(crate) struct Run {
     pub(crate) case: &'static str,
     pub(crate) side: Side,
+    /// The server's command line, without its folder.
+    pub(crate) server: String,
     pub(crate) memory: Memory,
     pub(crate) results: Results,
 }
@@ -97,13 +99,14 @@ impl Report {
         let with = proxies.map(|proxies| format!(", **{proxies} proxies in every case**")).unwrap_or_default();
         let mut text = format!(
             "{date}, {machine}, Linux {kernel} (load before: {load_before}), envoy-sds {envoy_sds}, peer {peer}; \
-             medians of {runs} runs, each with a fresh server{with}; `{command}`\n\n\
-             | | peer | ours | ours / peer | must | bold | |\n|---|---|---|---|---|---|---|\n"
+             medians of {runs} runs, each with a fresh server{with}; `{command}`\n\n{}\n\n\
+             | | peer | ours | ours / peer | must | bold | |\n|---|---|---|---|---|---|---|\n",
+            self.servers()
         );
         let measured = self.figures();
-        let of = |case: &str, side, figure| {
+        let of = |case: &str, side, figure: Figure| {
             let figures: &Figures = measured.get(&(case.to_owned(), side))?;
-            figures::median(figures.get(&figure)?)
+            figure.of_all(figures.get(&figure)?)
         };
         for row in ROWS {
             let [peer, ours] = [Side::Peer, Side::Ours].map(|side| of(row.case, side, row.figure));
@@ -126,6 +129,16 @@ impl Report {
             }
         }
         text
+    }
+
+    /// How the servers were started.
+    fn servers(&self) -> String {
+        let of = |side| {
+            let lines: BTreeSet<&str> =
+                self.runs.iter().filter(|run| run.side == side).map(|run| run.server.as_str()).collect();
+            lines.iter().map(|line| format!("`{line}`")).collect::<Vec<_>>().join(" or ")
+        };
+        format!("Ours: {}. The peer, which logs nothing: {}.", of(Side::Ours), of(Side::Peer))
     }
 
     fn figures(&self) -> BTreeMap<(String, Side), Figures> {
@@ -197,6 +210,7 @@ fn ratio(peer: f64, ours: f64) -> Option<f64> {
 /// Three significant figures and the unit.
 fn shown(value: f64, figure: Figure) -> String {
     let digits = match value.abs() {
+        _ if figure == Figure::Unchanged => 0,
         v if v >= 100.0 => 0,
         v if v >= 10.0 => 1,
         _ => 2,

@@ -35,6 +35,8 @@ pub(crate) enum Side {
 pub(crate) struct Server {
     process: Process,
     pub(crate) target: Target,
+    /// Its command line, without its folder.
+    pub(crate) command: String,
     memory_before: u64,
     _folder: TempDir,
 }
@@ -82,6 +84,7 @@ impl Server {
 
         let mut command = Command::new(program);
         command.args(["serve", "--log-level", "warn", "--config"]).arg(at("server.yaml")).env_remove("KUBECONFIG");
+        let line = shown(&command, folder.path());
         let mut process = Process::start("envoy-sds", command, folder.path());
         wait(&mut process, |_log| is_ready(admin).then_some(()))?;
         let bundle = |number: usize| {
@@ -96,7 +99,7 @@ impl Server {
             state_dir: case.tokens.then(|| at("state")),
             triggers: triggers(case, [bundle(1), leaves.clone(), bundle(0), leaves]),
         };
-        Self::started(process, target, folder)
+        Self::started(process, target, line, folder)
     }
 
     /// Starts the peer with the program `program`.
@@ -105,6 +108,7 @@ impl Server {
         let ca = folder.path().join("tls-ca.crt");
         let mut command = Command::new(program);
         command.args(["-cache", if case.peer_shares_bundles { "mux" } else { "snapshot" }, "-tls-ca-out"]).arg(&ca);
+        let line = shown(&command, folder.path());
         let mut process = Process::start("peer", command, folder.path());
         let addresses: BTreeMap<String, String> =
             wait(&mut process, |log| log.lines().find_map(|line| serde_json::from_str(line).ok()))?;
@@ -119,14 +123,14 @@ impl Server {
             state_dir: None,
             triggers: triggers(case, ["ca", "leaves", "ca", "leaves"].map(rotate)),
         };
-        Self::started(process, target, folder)
+        Self::started(process, target, line, folder)
     }
 
-    fn started(process: Process, target: Target, folder: TempDir) -> Result<Self, String> {
+    fn started(process: Process, target: Target, command: String, folder: TempDir) -> Result<Self, String> {
         // What a start leaves to be done is done, and is no proxy's.
         std::thread::sleep(Duration::from_millis(500));
         let memory_before = status(target.pid, "VmRSS").ok_or("the server has no memory")?;
-        Ok(Self { process, target, memory_before, _folder: folder })
+        Ok(Self { process, target, command, memory_before, _folder: folder })
     }
 
     /// What it has needed so far; and whether it still runs.
@@ -141,6 +145,14 @@ impl Server {
     pub(crate) fn log(&self) -> String {
         self.process.log_tail()
     }
+}
+
+/// A command line as it can be shown: without where the program and its files happen to be.
+fn shown(command: &Command, folder: &Path) -> String {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = format!("{}/", folder.display());
+    let arguments = command.get_args().map(|argument| argument.to_string_lossy().replace(&folder, ""));
+    [program].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// A change of the CA, new leaves, and both again.
