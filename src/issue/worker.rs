@@ -1,6 +1,7 @@
 //! The one task behind [`Manager`]: asks [`Schedule`] what to do and does it.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -247,7 +248,9 @@ impl Worker {
         let backend = issuer.backend.clone();
         let began = Instant::now();
         let mut issuing = Box::pin(async move { issuer.issue(&subject, in_no_hurry).await });
-        if is_alone && let Some(result) = (&mut issuing).now_or_never() {
+        // A task of its own would take a panic to itself, and so must this.
+        if is_alone && let Some(result) = AssertUnwindSafe(&mut issuing).catch_unwind().now_or_never() {
+            let result = result.unwrap_or_else(|_panic| Err(IssueError::Internal("issuing it panicked".to_owned())));
             return self.finished(&key, &Issuance { backend, began, renewal }, result);
         }
         let abort = self.running.spawn(issuing);

@@ -1,6 +1,8 @@
 //! Where computing is done that would hold up streams: making keys, signing.
 
 #[cfg(not(test))]
+use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(not(test))]
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs `work`, which takes no longer than a TLS handshake's arithmetic (some tens of microseconds): on the thread that asks,
@@ -15,7 +17,7 @@ pub async fn brief<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
     /// Whether a thread that serves streams is computing.
     static BUSY: AtomicBool = AtomicBool::new(false);
 
-    /// Ends it, also if `work` panics.
+    /// Ends it.
     struct Done;
     impl Drop for Done {
         fn drop(&mut self) {
@@ -27,7 +29,7 @@ pub async fn brief<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
         return aside(work).await;
     }
     let _done = Done;
-    Ok(work())
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_panic| "it panicked".to_owned())
 }
 
 #[cfg(test)]
