@@ -129,6 +129,15 @@ pub(super) struct Issuance {
     renewal: bool,
 }
 
+/// What has become of a signing that was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signing {
+    /// Its end will be told, or there is nobody to ask until the policies change.
+    UnderWay,
+    /// It has come to its end already, which nothing will tell.
+    Finished,
+}
+
 type Landed = Result<(Id, Result<Svid, IssueError>), JoinError>;
 
 impl Worker {
@@ -143,9 +152,10 @@ impl Worker {
             }
             let steps = self.schedule.steps(self.settings.clock.now());
             let is_alone = self.flights.is_empty() && steps.len() == 1;
+            let mut has_room_again = false;
             for step in steps {
                 match step {
-                    Step::Sign(key) => self.sign(key, is_alone),
+                    Step::Sign(key) => has_room_again |= self.sign(key, is_alone) == Signing::Finished,
                     Step::Forget(key) => self.forget(&key),
                 }
             }
@@ -165,6 +175,8 @@ impl Worker {
                 },
                 Some(landed) = self.running.join_next_with_id() => self.landed(landed),
                 () = self.inbox.wait() => {}
+                // Somebody may have waited for this very place.
+                () = tokio::task::yield_now(), if has_room_again => {}
                 () = tokio::time::sleep(nap) => {}
             }
             // At most as many as there were in flight: new ones begin with the next turn.
@@ -239,8 +251,8 @@ impl Worker {
 
     /// Begins to issue. For one who comes alone it is tried at once, without a task: a CA whose key is here needs no more than
     /// that, and each change of tasks is time that the proxy waits.
-    fn sign(&mut self, key: ProxyKey, is_alone: bool) {
-        let Some(issuer) = self.issuers.get(&Signer::from(&key)).cloned() else { return };
+    fn sign(&mut self, key: ProxyKey, is_alone: bool) -> Signing {
+        let Some(issuer) = self.issuers.get(&Signer::from(&key)).cloned() else { return Signing::UnderWay };
         let subject = subject(&key);
         let current = self.slots.get(&key).and_then(|slot| slot.current.borrow().clone());
         let renewal = current.is_some() || self.schedule.held_until(&key).is_some();
@@ -251,11 +263,13 @@ impl Worker {
         // A task of its own would take a panic to itself, and so must this.
         if is_alone && let Some(result) = AssertUnwindSafe(&mut issuing).catch_unwind().now_or_never() {
             let result = result.unwrap_or_else(|_panic| Err(IssueError::Internal("issuing it panicked".to_owned())));
-            return self.finished(&key, &Issuance { backend, began, renewal }, result);
+            self.finished(&key, &Issuance { backend, began, renewal }, result);
+            return Signing::Finished;
         }
         let abort = self.running.spawn(issuing);
         self.flying.insert(abort.id(), key.clone());
         self.flights.insert(key, Flight { id: abort.id(), issuance: Issuance { backend, began, renewal }, abort });
+        Signing::UnderWay
     }
 
     /// Only who has a leaf that peers accept can afford to wait for them to learn of a new CA.

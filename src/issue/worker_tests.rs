@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
@@ -29,6 +30,7 @@ struct FakeCa {
     next: Mutex<Vec<CaError>>,
     signer: Mutex<Arc<TestCaBox>>,
     clock: Clock,
+    panics: AtomicBool,
 }
 
 struct TestCaBox(TestCa);
@@ -44,6 +46,7 @@ impl CertificateAuthority for FakeCa {
     async fn sign(&self, request: SigningRequest) -> Result<Signed, CaError> {
         self.asked.send(request.proxy.to_string()).unwrap();
         self.gate.acquire().await.unwrap().forget();
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "as the test wants it");
         if let Some(error) = self.next.lock().unwrap().pop() {
             return Err(error);
         }
@@ -159,6 +162,7 @@ impl Rig {
             next: Mutex::default(),
             signer: Mutex::new(Arc::new(TestCaBox(root.clone()))),
             clock: clock.clone(),
+            panics: AtomicBool::new(false),
         });
         let (policies, policies_rx) = watch::channel(policy(100));
         let (trust, trust_rx) = watch::channel(trusting(&[&root]));
@@ -236,6 +240,26 @@ async fn a_leaf_is_issued_and_renewed_at_two_thirds_of_its_life() {
     let second = next(&mut web).await;
     assert_ne!(first.leaf.serial(), second.leaf.serial());
     assert_ne!(first.key.expose(), second.key.expose(), "a new key each time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_at_a_time_is_one_after_the_other() {
+    let rig = Rig::new(1);
+    let mut proxies: Vec<_> = (0..20).map(|number| rig.subscribe(&format!("web-{number}"))).collect();
+    for proxy in &mut proxies {
+        next(proxy).await;
+    }
+    assert_eq!(rig.clock.now(), timestamp(START), "nobody has waited for a timer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_issuing_costs_one_attempt() {
+    let mut rig = Rig::new(8);
+    rig.ca.panics.store(true, Ordering::Relaxed);
+    let mut web = rig.subscribe("web");
+    assert_eq!(rig.asked().await.0, "web");
+    assert_eq!(rig.asked().await.0, "web", "it is tried again");
+    next(&mut web).await;
 }
 
 #[tokio::test(start_paused = true)]
