@@ -137,6 +137,14 @@ impl Queue {
         }
     }
 
+    /// The clock was set back: what was answered, was so long ago all the same.
+    pub(super) fn set_back(&mut self, earlier: impl Fn(Timestamp) -> Timestamp) {
+        for line in self.lines.values_mut() {
+            line.answered_at = line.answered_at.map(&earlier);
+            line.newest_answered = line.newest_answered.map(&earlier);
+        }
+    }
+
     /// Whether one that is in flight since `began` is to give its turn back: the signer answers others and not this one, or has
     /// not answered anybody for long, or others wait for another signer. A signer that answers one after the other, however
     /// slowly, has as many requests as it may have, and not more and more.

@@ -231,6 +231,7 @@ impl Schedule {
         let set_back = std::mem::replace(&mut self.asked_at, now).duration_since(now);
         if set_back.is_positive() {
             self.shorten_backoff(set_back);
+            self.set_back_flights(set_back);
         }
         self.queues.values_mut().for_each(|queue| queue.hear(now));
         let mut steps = Vec::new();

@@ -26,6 +26,18 @@ impl Schedule {
         }
     }
 
+    /// What is in flight has been there so long, whatever time of day it is: turns come back when they would have.
+    pub(super) fn set_back_flights(&mut self, by: SignedDuration) {
+        for (key, entry) in &mut self.entries {
+            if let Phase::Signing(Flight::Quick { began, look_at }) = &mut entry.phase {
+                self.wakes.remove(&(*look_at, key.clone()));
+                (*began, *look_at) = (earlier(*began, by), earlier(*look_at, by));
+                self.wakes.insert((*look_at, key.clone()));
+            }
+        }
+        self.queues.values_mut().for_each(|queue| queue.set_back(|at| earlier(at, by)));
+    }
+
     /// The time has come at which it was to be looked at.
     pub(super) fn wake(&mut self, key: ProxyKey, now: Timestamp, steps: &mut Vec<Step>) {
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -144,4 +156,8 @@ impl Schedule {
             self.queues.entry(key.mesh.clone()).or_default().count_retrying(is_so);
         }
     }
+}
+
+fn earlier(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.saturating_sub(by).unwrap_or(Timestamp::MIN)
 }

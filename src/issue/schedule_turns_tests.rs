@@ -18,6 +18,20 @@ fn requests_that_nobody_decides_give_their_turns_back() {
 }
 
 #[test]
+fn they_do_so_in_time_when_the_clock_is_set_back() {
+    let mut schedule = opened(2);
+    for name in ["answered", "stuck-1", "stuck-2", "next"] {
+        schedule.wanted(&key(name), None, at(10_000));
+    }
+    assert_eq!(schedule.steps(at(10_000)).len(), 2);
+    schedule.issued(&key("answered"), at(90_000), at(100_000));
+    assert_eq!(schedule.steps(at(10_010)).len(), 1);
+    assert_eq!(schedule.steps(at(10_010 - 3_600)), [], "an hour back");
+    assert_eq!(schedule.steps(at(10_039 - 3_600)), []);
+    assert_eq!(schedule.steps(at(10_040 - 3_600)).len(), 1, "30 s after the answer");
+}
+
+#[test]
 fn who_waits_for_one_signer_is_not_held_back_by_another() {
     let signer = |name: &str| Signer { identity_policy: Some(name.into()), ..Signer::classic("default") };
     let of = |policy: &str, name: &str| ProxyKey { identity_policy: Some(policy.into()), ..key(name) };
