@@ -224,8 +224,12 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         let entry = self.attempts.lock().remove(&self.id);
-        if let Some(Entry { object: Object::Exists(object), .. }) = entry {
-            self.attempts.cleaner.delete(object);
+        if let Some(Entry { object: Object::Exists(object), tell, .. }) = entry {
+            if tell.borrow().is_final() {
+                self.attempts.cleaner.delete_answered(object);
+            } else {
+                self.attempts.cleaner.delete(object);
+            }
         }
     }
 }
