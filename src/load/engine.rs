@@ -33,6 +33,9 @@ const STOP: Duration = Duration::from_secs(5);
 /// How long proxies may take to be back when churn has ended: twice the longest that Envoy waits before it tries again.
 const BACK: Duration = Duration::from_secs(60);
 
+/// By how much a timer may be late: tokio's go by whole milliseconds, and are woken once their own has begun.
+const TIMER_SLACK: Duration = Duration::from_millis(2);
+
 /// Phase numbers begin with 1: no stream has seen this one.
 const BEFORE_THE_FIRST: u32 = 0;
 
@@ -266,7 +269,7 @@ impl Course<'_> {
         for (index, proxies) in groups.into_iter().enumerate() {
             let start = match &mut ticks {
                 // At its time, however those before fare, and whether or not this program keeps up.
-                Some(ticks) => Start { at: ticks.tick().await, permit: None },
+                Some(ticks) => Start { at: began_at(ticks.tick().await, Instant::now()), permit: None },
                 None => {
                     // Nobody closes it.
                     let permit = room.clone().acquire_owned().await.ok();
@@ -357,6 +360,12 @@ impl Course<'_> {
         }
         self.end().await;
     }
+}
+
+/// From when one is timed that was `due` and begins `now`: the little that a timer is late is not the server's, all that
+/// this program is late beyond it may well be.
+fn began_at(due: Instant, now: Instant) -> Instant {
+    now.min(due + TIMER_SLACK)
 }
 
 /// That many ticks a second; those that were missed are made up for.
