@@ -3,7 +3,7 @@
 //! Messages are framed here and not by tonic's codec, for two reasons that show at thousands of proxies. A real Envoy
 //! repeats a 61 KB node in every request, and tonic's `Streaming` keeps its largest buffer for as long as the stream;
 //! [`inbound`] keeps nothing between messages. And tonic's encoder copies every message into a buffer of its own that
-//! it never wipes, where [`outbound`] hands on the one encoding of a secret by reference.
+//! it never wipes, where [`response`] wipes what it copies, and hands on what is large by reference.
 
 pub(crate) mod encoding;
 pub(crate) mod inbound;

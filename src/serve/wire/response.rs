@@ -13,6 +13,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Dis
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
+use zeroize::Zeroizing;
 
 use super::encoding::Encoded;
 use super::{HEADER, SECRET_TYPE};
@@ -20,6 +21,10 @@ use crate::serve::version::Version;
 
 /// A response of more bytes than this is worth a look: so large is no bundle of a mesh that is well.
 const LARGE: usize = 1 << 20;
+
+/// A response of no more bytes is copied into one piece. HTTP/2 makes a frame of each piece, and writes to the socket for nearly
+/// every frame, which costs a hundred times as much as copying what a leaf or a few CAs take.
+const COPIED: usize = 4096;
 
 /// Numbers of fields.
 const ANY_VALUE: u32 = 2;
@@ -84,27 +89,31 @@ impl Response {
 
     /// The response that has the fields of `own` and these resources.
     fn new(own: &impl Message, resources: impl IntoIterator<Item = Nested>) -> Self {
-        let mut pieces = VecDeque::with_capacity(2);
-        // HTTP/2 makes a frame of each piece, so the header, `own` and what goes before the first secret share one.
+        let mut pieces = Vec::with_capacity(2);
+        // The header, `own` and what goes before the first secret are one piece.
         let mut head = vec![0; HEADER];
         head.extend_from_slice(&own.encode_to_vec());
         for resource in resources {
             resource.open(RESOURCES, &mut head);
-            pieces.push_back(std::mem::take(&mut head).into());
-            pieces.push_back(resource.last);
+            pieces.push(std::mem::take(&mut head).into());
+            pieces.push(resource.last);
         }
         if !head.is_empty() {
-            pieces.push_back(head.into());
+            pieces.push(head.into());
         }
-        let mut response = Self { pieces };
-        // No secret comes near 4 GiB: bundles are bounded in certificates, and requests in names.
-        let length = u32::try_from(response.len()).unwrap_or(u32::MAX);
-        if let Some(first) = response.pieces.front_mut() {
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        if length <= COPIED {
+            // There may be a private key in it.
+            let mut whole = Zeroizing::new(Vec::with_capacity(length));
+            pieces.drain(..).for_each(|piece| whole.extend_from_slice(&piece));
+            set_length(&mut whole, length);
+            pieces.push(Bytes::from_owner(whole));
+        } else if let Some(first) = pieces.first_mut() {
             let mut head = BytesMut::from(&first[..]);
-            (&mut head[1..HEADER]).put_u32(length);
+            set_length(&mut head, length);
             *first = head.freeze();
         }
-        response
+        Self { pieces: pieces.into() }
     }
 
     /// Its length in bytes.
@@ -128,6 +137,13 @@ impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response").field("length", &self.len()).finish_non_exhaustive()
     }
+}
+
+/// Completes gRPC's header, which is the first of the `length` bytes of a response.
+fn set_length(head: &mut [u8], length: usize) {
+    // No secret comes near 4 GiB: bundles are bounded in certificates, and requests in names.
+    let length = u32::try_from(length - HEADER).unwrap_or(u32::MAX);
+    (&mut head[1..HEADER]).put_u32(length);
 }
 
 fn named(control_plane: &str) -> Option<ControlPlane> {
@@ -238,14 +254,16 @@ mod tests {
     }
 
     #[test]
-    fn names_of_a_clients_choice_do_not_make_more_encodings() {
-        let (encoder, bundle) = (Encoder::default(), bundle("a"));
-        let piece = |name: &str| {
-            let response = Response::sotw("", "n".to_owned(), name, encoder.trust_bundle(&bundle));
-            response.into_pieces().pop_back().unwrap().as_ptr()
-        };
-        let first = piece("ROOTCA");
-        assert!((0..5000).all(|number| piece(&number.to_string()) == first));
+    fn what_is_small_goes_out_in_one_frame_and_what_is_large_by_reference() {
+        let (encoder, svid, bundle) = (Encoder::default(), svid("web"), bundle("a"));
+        let certificate = encoder.certificate(&svid, Version::of_certificate(&svid));
+        let context = encoder.trust_bundle(&bundle);
+        for secret in [certificate, context] {
+            assert_eq!(Response::delta("", "n".to_owned(), &"x".repeat(255), secret).into_pieces().len(), 1);
+        }
+        let large = Encoded { version: "v".into(), bytes: vec![7; COPIED].into() };
+        let pieces = Response::sotw("", "n".to_owned(), "x", large.clone()).into_pieces();
+        assert_eq!((pieces.len(), pieces[1].as_ptr()), (2, large.bytes.as_ptr()));
     }
 
     #[test]

@@ -312,17 +312,10 @@ impl<B: Buf + fmt::Debug> fmt::Debug for SendPushedResponse<B> {
 
 /// Stages of an in-progress handshake.
 enum Handshaking<T, B: Buf> {
-    /// State 1. Connection is flushing pending SETTINGS frame.
-    Flushing(Instrumented<Flush<T, Prioritized<B>>>),
-    /// State 2. Connection is waiting for the client preface.
+    /// State 1. Connection is waiting for the client preface.
     ReadingPreface(Instrumented<ReadPreface<T, Prioritized<B>>>),
-    /// State 3. Handshake is done, polling again would panic.
+    /// State 2. Handshake is done, polling again would panic.
     Done,
-}
-
-/// Flush a Sink
-struct Flush<T, B> {
-    codec: Option<Codec<T, B>>,
 }
 
 /// Read the client connection preface
@@ -401,9 +394,11 @@ where
             .buffer(builder.settings.clone().into())
             .expect("invalid SETTINGS frame");
 
-        // Create the handshake future.
-        let state =
-            Handshaking::Flushing(Flush::new(codec).instrument(tracing::trace_span!("flush")));
+        // Create the handshake future. The SETTINGS go out with what answers the
+        // client's preface: it need not wait for them before it sends that.
+        let state = Handshaking::ReadingPreface(
+            ReadPreface::new(codec).instrument(tracing::trace_span!("read_preface")),
+        );
 
         drop(entered);
 
@@ -1407,29 +1402,7 @@ impl<B: Buf> SendPushedResponse<B> {
     }
 }
 
-// ===== impl Flush =====
-
-impl<T, B: Buf> Flush<T, B> {
-    fn new(codec: Codec<T, B>) -> Self {
-        Flush { codec: Some(codec) }
-    }
-}
-
-impl<T, B> Future for Flush<T, B>
-where
-    T: AsyncWrite + Unpin,
-    B: Buf,
-{
-    type Output = Result<Codec<T, B>, crate::Error>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Flush the codec
-        ready!(self.codec.as_mut().unwrap().flush(cx)).map_err(crate::Error::from_io)?;
-
-        // Return the codec
-        Poll::Ready(Ok(self.codec.take().unwrap()))
-    }
-}
+// ===== impl ReadPreface =====
 
 impl<T, B: Buf> ReadPreface<T, B> {
     fn new(codec: Codec<T, B>) -> Self {
@@ -1497,24 +1470,6 @@ where
 
         loop {
             match &mut self.state {
-                Handshaking::Flushing(flush) => {
-                    // We're currently flushing a pending SETTINGS frame. Poll the
-                    // flush future, and, if it's completed, advance our state to wait
-                    // for the client preface.
-                    let codec = match Pin::new(flush).poll(cx)? {
-                        Poll::Pending => {
-                            tracing::trace!(flush.poll = %"Pending");
-                            return Poll::Pending;
-                        }
-                        Poll::Ready(flushed) => {
-                            tracing::trace!(flush.poll = %"Ready");
-                            flushed
-                        }
-                    };
-                    self.state = Handshaking::ReadingPreface(
-                        ReadPreface::new(codec).instrument(tracing::trace_span!("read_preface")),
-                    );
-                }
                 Handshaking::ReadingPreface(read) => {
                     let codec = ready!(Pin::new(read).poll(cx)?);
 
@@ -1780,7 +1735,6 @@ where
     #[inline]
     fn fmt(&self, f: &mut fmt::Formatter) -> Result<(), fmt::Error> {
         match *self {
-            Handshaking::Flushing(_) => f.write_str("Flushing(_)"),
             Handshaking::ReadingPreface(_) => f.write_str("ReadingPreface(_)"),
             Handshaking::Done => f.write_str("Done"),
         }
