@@ -22,7 +22,7 @@
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -48,11 +48,17 @@ use support::cluster::{Cluster, ClusterOptions};
 use support::process::Process;
 use support::{http, pki, ports, scratch};
 
+/// Whose CPU time is shown, beside this program's.
+const PROGRAMS: [&str; 4] = ["kube-apiserver", "etcd", "cert-manager", "envoy-sds"];
+
 /// One round's figures.
 struct Round {
     per_second: f64,
     p50: Duration,
     p99: Duration,
+    /// CPU time per certificate by program, in milliseconds: all of them share the machine, so this is what the rate
+    /// comes from.
+    cpu: BTreeMap<String, f64>,
 }
 
 fn main() {
@@ -78,6 +84,7 @@ async fn measure(certificates: usize, in_flight: usize, rounds: usize) {
             // Who is first has the fresher cluster, so they take turns.
             let bare_first = round % 2 == 1;
             for with_server in [!bare_first, bare_first] {
+                at_rest().await;
                 if with_server {
                     server.push(through_server(&cluster, &namespace, &issuer, certificates, in_flight, round).await);
                 } else {
@@ -101,13 +108,57 @@ fn print(who: &str, rounds: Vec<Round>) -> f64 {
     let rate = median(rounds.iter().map(|round| round.per_second));
     let (p50, p99) = (median(rounds.iter().map(|round| round.p50)), median(rounds.iter().map(|round| round.p99)));
     println!("{who}: {rate:.1}/s, p50 {} ms, p99 {} ms", p50.as_millis(), p99.as_millis());
+    let own = std::fs::read_to_string("/proc/self/comm").expect("a name");
+    let cpu = |program: &str| median(rounds.iter().map(|round| round.cpu.get(program).copied().unwrap_or(0.0)));
+    let others = PROGRAMS.map(|program| format!("{program} {:.1}", cpu(program))).join(", ");
+    println!("    CPU ms per certificate: {others}, this program {:.1}", cpu(own.trim_end()));
     rate
 }
 
-fn round(took: Duration, mut latencies: Vec<Duration>) -> Round {
+fn round(took: Duration, mut latencies: Vec<Duration>, before: &BTreeMap<String, u64>) -> Round {
     latencies.sort();
     let at = |share: f64| latencies[((latencies.len() - 1) as f64 * share) as usize];
-    Round { per_second: latencies.len() as f64 / took.as_secs_f64(), p50: at(0.5), p99: at(0.99) }
+    // A tick is 10 ms wherever Linux tells programs of ticks.
+    let per_certificate = |ticks: u64| ticks as f64 * 10.0 / latencies.len() as f64;
+    let cpu = ticks_since(before).into_iter().map(|(program, ticks)| (program, per_certificate(ticks))).collect();
+    Round { per_second: latencies.len() as f64 / took.as_secs_f64(), p50: at(0.5), p99: at(0.99), cpu }
+}
+
+/// Resolves when the cluster does nothing any more: cert-manager writes its Events well after the certificates that they
+/// tell of, so that one round would pay for those of the round before it.
+async fn at_rest() {
+    // Something else on the machine may have one of these names, and never rest.
+    for _ in 0..60 {
+        let before = cpu_ticks();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let ticks = ticks_since(&before);
+        let busy: u64 = PROGRAMS.iter().filter_map(|program| ticks.get(*program)).sum();
+        // A tenth of a core: what an idle API server uses is far less.
+        if busy < 10 {
+            return;
+        }
+    }
+}
+
+fn ticks_since(before: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let mut now = cpu_ticks();
+    for (program, ticks) in &mut now {
+        *ticks = ticks.saturating_sub(before.get(program).copied().unwrap_or(0));
+    }
+    now
+}
+
+/// CPU time of every program on the machine, by name, in clock ticks.
+fn cpu_ticks() -> BTreeMap<String, u64> {
+    let mut programs = BTreeMap::new();
+    for process in std::fs::read_dir("/proc").expect("/proc").flatten() {
+        let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { continue };
+        // pid (name) state ppid … with user and system time as the 14th and 15th.
+        let Some((name, fields)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")) else { continue };
+        let times = fields.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok());
+        *programs.entry(name.to_owned()).or_default() += times.sum::<u64>();
+    }
+    programs
 }
 
 /// Creates requests, sees their certificates through one watch, deletes them; CSRs are made beforehand.
@@ -124,7 +175,7 @@ async fn bare_client(cluster: &Cluster, namespace: &str, issuer: &str, certifica
 
     let created: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
     let slots = Arc::new(Semaphore::new(in_flight));
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), cpu_ticks());
     let mut posts = JoinSet::new();
     let feeder = {
         let (api, slots, created, run, issuer) =
@@ -165,12 +216,12 @@ async fn bare_client(cluster: &Cluster, namespace: &str, issuer: &str, certifica
         let api = api.clone();
         deletions.spawn(async move { api.delete(&name, &DeleteParams::default()).await.map(drop) });
     }
-    let took = began.elapsed();
+    let round = round(began.elapsed(), latencies, &cpu);
     feeder.await.expect("no panic");
     while let Some(deleted) = deletions.join_next().await {
         deleted.expect("no panic").expect("a request can be deleted");
     }
-    round(took, latencies)
+    round
 }
 
 /// Has as many simulated proxies subscribe, as many at a time; each latency is from the connection to the secret's arrival.
@@ -188,7 +239,7 @@ async fn through_server(
     first_secret(&address, "default.warm-up".to_owned()).await;
     let (tell, mut arrived) = mpsc::unbounded_channel();
     let slots = Arc::new(Semaphore::new(in_flight));
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), cpu_ticks());
     let mut proxies = JoinSet::new();
     for n in 0..certificates {
         let (address, tell, slots) = (address.clone(), tell.clone(), slots.clone());
@@ -207,10 +258,10 @@ async fn through_server(
     while latencies.len() < certificates {
         latencies.push(arrived.recv().await.expect("proxies live"));
     }
-    let took = began.elapsed();
+    let round = round(began.elapsed(), latencies, &cpu);
     proxies.abort_all();
     server.stop(Duration::from_secs(20)).await;
-    round(took, latencies)
+    round
 }
 
 async fn first_secret(address: &str, node: String) -> impl Drop + use<> {
