@@ -273,6 +273,7 @@ impl App {
         let registry = Arc::new(registry);
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),
+            host: config.admin.host.clone(),
             listeners: listeners.clone(),
             policies,
             problems: resources.problems,
