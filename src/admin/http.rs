@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
@@ -17,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::warnings::Warnings;
-use super::{Admin, exposition, grpc, status};
+use super::{Admin, exposition, grpc, host, status};
 
 /// How long a client may take to end after shutdown has begun. Some never would: a watch of the health, a reader that
 /// does not read.
@@ -60,14 +61,11 @@ pub(super) async fn until(socket: TcpListener, routes: Router, shutdown: Cancell
 fn routes(admin: Arc<Admin>) -> Router {
     let (roster, refusals) = (admin.roster.clone(), admin.refusals.clone());
     let services = grpc::routes(roster, refusals, Arc::new(admin.manager.clone()), admin.readiness.watch());
-    let scraped = scraped(admin.registry.clone());
-    Router::new()
-        .route("/", get(page))
-        .route("/readyz", get(ready))
-        .with_state(admin)
-        .merge(scraped)
-        .merge(services)
-        .fallback(grpc::unknown)
+    let (scraped, own) = (scraped(admin.registry.clone()), admin.host.as_str().into());
+    let pages = Router::new().route("/", get(page)).route("/readyz", get(ready)).with_state(admin).merge(scraped);
+    // The services are out of any browser's reach by themselves, whatever they are called.
+    let pages = pages.route_layer(middleware::from_fn_with_state::<_, Arc<str>, _>(own, host::check));
+    pages.merge(services).fallback(grpc::unknown)
 }
 
 /// What both addresses have.

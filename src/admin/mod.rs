@@ -7,6 +7,7 @@ mod csds;
 mod exposition;
 mod grpc;
 mod health;
+mod host;
 pub mod http;
 pub mod proto;
 mod service;
@@ -39,6 +40,8 @@ use crate::trust::store::TrustStore;
 pub struct Admin {
     /// Why the server is not ready.
     pub readiness: Readiness,
+    /// The host of the admin address, as it is configured.
+    pub host: String,
     /// The SDS addresses that are really bound.
     pub listeners: Vec<String>,
     /// The meshes, by the policies that are in force.

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use super::Admin;
 use super::view::{self, Listed, names, state};
 use super::warnings::Warnings;
+use crate::issue::signing_cas::SigningCa;
+use crate::model::bundle::Bundle;
 use crate::model::text::escaped;
 use crate::serve::refusals::Refused;
 
@@ -58,7 +60,7 @@ fn refusals(page: &mut String, refusals: &[Refused]) -> std::fmt::Result {
 }
 
 fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
-    let (trust, outlooks) = (admin.trust.all(), admin.manager.outlooks());
+    let (trust, outlooks, signing) = (admin.trust.all(), admin.manager.outlooks(), admin.manager.signing_cas());
     for policy in admin.policies.borrow().meshes.values() {
         writeln!(page, "\nmesh {}", policy.name)?;
         for backend in &policy.backends {
@@ -77,11 +79,25 @@ fn meshes(page: &mut String, admin: &Admin) -> std::fmt::Result {
             None => writeln!(page, "  trust bundle: not known yet")?,
             Some(bundle) => {
                 writeln!(page, "  trust bundle {}", bundle.digest())?;
-                for ca in bundle.certificates() {
-                    writeln!(page, "    {} until {}", escaped(ca.subject()), ca.validity().not_after)?;
-                }
+                cas(page, bundle)?;
             }
         }
+        let own = policy.own_trust_domains();
+        for (domain, bundle) in trust.borrow().told_by(policy).iter().filter(|(domain, _)| !own.contains(domain)) {
+            writeln!(page, "  trust domain {domain}, which is foreign")?;
+            cas(page, bundle)?;
+        }
+        if let Some(SigningCa { subject, validity }) = signing.get(&policy.name) {
+            let (subject, until) = (escaped(subject), validity.not_after);
+            writeln!(page, "  of the CAs that certificates in use lead through, {subject} ends first, at {until}")?;
+        }
+    }
+    Ok(())
+}
+
+fn cas(page: &mut String, bundle: &Bundle) -> std::fmt::Result {
+    for ca in bundle.certificates() {
+        writeln!(page, "    {} until {}", escaped(ca.subject()), ca.validity().not_after)?;
     }
     Ok(())
 }

@@ -203,7 +203,7 @@ impl App {
             Sources { policies: policies.clone(), secrets: secrets.clone(), complete, state_dir: state_dir.clone() };
         let trust = TrustStore::start(sources, clock.clone(), &tasks);
         trust_readiness::start(&readiness, &trust, &tasks);
-        trust_metrics::register(&mut registry, trust.all(), clock.clone());
+        trust_metrics::register(&mut registry, trust.all(), policies.clone(), clock.clone());
         if let (Some(client), Some(objects)) = (kubernetes.clone(), objects) {
             tell_of_objects_elsewhere(&client, &config.system_namespace, &replica(), &tasks);
             object_status::start(client, objects, &resources, verdicts.clone(), &trust, &clock, &tasks);
@@ -223,11 +223,12 @@ impl App {
             trust: trust.all(),
             authorities,
             roots: Arc::new(trust.clone()),
+            state_dir: state_dir.clone(),
             clock: clock.clone(),
             metrics: issue_metrics,
         };
         let manager = Manager::start(settings, &tasks);
-        manager.register(&mut registry, clock.clone());
+        manager.register(&mut registry, policies.clone(), clock.clone());
 
         let surroundings = identify::Surroundings {
             config: &config,
@@ -272,6 +273,7 @@ impl App {
         let registry = Arc::new(registry);
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),
+            host: config.admin.host.clone(),
             listeners: listeners.clone(),
             policies,
             problems: resources.problems,

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::model::certificate::Validity;
 use crate::observe::readiness::Readiness;
+use crate::observe::validity;
 use crate::runtime::clock::Clock;
 
 #[derive(Debug)]
@@ -42,23 +43,11 @@ impl Collector for Server {
         let help = "1 if the server can do its work, else 0 (see /readyz).";
         let ready = encoder.encode_descriptor("ready", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(*self.readiness.borrow())).encode(ready)?;
-        let now = self.clock.now();
-        let certificates = self.certificates.iter().filter_map(|(at, validity)| Some((at, (*validity.borrow())?)));
-        let certificates: Vec<_> = certificates.collect();
+        let of_listener = |(at, validity): &(String, watch::Receiver<Option<Validity>>)| {
+            Some(([("listener", at.clone())], (*validity.borrow())?))
+        };
+        let certificates: Vec<_> = self.certificates.iter().filter_map(of_listener).collect();
         let help = "When the certificate that a listener shows to Envoys ends, in Unix seconds.";
-        let name = "listener_certificate_expiration_timestamp_seconds";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (address, validity) in &certificates {
-            let value = ConstGauge::new(validity.not_after.as_second());
-            value.encode(family.encode_family(&[("listener", address.as_str())])?)?;
-        }
-        let help = "The part that is left of that certificate's life, from 1 to 0.";
-        let name = "listener_certificate_remaining_ratio";
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (address, validity) in &certificates {
-            let value = ConstGauge::new(validity.remaining(now));
-            value.encode(family.encode_family(&[("listener", address.as_str())])?)?;
-        }
-        Ok(())
+        validity::encode(&mut encoder, "listener_certificate", help, &certificates, self.clock.now())
     }
 }

@@ -285,6 +285,44 @@ fn the_bounds_are_the_programs() {
     assert!(checked >= 8, "only {checked} were found");
 }
 
+/// A resource with nothing in it but this field, and what the fields above it need so that they are looked into.
+fn resource_with(kind: &str, field: &str, value: &str) -> String {
+    let nest = |inside: String, key: &str| match (key.strip_suffix("[]"), inside.strip_prefix('{')) {
+        (Some(list), Some(fields)) => format!("{{{list}: [{{name: a, type: builtin, {fields}]}}"),
+        (None, Some(fields)) if key == "provider" => {
+            let of_type = if fields.starts_with("certManager") { "CertManager" } else { "Bundled" };
+            format!("{{{key}: {{type: {of_type}, {fields}}}")
+        }
+        _ => format!("{{{key}: {inside}}}"),
+    };
+    let spec = field.rsplit('.').fold(value.to_owned(), nest);
+    format!("{{kind: {kind}, {METADATA}, {}", &spec[1..])
+}
+
+/// The same of resources, as far as this field is concerned.
+#[test]
+fn the_bounds_of_resources_are_the_programs() {
+    let mut checked = 0;
+    for (kind, (field, row)) in
+        ["Mesh", "MeshIdentity"].iter().flat_map(|kind| table(kind).into_iter().map(move |row| (kind, row)))
+    {
+        let Some((least, most)) = row[1].strip_prefix("duration, ").and_then(|range| range.split_once(" to ")) else {
+            continue;
+        };
+        let is_taken = |value: &str| {
+            let problems = read_resources(&resource_with(kind, &field, value), "");
+            !problems.iter().any(|problem| problem.at.field.as_deref().map(generic).as_ref() == Some(&field))
+        };
+        let less = duration::parse(least).unwrap().as_millis() - 1;
+        let more = duration::parse(most).unwrap().as_secs() + 1;
+        assert!(is_taken(least) && is_taken(most), "{field}: from {least} to {most}");
+        assert!(!is_taken(&format!("{less}ms")), "{field}: less than {least}");
+        assert!(!is_taken(&format!("{more}s")), "{field}: more than {most}");
+        checked += 1;
+    }
+    assert!(checked >= 6, "only {checked} were found");
+}
+
 #[test]
 fn every_flag_has_a_row_and_every_row_is_one() {
     let command = ServerFlags::augment_args(Command::new("serve"));

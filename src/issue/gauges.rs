@@ -1,31 +1,50 @@
 //! Gauges about what is held for the proxies right now, computed when they are scraped: one series for each mesh, however
-//! many proxies it has.
+//! many proxies it has. One that has none has its series, too: that all are gone is a number, and not silence.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use dashmap::mapref::multiple::RefMulti;
 use jiff::Timestamp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 use super::manager::{Manager, Slot, Slots};
+use super::signing_cas::{Known, SigningCa, SigningCas};
 use crate::model::certificate::Validity;
+use crate::model::identity::ProxyKey;
+use crate::model::policy::PolicySet;
 use crate::runtime::clock::Clock;
 
 impl Manager {
-    /// Registers the gauges about what is held.
-    pub fn register(&self, registry: &mut Registry, clock: Clock) {
-        registry.register_collector(Box::new(Held { slots: self.slots.clone(), clock }));
+    /// Registers the gauges about what is held, which are there for each mesh of `policies`.
+    pub fn register(&self, registry: &mut Registry, policies: watch::Receiver<Arc<PolicySet>>, clock: Clock) {
+        let held = Held { slots: self.slots.clone(), signing_cas: self.signing_cas.clone(), policies, clock };
+        registry.register_collector(Box::new(held));
         registry.register_collector(Box::new(self.progress.clone()));
+    }
+
+    /// By mesh, of the CA certificates that certificates in use lead through the one that ends first.
+    pub fn signing_cas(&self) -> BTreeMap<Arc<str>, SigningCa> {
+        let known = self.signing_cas.known();
+        let mut first: BTreeMap<Arc<str>, Option<SigningCa>> = BTreeMap::new();
+        for slot in in_use(&self.slots) {
+            let mesh = &slot.key().mesh;
+            known.compare(first.entry(mesh.clone()).or_default(), mesh, &slot);
+        }
+        first.into_iter().filter_map(|(mesh, ca)| Some((mesh, ca?))).collect()
     }
 }
 
 struct Held {
     slots: Slots,
+    signing_cas: SigningCas,
+    policies: watch::Receiver<Arc<PolicySet>>,
     clock: Clock,
 }
 
@@ -46,18 +65,19 @@ struct MeshGauges {
     /// The least part that is left of a leaf's life.
     remaining: Option<f64>,
     /// The CA certificate that ends first of those that leaves lead through, their anchors included.
-    signing_ca: Option<Validity>,
+    signing_ca: Option<SigningCa>,
 }
 
 impl MeshGauges {
-    fn add(&mut self, slot: &Slot, now: Timestamp) {
+    fn add(&mut self, mesh: &str, slot: &Slot, known: &Known, now: Timestamp) {
         self.connected += 1;
+        known.compare(&mut self.signing_ca, mesh, slot);
         self.failing += i64::from(slot.status.error.is_some());
         let current = slot.current.borrow();
-        let held = slot.status.held_until.zip(slot.held_since);
+        let held = slot.status.held_until.zip(slot.held.as_ref());
         let life = match current.as_deref() {
             Some(svid) => Some(svid.life()),
-            None => held.map(|(not_after, not_before)| Validity { not_before, not_after }),
+            None => held.map(|(not_after, leaf)| Validity { not_before: leaf.not_before, not_after }),
         };
         self.unserved += i64::from(life.is_none_or(|life| life.not_after < now));
         if let Some(life) = life {
@@ -65,17 +85,20 @@ impl MeshGauges {
             let remaining = life.remaining(now);
             self.remaining = Some(self.remaining.map_or(remaining, |least| least.min(remaining)));
         }
-        if let Some(svid) = current.as_deref() {
-            let cas = svid.intermediates.iter().chain([&svid.anchor]).map(|ca| ca.validity());
-            self.signing_ca = self.signing_ca.into_iter().chain(cas).min_by_key(|ca| ca.not_after);
-        }
     }
 }
 
-fn by_mesh(slots: &Slots, now: Timestamp) -> BTreeMap<Arc<str>, MeshGauges> {
-    let mut meshes: BTreeMap<Arc<str>, MeshGauges> = BTreeMap::new();
-    for slot in slots.iter().filter(|slot| slot.current.receiver_count() > 0) {
-        meshes.entry(slot.key().mesh.clone()).or_default().add(&slot, now);
+/// Those that somebody is subscribed to.
+fn in_use(slots: &Slots) -> impl Iterator<Item = RefMulti<'_, ProxyKey, Slot>> {
+    slots.iter().filter(|slot| slot.current.receiver_count() > 0)
+}
+
+fn by_mesh(slots: &Slots, policies: &PolicySet, known: &Known, now: Timestamp) -> BTreeMap<Arc<str>, MeshGauges> {
+    let mut meshes: BTreeMap<Arc<str>, MeshGauges> =
+        policies.meshes.keys().map(|mesh| (mesh.clone(), MeshGauges::default())).collect();
+    for slot in in_use(slots) {
+        let mesh = &slot.key().mesh;
+        meshes.entry(mesh.clone()).or_default().add(mesh, &slot, known, now);
     }
     meshes
 }
@@ -83,7 +106,8 @@ fn by_mesh(slots: &Slots, now: Timestamp) -> BTreeMap<Arc<str>, MeshGauges> {
 impl Collector for Held {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let now = self.clock.now();
-        let meshes = by_mesh(&self.slots, now);
+        let policies = self.policies.borrow().clone();
+        let meshes = by_mesh(&self.slots, &policies, &self.signing_cas.known(), now);
         let of = |value: fn(&MeshGauges) -> Option<i64>| {
             meshes.iter().filter_map(move |(mesh, gauges)| Some((&**mesh, value(gauges)?)))
         };
@@ -131,13 +155,13 @@ impl Collector for Held {
             &mut encoder,
             "signing_ca_expiration_timestamp_seconds",
             "When the first of the CA certificates ends that certificates in use lead through, in Unix seconds.",
-            of(|gauges| gauges.signing_ca.map(|ca| ca.not_after.as_second())),
+            of(|gauges| gauges.signing_ca.as_ref().map(|ca| ca.validity.not_after.as_second())),
         )?;
         gauges(
             &mut encoder,
             "signing_ca_remaining_ratio",
             "The part that is left of that CA certificate's life, from 1 to 0.",
-            part(&|gauges| gauges.signing_ca.map(|ca| ca.remaining(now))),
+            part(&|gauges| gauges.signing_ca.as_ref().map(|ca| ca.validity.remaining(now))),
         )
     }
 }
@@ -157,10 +181,14 @@ fn gauges<'a, N: EncodeGaugeValue>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::issue::manager::Status;
     use crate::issue::verify::tests::svid_with;
-    use crate::model::identity::{Instance, ProxyKey};
+    use crate::model::held::HeldLeaf;
+    use crate::model::identity::Instance;
+    use crate::model::policy::{Backend, BackendKind, BuiltinSettings, MeshPolicy};
     use crate::testing::certs::timestamp;
 
     const NOW: i64 = 1_800_000_000;
@@ -186,7 +214,7 @@ mod tests {
     }
 
     fn gauges_of(slots: &Slots) -> MeshGauges {
-        by_mesh(slots, timestamp(NOW)).remove("default").unwrap()
+        by_mesh(slots, &PolicySet::default(), &Known::default(), timestamp(NOW)).remove("default").unwrap()
     }
 
     #[test]
@@ -198,7 +226,7 @@ mod tests {
         let gauges = gauges_of(&slots);
         assert_eq!(gauges.earliest, Some(timestamp(NOW + HOUR / 2)));
         assert_eq!(gauges.remaining, Some(0.2));
-        assert_eq!(gauges.signing_ca.unwrap().not_after, timestamp(NOW + 100 * HOUR));
+        assert_eq!(gauges.signing_ca.unwrap().validity.not_after, timestamp(NOW + 100 * HOUR));
         assert_eq!((gauges.connected, gauges.unserved, gauges.failing), (2, 0, 0));
     }
 
@@ -217,7 +245,8 @@ mod tests {
     fn a_leaf_that_is_reported_counts_and_who_has_none_is_unserved() {
         let slots = Slots::default();
         let status = Status { held_until: Some(timestamp(NOW + HOUR)), ..Status::default() };
-        let held = Slot { status, held_since: Some(timestamp(NOW - HOUR)), ..Slot::default() };
+        let reported = svid_with((timestamp(NOW - HOUR), timestamp(NOW + HOUR)), timestamp(NOW + HOUR));
+        let held = Slot { status, held: Some(HeldLeaf::from(&reported)), ..Slot::default() };
         let _held = slot(0, held, &slots);
         let status = Status { error: Some("the CA is away".to_owned()), ..Status::default() };
         let _none = slot(1, Slot { status, ..Slot::default() }, &slots);
@@ -226,5 +255,24 @@ mod tests {
         let gauges = gauges_of(&slots);
         assert_eq!((gauges.connected, gauges.unserved, gauges.failing), (3, 2, 1), "and nobody wants the last one's");
         assert_eq!((gauges.earliest, gauges.remaining), (Some(timestamp(NOW - HOUR)), Some(0.0)));
+    }
+
+    /// An alert that goes by a number does not hear of one that is gone.
+    #[test]
+    fn a_mesh_that_all_proxies_have_left_has_none_and_keeps_its_series() {
+        let ca = Backend {
+            name: "ca".into(),
+            leaf_lifetime: None,
+            request_timeout: Duration::from_secs(10),
+            trust_domain: "default".into(),
+            kind: BackendKind::Builtin(BuiltinSettings::default()),
+        };
+        let policy = MeshPolicy::classic("default".into(), "ca".into(), vec![Arc::new(ca)]);
+        let meshes = [("default".into(), Arc::new(policy))].into();
+        let policies = PolicySet { meshes, ..PolicySet::default() };
+        let slots = Slots::default();
+        drop(slot(0, with_leaf(-HOUR, HOUR, HOUR), &slots));
+        let gauges = by_mesh(&slots, &policies, &Known::default(), timestamp(NOW));
+        assert_eq!(gauges.into_iter().collect::<Vec<_>>(), [("default".into(), MeshGauges::default())]);
     }
 }

@@ -65,6 +65,8 @@ async fn item_107_a_server_that_has_lost_the_key_issues_nothing_before_the_leaf_
     assert_eq!(rig.metric("certificate_ready_status{mesh=\"default\"}").unwrap(), "1");
     let ends = first.usable_until().as_second().to_string();
     assert_eq!(rig.metric("certificate_expiration_timestamp_seconds{mesh=\"default\"}").unwrap(), ends);
+    let ca_ends = rig.root.certificate().validity().not_after.as_second().to_string();
+    assert_eq!(rig.metric("signing_ca_expiration_timestamp_seconds{mesh=\"default\"}").unwrap(), ca_ends, "as before");
 
     let (_, at) = rig.asked().await;
     assert!((at - (due.as_second() - START)).abs() <= 1, "asked at {at}");

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::inbox::Inbox;
 use super::progress::Board;
+use super::signing_cas::SigningCas;
 use super::subscribers::ReportId;
 use crate::model::held::HeldLeaf;
 use crate::model::identity::{Identity, ProxyKey};
@@ -22,6 +23,7 @@ pub struct Manager {
     pub(super) inbox: Arc<Inbox>,
     pub(super) next_report: Arc<AtomicU64>,
     pub(super) progress: Board,
+    pub(super) signing_cas: SigningCas,
 }
 
 /// What is held for each proxy. Written by the worker alone, but for the creation of a slot.
@@ -32,8 +34,8 @@ pub(super) type Slots = Arc<DashMap<ProxyKey, Slot>>;
 pub(super) struct Slot {
     pub(super) current: watch::Sender<Option<Arc<Svid>>>,
     pub(super) status: Status,
-    /// When the leaf of `status.held_until` began to be valid.
-    pub(super) held_since: Option<Timestamp>,
+    /// The leaf of `status.held_until`, as it was reported.
+    pub(super) held: Option<HeldLeaf>,
 }
 
 /// How a proxy's certificate is doing, for operators.

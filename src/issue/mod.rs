@@ -25,6 +25,7 @@ pub mod renewal;
 pub mod resume;
 pub mod schedule;
 pub mod signer;
+pub mod signing_cas;
 pub mod subscribers;
 pub mod verify;
 pub mod worker;

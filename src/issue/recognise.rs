@@ -158,7 +158,7 @@ impl Worker {
         }
         slot.status.held_until = held_until;
         let held = held_until.and_then(|until| self.schedule.held(key).find(|held| held.usable_until == until));
-        slot.held_since = held.map(|held| held.leaf.not_before);
+        slot.held = held.map(|held| held.leaf.clone());
     }
 }
 

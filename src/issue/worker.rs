@@ -22,6 +22,7 @@ use super::renewal::{renew_issued_at, retry_after};
 use super::resume::Anchors;
 use super::schedule::{Schedule, Step};
 use super::signer::{Signer, trust_domain};
+use super::signing_cas::SigningCas;
 use super::verify::is_trusted;
 use crate::model::bundle::{Bundle, TrustSet};
 use crate::model::identity::ProxyKey;
@@ -29,6 +30,7 @@ use crate::model::policy::{Backend, PolicySet};
 use crate::model::roots::RootSink;
 use crate::model::svid::Svid;
 use crate::runtime::clock::Clock;
+use crate::runtime::state_dir::StateDir;
 use crate::runtime::tasks::Tasks;
 
 /// The longest sleep: the clock may be set, and a machine may be suspended.
@@ -54,6 +56,8 @@ pub struct ManagerSettings {
     pub authorities: Arc<dyn AuthoritySource>,
     /// Where roots that issuers name are told.
     pub roots: Arc<dyn RootSink>,
+    /// Where it is kept which CAs have signed.
+    pub state_dir: StateDir,
     /// The time.
     pub clock: Clock,
     /// Metrics.
@@ -68,12 +72,14 @@ impl Manager {
             inbox: Arc::default(),
             next_report: Arc::default(),
             progress: Board::default(),
+            signing_cas: SigningCas::start(&settings.state_dir, settings.clock.clone(), tasks),
         };
         let worker = Worker {
             schedule: Schedule::new(settings.in_flight_limit),
             slots: manager.slots.clone(),
             inbox: manager.inbox.clone(),
             progress: manager.progress.clone(),
+            signing_cas: manager.signing_cas.clone(),
             issuers: HashMap::new(),
             unusable: HashMap::new(),
             retry_at: None,
@@ -95,6 +101,7 @@ pub(super) struct Worker {
     pub(super) slots: Slots,
     inbox: Arc<Inbox>,
     progress: Board,
+    signing_cas: SigningCas,
     /// What each mesh's enabled backend, and that of each of its identity policies, can be asked by.
     pub(super) issuers: HashMap<Signer, Issuer>,
     /// Backends that cannot be used, by mesh and name, and why.
@@ -319,6 +326,7 @@ impl Worker {
             proxy = %key, mesh = %key.mesh, serial = svid.leaf.serial(), issuer = svid.leaf.issuer(),
             not_after = %svid.validity().not_after, renewal = %due, renewed = issuance.renewal, "certificate issued"
         );
+        self.signing_cas.note(&key.mesh, &svid);
         if let Some(mut slot) = self.slots.get_mut(key) {
             slot.status = Status { next: Some(due), ..Status::default() };
             slot.current.send_replace(Some(Arc::new(svid)));

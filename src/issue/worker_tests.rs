@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use prometheus_client::registry::Registry;
+use tempfile::TempDir;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
@@ -111,6 +112,7 @@ struct Rig {
     clock: Clock,
     root: TestCa,
     registry: Registry,
+    state: Arc<TempDir>,
     _tasks: Tasks,
 }
 
@@ -146,15 +148,16 @@ fn trusting_newly(rig: &Rig, cas: &[&TestCa], added: &TestCa) -> Arc<TrustSet> {
 
 impl Rig {
     fn new(limit: usize) -> Self {
-        Self::start(limit, TestCa::root("Root"), Clock::simulated(timestamp(START)))
+        let state = Arc::new(tempfile::tempdir().unwrap());
+        Self::start(limit, TestCa::root("Root"), Clock::simulated(timestamp(START)), state)
     }
 
-    /// Another server with the same CA, which knows nothing of what this one did.
+    /// Another server with the same CA, which knows nothing of what this one did but what is in the state directory.
     fn restarted(&self, limit: usize) -> Self {
-        Self::start(limit, self.root.clone(), self.clock.clone())
+        Self::start(limit, self.root.clone(), self.clock.clone(), self.state.clone())
     }
 
-    fn start(limit: usize, root: TestCa, clock: Clock) -> Self {
+    fn start(limit: usize, root: TestCa, clock: Clock, state: Arc<TempDir>) -> Self {
         let (asked_tx, asked) = mpsc::unbounded_channel();
         let ca = Arc::new(FakeCa {
             asked: asked_tx,
@@ -175,12 +178,13 @@ impl Rig {
             trust: trust_rx,
             authorities: authorities.clone(),
             roots: Arc::new(NoSink),
+            state_dir: StateDir::new(state.path()),
             clock: clock.clone(),
             metrics: Metrics::new(&mut registry),
         };
         let manager = Manager::start(settings, &tasks);
-        manager.register(&mut registry, clock.clone());
-        Self { manager, ca, authorities, asked, policies, trust, clock, root, registry, _tasks: tasks }
+        manager.register(&mut registry, policies.subscribe(), clock.clone());
+        Self { manager, ca, authorities, asked, policies, trust, clock, root, registry, state, _tasks: tasks }
     }
 
     fn hold(&self) {

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::bundle_set::BundleSet;
 use super::certificate::{Certificate, CertificateError, full_digest};
+use super::policy::MeshPolicy;
 
 /// The most CA certificates that a bundle may have; more is a mistake, or someone else's root store.
 const MAX_CERTIFICATES: usize = 256;
@@ -152,6 +153,20 @@ impl TrustSet {
         match self.domains.get(mesh) {
             Some(domains) => domains.get(trust_domain),
             None => self.meshes.get(mesh).filter(|_| mesh == trust_domain),
+        }
+    }
+
+    /// What the mesh's own resources speak of: its own trust domains and those of its `MeshTrust` resources, by name, with the CAs
+    /// of each. What its proxies know of all other meshes is told there.
+    pub fn told_by<'a>(&'a self, policy: &MeshPolicy) -> Vec<(Arc<str>, &'a Bundle)> {
+        let of_trusts = policy.trusts.iter().map(|trust| trust.trust_domain.clone());
+        let names: BTreeSet<Arc<str>> = policy.own_trust_domains().into_iter().chain(of_trusts).collect();
+        let known = self.domains.get(&policy.name);
+        let told = names.into_iter().filter_map(|name| Some((known?.get(&name)?.as_ref(), name)));
+        let told: Vec<(Arc<str>, &Bundle)> = told.map(|(bundle, name)| (name, bundle)).collect();
+        match self.meshes.get(&policy.name) {
+            Some(plain) if told.is_empty() => vec![(policy.name.clone(), plain.as_ref())],
+            _ => told,
         }
     }
 }

@@ -97,9 +97,10 @@ impl Roster {
         streams.into_iter().filter_map(|(_, record)| copy(&record)).collect()
     }
 
-    /// Registers how many proxies do not take what they were sent; it is counted when it is scraped.
+    /// Registers how many proxies do not take what they were sent, and how many ask for what there is not; they are counted when
+    /// they are scraped.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register_collector(Box::new(Rejecting(self.clone())));
+        registry.register_collector(Box::new(Discontent(self.clone())));
     }
 
     /// By mesh and kind, the proxies whose last word on a secret of that kind was no; none where there are other streams.
@@ -116,10 +117,23 @@ impl Roster {
         }
         proxies.into_iter().map(|(of, proxies)| (of, proxies.len())).collect()
     }
+
+    /// By mesh, the proxies that are subscribed to a name that is withheld; none where there are other streams.
+    fn withheld(&self) -> BTreeMap<Arc<str>, usize> {
+        let mut proxies: BTreeMap<Arc<str>, HashSet<ProxyKey>> = BTreeMap::new();
+        for stream in self.streams.iter() {
+            let record = locked(stream.value());
+            let of_mesh = proxies.entry(record.identity.mesh.clone()).or_default();
+            if record.names.values().any(|name| name.kind.is_none()) {
+                of_mesh.insert(record.identity.proxy_key());
+            }
+        }
+        proxies.into_iter().map(|(mesh, proxies)| (mesh, proxies.len())).collect()
+    }
 }
 
 #[derive(Debug)]
-struct Rejecting(Roster);
+struct Discontent(Roster);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RejectingLabels {
@@ -127,13 +141,19 @@ struct RejectingLabels {
     secret: SecretKind,
 }
 
-impl Collector for Rejecting {
+impl Collector for Discontent {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Connected proxies that have rejected a secret of this kind, and have not accepted one under that name since.";
         let mut family = encoder.encode_descriptor("proxies_rejecting", help, None, MetricType::Gauge)?;
         for ((mesh, kind), proxies) in self.0.rejecting() {
             let labels = RejectingLabels { mesh: mesh.to_string(), secret: kind };
             ConstGauge::new(i64::try_from(proxies).unwrap_or(i64::MAX)).encode(family.encode_family(&labels)?)?;
+        }
+        let help = "Connected proxies that are subscribed to a name under which there is nothing for them.";
+        let mut family = encoder.encode_descriptor("proxies_withheld", help, None, MetricType::Gauge)?;
+        for (mesh, proxies) in self.0.withheld() {
+            let gauge = ConstGauge::new(i64::try_from(proxies).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("mesh", &*mesh)])?)?;
         }
         Ok(())
     }
@@ -251,6 +271,23 @@ mod tests {
         assert_eq!(counts(), [0, 1]);
         drop(streams);
         assert_eq!(counts(), [0, 0]);
+    }
+
+    #[test]
+    fn a_proxy_that_asks_for_what_there_is_not_is_counted_for_as_long_as_it_does() {
+        let roster = Roster::default();
+        let streams = ["web", "web", "api"].map(|name| roster.enter(record(name)));
+        let count = || roster.withheld().into_values().collect::<Vec<_>>();
+        streams[2].subscribed(&"default".into(), Some(SecretKind::Certificate), None);
+        assert_eq!(count(), [0], "the series is there from the first stream on");
+        for stream in &streams[..2] {
+            stream.subscribed(&"defualt".into(), None, None);
+        }
+        assert_eq!(count(), [1], "two streams of a proxy are one proxy");
+        streams[0].unsubscribed("defualt");
+        assert_eq!(count(), [1]);
+        streams[1].sent("defualt", SecretKind::Bundle, &"1".into(), Timestamp::UNIX_EPOCH);
+        assert_eq!(count(), [0], "it has come to mean something");
     }
 
     #[test]

@@ -156,6 +156,13 @@ async fn items_45_105_and_106_operators_see_everything_but_secrets() {
         shown.push(http::get(server.admin, page).await.expect("the page is there").body);
     }
     assert!(shown[5].contains("default: nacked"), "{}", shown[5]);
+    assert!(shown[5].contains("of the CAs that certificates in use lead through, "), "{}", shown[5]);
+    // A page in a browser whose name has come to mean this address reads nothing.
+    for page in ["/", "/readyz", "/metrics", "/livez"] {
+        let to_itself = http::get_from(server.admin, "evil.example:5681", page).await.expect("it answers");
+        assert_eq!(to_itself.status, 403, "{page}: {}", to_itself.body);
+        assert!(!to_itself.body.contains("web-0"), "{page}: {}", to_itself.body);
+    }
     for shown in shown {
         assert!(!shown.contains("-----"), "{shown}");
         for line in key_pem.lines().filter(|line| line.len() > 16) {

@@ -1,11 +1,11 @@
 //! CAs of a trust domain that is not this server's: `MeshTrust`.
 
 use super::SHUTDOWN;
-use crate::support::PATIENCE;
 use crate::support::eventually::eventually;
 use crate::support::pki::TestCa;
 use crate::support::sds::{Caller, Content, Watcher};
 use crate::support::server::{NODE_ID, Server, Settings};
+use crate::support::{PATIENCE, http};
 
 const MESH: &str = "type: Mesh
 name: default
@@ -53,9 +53,17 @@ async fn the_cas_of_a_mesh_trust_come_and_go_with_it() {
     shows(&all, "both domains", |names| names.len() == 2 && names.iter().any(is_partner)).await;
     shows(&named, "the partner", |names| names.len() == 1 && names.iter().any(is_partner)).await;
     shows(&own, "the mesh alone", |names| names.len() == 1 && !names.iter().any(is_partner)).await;
+    // Operators see when these end, too.
+    let ends = async || {
+        let labels = [("mesh", "default"), ("trust_domain", "partner.example")];
+        server.metric("trusted_ca_expiration_timestamp_seconds", &labels).await.expect("metrics")
+    };
+    let page = async || http::get(server.admin, "/").await.expect("there is a status page").body;
+    assert!(ends().await > 0.0 && page().await.contains("trust domain partner.example"), "{}", page().await);
 
     server.set_mesh(MESH);
     shows(&all, "the mesh alone", |names| names.len() == 1 && !names.iter().any(is_partner)).await;
     assert_eq!(own.history().len(), 1, "nothing has changed for plain names");
+    assert!(ends().await == 0.0 && !page().await.contains("trust domain partner.example"), "{}", page().await);
     assert_eq!(server.stop(SHUTDOWN).await.code(), Some(0), "{}", server.log_tail());
 }

@@ -108,6 +108,7 @@ mtls:
     }
     server.metric_becomes("acks_total", &[("secret", "bundle")], is(1.0)).await;
     server.metric_becomes("withheld_total", &[("reason", "unknown_name")], is(1.0)).await;
+    server.metric_becomes("proxies_withheld", &[mesh], is(1.0)).await;
     server.metric_becomes("pushes_total", &[("secret", "certificate")], |pushes| pushes >= 2.0).await;
     server.metric_becomes("pushes_total", &[("secret", "bundle")], is(1.0)).await;
     let issued = [mesh, backend, ("outcome", "issued")];

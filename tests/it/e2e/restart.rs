@@ -57,6 +57,12 @@ async fn items_104_and_107_nobody_pays_for_a_restart_or_a_failover() {
     let streams = server.metric("streams", &[]).await.expect("metrics");
     assert_eq!(streams, (2 * (PROXIES + 2)) as f64);
 
+    let signing_ca_ends = async |server: &Server| {
+        server.metric("signing_ca_expiration_timestamp_seconds", &[("mesh", "default")]).await.expect("metrics")
+    };
+    let ends = signing_ca_ends(&server).await;
+    assert!(ends > 0.0);
+
     // It crashes, when all requests are done with, and is back.
     no_requests_left(cluster, &place.system).await;
     let bundles = bundle_updates(&fleet);
@@ -64,6 +70,7 @@ async fn items_104_and_107_nobody_pays_for_a_restart_or_a_failover() {
     scene.goes_on("without server").await;
     server.start_again().await;
     all_are_back(&server, &fleet, &bundles, streams).await;
+    assert_eq!(signing_ca_ends(&server).await, ends, "what the leaves lead through is known, though no leaf is");
     for proxy in scene.proxies() {
         proxy.is_connected(PATIENCE).await;
     }

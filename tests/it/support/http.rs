@@ -26,8 +26,7 @@ impl Answer {
 
 /// GETs `path` from a plaintext server.
 pub async fn get(address: SocketAddr, path: &str) -> Result<Answer, String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| format!("connect {address}: {error}"))?;
-    get_over(stream, path).await
+    get_from(address, "localhost", path).await
 }
 
 /// GETs `path` from a plaintext server and reads the body as JSON; any status but 200 is an error.
@@ -39,8 +38,21 @@ pub async fn get_json(address: SocketAddr, path: &str) -> Result<serde_json::Val
     serde_json::from_str(&answer.body).map_err(|error| format!("{path}: {error}"))
 }
 
+/// GETs `path` from a plaintext server that is taken for `host`.
+pub async fn get_from(address: SocketAddr, host: &str, path: &str) -> Result<Answer, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| format!("connect {address}: {error}"))?;
+    get_from_over(stream, host, path).await
+}
+
 /// GETs `path` over a connection that is made already, and closes it.
 pub async fn get_over<S>(stream: S, path: &str) -> Result<Answer, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    get_from_over(stream, "localhost", path).await
+}
+
+async fn get_from_over<S>(stream: S, host: &str, path: &str) -> Result<Answer, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -50,7 +62,7 @@ where
     };
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     let request = Request::get(path)
-        .header("host", "localhost")
+        .header("host", host)
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .expect("a request with a valid path");
