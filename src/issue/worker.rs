@@ -136,15 +136,6 @@ pub(super) struct Issuance {
     renewal: bool,
 }
 
-/// What has become of a signing that was begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Signing {
-    /// Its end will be told, or there is nobody to ask until the policies change.
-    UnderWay,
-    /// It has come to its end already, which nothing will tell.
-    Finished,
-}
-
 type Landed = Result<(Id, Result<Svid, IssueError>), JoinError>;
 
 impl Worker {
@@ -162,7 +153,7 @@ impl Worker {
             let mut has_room_again = false;
             for step in steps {
                 match step {
-                    Step::Sign(key) => has_room_again |= self.sign(key, is_alone) == Signing::Finished,
+                    Step::Sign(key) => has_room_again |= self.sign(key, is_alone),
                     Step::Forget(key) => self.forget(&key),
                 }
             }
@@ -257,9 +248,9 @@ impl Worker {
     }
 
     /// Begins to issue. For one who comes alone it is tried at once, without a task: a CA whose key is here needs no more than
-    /// that, and each change of tasks is time that the proxy waits.
-    fn sign(&mut self, key: ProxyKey, is_alone: bool) -> Signing {
-        let Some(issuer) = self.issuers.get(&Signer::from(&key)).cloned() else { return Signing::UnderWay };
+    /// that, and each change of tasks is time that the proxy waits. Says whether it has come to its end already: nothing else tells.
+    fn sign(&mut self, key: ProxyKey, is_alone: bool) -> bool {
+        let Some(issuer) = self.issuers.get(&Signer::from(&key)).cloned() else { return false };
         let subject = subject(&key);
         let current = self.slots.get(&key).and_then(|slot| slot.current.borrow().clone());
         let renewal = current.is_some() || self.schedule.held_until(&key).is_some();
@@ -271,12 +262,12 @@ impl Worker {
         if is_alone && let Some(result) = AssertUnwindSafe(&mut issuing).catch_unwind().now_or_never() {
             let result = result.unwrap_or_else(|_panic| Err(IssueError::Internal("issuing it panicked".to_owned())));
             self.finished(&key, &Issuance { backend, began, renewal }, result);
-            return Signing::Finished;
+            return true;
         }
         let abort = self.running.spawn(issuing);
         self.flying.insert(abort.id(), key.clone());
         self.flights.insert(key, Flight { id: abort.id(), issuance: Issuance { backend, began, renewal }, abort });
-        Signing::UnderWay
+        false
     }
 
     /// Only who has a leaf that peers accept can afford to wait for them to learn of a new CA.
