@@ -34,8 +34,8 @@ use crate::model::identity::{Identity, Labels, Workload};
 pub struct Evidence {
     /// Where the connection comes from; `None` for a unix socket.
     pub address: Option<SocketAddr>,
-    /// The value of `authorization: Bearer …`, if there is one. A call with several such headers, or with one that is
-    /// something else, is refused before it gets here.
+    /// The token of `authorization`, if there is one: after `Bearer `, or a JWT by itself. A call with several such headers,
+    /// or with one that is something else, is refused before it gets here.
     pub bearer_token: Option<BearerToken>,
     /// The client certificate's chain, if there is one.
     pub client_certificate: Option<Arc<ClientChain>>,

@@ -209,11 +209,25 @@ pub(super) fn evidence(peer: &Peer, headers: &HeaderMap) -> Result<Evidence, Sta
     })
 }
 
-/// The token of `Bearer <token>`.
+/// The token of `Bearer <token>`; or a JWT that is the whole value, as data planes of Kuma send theirs. Either is verified in
+/// the same way, so that the scheme proves nothing.
 fn bearer(value: &HeaderValue) -> Option<BearerToken> {
-    let (scheme, token) = value.to_str().ok()?.split_at_checked(7)?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer ") && !token.is_empty()).then(|| BearerToken::new(token.to_owned()))
+    let value = value.to_str().ok()?.trim();
+    let token = match value.split_at_checked(7) {
+        // There is one, as the blank is not the end.
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer ") => token.trim_start(),
+        _ if is_jwt(value) => value,
+        _ => return None,
+    };
+    Some(BearerToken::new(token.to_owned()))
+}
+
+/// Whether it looks like a JWT (RFC 7519) that is signed: three parts in base64url (RFC 7515, section 7.1), and nothing else.
+fn is_jwt(text: &str) -> bool {
+    let is_base64url = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let is_part = |part: &str| !part.is_empty() && part.bytes().all(is_base64url);
+    let mut parts = text.split('.');
+    parts.by_ref().take(3).filter(|part| is_part(part)).count() == 3 && parts.next().is_none()
 }
 
 #[cfg(test)]
@@ -236,6 +250,20 @@ mod tests {
         assert_eq!(token(&["bearer  abc "]).unwrap().as_deref(), Some("abc"));
         assert_eq!(token(&[]).unwrap(), None);
         for bad in [&["Bearer a", "Bearer b"][..], &["Basic abc"], &["Bearer"], &["Bearer "], &[""], &["Bearer é"]] {
+            assert_eq!(token(bad).unwrap_err().code(), Code::Unauthenticated, "{bad:?}");
+        }
+        // As Kuma's data planes send it. Of what is no JWT, nobody knows what it was meant to be.
+        assert_eq!(token(&["eyJh.eyJ-_9.c2ln"]).unwrap().as_deref(), Some("eyJh.eyJ-_9.c2ln"));
+        assert_eq!(token(&[" eyJh.eyJ9.c2ln "]).unwrap().as_deref(), Some("eyJh.eyJ9.c2ln"));
+        for bad in [
+            &["eyJh.eyJ9"][..],
+            &["eyJh.eyJ9."],
+            &["eyJh..c2ln"],
+            &["eyJh.eyJ9.c2ln.c2ln"],
+            &["eyJh.eyJ9.c2l+"],
+            &["Basic eyJh.eyJ9.c2ln"],
+            &["eyJh.eyJ9.c2ln", "Bearer eyJh.eyJ9.c2ln"],
+        ] {
             assert_eq!(token(bad).unwrap_err().code(), Code::Unauthenticated, "{bad:?}");
         }
     }

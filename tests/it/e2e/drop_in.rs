@@ -1,8 +1,12 @@
-//! Envoys that are configured for another SDS server: nothing is changed but the server's address.
+//! Envoys that are configured for another SDS server. What is changed is what docs/migrating.md says: those that come to a unix
+//! socket, its path alone; those that come over TLS, the server's address, name and CA, and the proof of identity.
+
+use std::fs;
+use std::path::Path;
 
 use super::SHUTDOWN;
-use super::served::{serves, serves_on_one_machine};
-use crate::support::bootstrap::{Bootstrap, Party};
+use super::served::{serves, serves_by_proxy_tokens, serves_on_one_machine};
+use crate::support::bootstrap::{Bootstrap, Party, Proof};
 use crate::support::cluster::Cluster;
 use crate::support::deployment::Deployment;
 use crate::support::ledger::{Ledger, no_requests_left};
@@ -59,7 +63,7 @@ async fn istio_external_sds() {
     serves_on_one_machine(&bootstrap, "naming: {profiles: [istio]}").await;
 }
 
-/// The names of Kuma's releases so far, on ADS, state of the world.
+/// The names of Kuma's releases so far, on ADS, state of the world; with a token in the bootstrap, to which Kuma gives no scheme.
 #[tokio::test]
 async fn kuma_by_its_classic_names() {
     let bootstrap = Bootstrap {
@@ -73,14 +77,14 @@ async fn kuma_by_its_classic_names() {
             ("BUNDLE", "mesh_ca:secret:default"),
         ],
     };
-    serves_on_one_machine(&bootstrap, "").await;
+    serves_by_proxy_tokens(&bootstrap, "").await;
 }
 
-/// The newer names, on incremental ADS.
+/// The newer names, on incremental ADS, with a token in a file, which Google's gRPC client sends without a scheme.
 #[tokio::test]
 async fn kuma_by_its_newer_names() {
     let bootstrap = Bootstrap {
-        file: "kuma.yaml",
+        file: "kuma-token-file.yaml",
         certificates: &["system_mtls_identity_default"],
         bundles: &["system_mtls_ca_default"],
         aggregated: true,
@@ -90,7 +94,7 @@ async fn kuma_by_its_newer_names() {
             ("BUNDLE", "system_mtls_ca_default"),
         ],
     };
-    serves_on_one_machine(&bootstrap, "").await;
+    serves_by_proxy_tokens(&bootstrap, "").await;
 }
 
 #[tokio::test]
@@ -130,7 +134,7 @@ async fn open_service_mesh() {
 
     let tokens = [place.workload("bookbuyer").await, place.workload("bookstore").await];
     let ids = [place.spiffe_id("bookbuyer"), place.spiffe_id("bookstore")];
-    let party = |name, at: usize| Party { name, spiffe_id: &ids[at], token: Some(tokens[at].as_str()) };
+    let party = |name, at: usize| Party { name, spiffe_id: &ids[at], proof: Proof::Token(&tokens[at]) };
     let bootstrap = Bootstrap {
         file: "osm.yaml",
         certificates: &["service-cert:${NAMESPACE}/${OWN_NAME}"],
@@ -146,4 +150,48 @@ async fn open_service_mesh() {
     assert_eq!(ledger.len(), 4, "{}", ledger.summary());
     assert!(server.stop(SHUTDOWN).await.success());
     no_requests_left(cluster, &place.system).await;
+}
+
+/// Each diff of docs/migrating.md leads to what these tests run.
+#[test]
+fn the_guide_shows_the_bootstraps_that_are_tested() {
+    let read = |path: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let files = ["spire", "istio-workload", "kuma-spire", "kuma", "kuma-token-file", "osm"];
+    let guide = read("docs/migrating.md");
+    let diffs: Vec<_> = guide.split("```diff\n").skip(1).map(|rest| rest.split("```").next().unwrap_or(rest)).collect();
+    assert_eq!(diffs.len(), files.len());
+    for (diff, file) in diffs.into_iter().zip(files) {
+        let bootstrap = read(&format!("tests/fixtures/bootstraps/{file}.yaml"));
+        let bootstrap: Vec<_> = bootstrap.lines().collect();
+        // In a list, a diff is as far in as the list.
+        let margin = diff.len() - diff.trim_start_matches(' ').len();
+        let mut hunks: Vec<Vec<&str>> = Vec::new();
+        for line in diff.lines().filter_map(|line| line.get(margin..)) {
+            match (line.get(..1), hunks.last_mut()) {
+                (Some(" " | "+"), Some(hunk)) => hunk.push(&line[1..]),
+                (Some("@"), _) => hunks.push(Vec::new()),
+                _ => {}
+            }
+        }
+        assert!(!hunks.is_empty(), "{file}");
+        for hunk in hunks {
+            let is_there = bootstrap.windows(hunk.len()).any(|lines| lines.iter().zip(&hunk).all(|(a, b)| fits(a, b)));
+            assert!(is_there, "{file}.yaml does not have:\n{}", hunk.join("\n"));
+        }
+    }
+}
+
+/// Whether a line of a bootstrap may become this one, once its placeholder is filled.
+fn fits(line: &str, filled: &str) -> bool {
+    match line.split_once("${") {
+        None => line == filled,
+        Some((before, rest)) => {
+            let after = rest.split_once('}').map_or("", |(_, after)| after);
+            let literal = after.rsplit_once('}').filter(|_| after.contains("${")).map_or(after, |(_, after)| after);
+            filled.len() > before.len() + literal.len() && filled.starts_with(before) && filled.ends_with(literal)
+        }
+    }
 }

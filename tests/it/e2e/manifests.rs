@@ -3,6 +3,7 @@
 //! would do with a pod (mounts, tokens, its service account, names of Services) is done here.
 
 mod applied;
+mod node;
 mod pod;
 
 use std::fs;
@@ -179,6 +180,7 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     assert_eq!(wire::get(inbound, None).await.expect_err("as before").chain, shown);
     request_arrives().await;
     other.process.assert_running();
+    node::serves_the_pods_of_its_node(&applied).await;
 }
 
 /// The commands at the top of example.yaml, which are those of docs/kubernetes.md.

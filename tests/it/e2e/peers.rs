@@ -140,12 +140,12 @@ async fn the_user_of_a_unix_peer() {
 }
 
 /// A control group, with those above it that were not there; removed when nobody is in it any more.
-struct Cgroup(Vec<PathBuf>);
+pub(super) struct Cgroup(Vec<PathBuf>);
 
 impl Cgroup {
     /// As kubelet makes it for a container of a burstable pod, in the first hierarchy that has this process in its root
     /// and can be written: version 1 or 2.
-    fn of_pod(uid: &str) -> Self {
+    pub(super) fn of_pod(uid: &str) -> Self {
         let mounts = fs::read_to_string("/proc/self/mounts").expect("there is /proc");
         let places = mounts.lines().filter_map(|line| match line.split(' ').collect::<Vec<_>>().as_slice() {
             [_, place, "cgroup" | "cgroup2", ..] => Some(PathBuf::from(place)),
@@ -166,7 +166,7 @@ impl Cgroup {
         made.0.iter().all(|folder| folder.is_dir() || fs::create_dir(folder).is_ok()).then_some(made)
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.0.last().expect("it has parts")
     }
 }

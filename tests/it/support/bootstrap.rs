@@ -1,16 +1,19 @@
 //! Bootstraps: what `envoy-sds bootstrap` prints, and those that other systems publish, the files of `tests/fixtures/bootstraps/`.
 //!
-//! Each of these has what the system's documentation or source has between an Envoy and its SDS server, the server's address apart.
-//! What the tests add to look at the outcome comes in by placeholders: ports, SPIFFE IDs, and what the two listeners do
-//! with a request.
+//! Each of these has what the system's documentation or source has between an Envoy and its SDS server, but for what
+//! docs/migrating.md says has to change: where the server is, whom it is trusted by, and the proof of identity. What the tests
+//! add to look at the outcome comes in by placeholders: ports, SPIFFE IDs, and what the two listeners do with a request.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::envoy::StartedBy;
 use super::server::{PROGRAM, Server};
 
 /// The names under which an Envoy asks for its secrets.
@@ -66,8 +69,26 @@ pub struct Party<'a> {
     /// Its node id, and the name of its workload.
     pub name: &'a str,
     pub spiffe_id: &'a str,
-    /// What it proves with who it is, if not its node id.
-    pub token: Option<&'a str>,
+    /// What it proves who it is with.
+    pub proof: Proof<'a>,
+}
+
+/// What such a proxy has to prove who it is with.
+#[derive(Debug, Clone, Copy)]
+pub enum Proof<'a> {
+    /// A token, in its bootstrap or in a file.
+    Token(&'a str),
+    /// The group of its process.
+    Group(u32),
+}
+
+impl<'a> Party<'a> {
+    pub fn started_by(&self) -> StartedBy<'a> {
+        match self.proof {
+            Proof::Token(_) => StartedBy::Test,
+            Proof::Group(group) => StartedBy::Group(group),
+        }
+    }
 }
 
 /// Where in a test a bootstrap is used.
@@ -91,6 +112,12 @@ impl Bootstrap<'_> {
         let (own, peer) = (place.own, place.peer);
         let namespace = |id: &str| id.split('/').skip_while(|part| *part != "ns").nth(1).unwrap_or_default().to_owned();
         let clusters = place.dir.join("clusters.yaml");
+        let token = if let Proof::Token(token) = own.proof { token } else { "" };
+        let (token_file, secret_file) = (place.dir.join("token"), place.dir.join("secret.yaml"));
+        for (file, text) in [(&token_file, token), (&secret_file, secret_of(&token_file).as_str())] {
+            fs::write(file, text).expect("the scratch folder can be written");
+        }
+        let ca = fs::read(server.ca_file()).expect("it can be read");
         let mut values = vec![
             ("NODE_ID", own.name.to_owned()),
             ("NODE_CLUSTER", own.name.to_owned()),
@@ -99,8 +126,14 @@ impl Bootstrap<'_> {
             ("OWN_ID", own.spiffe_id.to_owned()),
             ("PEER_ID", peer.spiffe_id.to_owned()),
             ("NAMESPACE", namespace(own.spiffe_id)),
-            ("TOKEN", own.token.unwrap_or_default().to_owned()),
+            ("TOKEN", token.to_owned()),
+            ("TOKEN_FILE", token_file.display().to_string()),
+            ("SECRET_FILE", secret_file.display().to_string()),
             ("SDS_SOCKET", server.socket.display().to_string()),
+            ("SDS_HOST", "localhost".to_owned()),
+            ("SDS_PORT", server.tls_port.to_string()),
+            ("SDS_CA", STANDARD.encode(ca)),
+            ("SDS_CA_FILE", server.ca_file().display().to_string()),
             ("CLUSTERS_FILE", clusters.display().to_string()),
             ("INBOUND_PORT", place.inbound.port().to_string()),
             ("OUTBOUND_PORT", place.outbound.port().to_string()),
@@ -137,6 +170,13 @@ pub fn printed(arguments: &[String]) -> (String, Option<String>) {
     let secret =
         bootstrap.contains("--print secret").then(|| print("secret").unwrap_or_else(|error| panic!("{error}")));
     (bootstrap, secret)
+}
+
+/// A file with a secret, which says where the token is, as `envoy-sds bootstrap --print secret` prints one.
+fn secret_of(token_file: &Path) -> String {
+    let kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+    let secret = json!({"secret": {"filename": token_file}});
+    json!({"resources": [{"@type": kind, "name": "token", "generic_secret": secret}]}).to_string()
 }
 
 /// A file of the repository with its placeholders replaced.

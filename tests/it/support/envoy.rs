@@ -22,6 +22,8 @@ pub enum StartedBy<'a> {
     Test,
     /// Another user, and a group of the same number; the test has to be root's.
     User(u32),
+    /// The test's own user, with this group; the test has to be root's.
+    Group(u32),
     /// A shell that has moved into this control group.
     Cgroup(&'a Path),
 }
@@ -80,6 +82,11 @@ impl Envoy {
                 fs::copy(program, &copy).expect("the program can be copied");
                 let mut command = Command::new(copy);
                 command.uid(id).gid(id).current_dir(dir);
+                command
+            }
+            StartedBy::Group(id) => {
+                let mut command = Command::new(program);
+                command.gid(id);
                 command
             }
             StartedBy::Cgroup(cgroup) => {

@@ -161,7 +161,7 @@ impl Proxy {
         let dir = scratch::dir(&format!("envoy-{}", own.name));
         let place = Place { own, peer, inbound, outbound: free_address(), to, dir: &dir };
         let (text, names) = bootstrap.render(server, &place);
-        let envoy = Envoy::start(&text, &dir).await;
+        let envoy = Envoy::start_by(own.started_by(), &text, &dir).await;
         Self { name: own.name.into(), envoy, inbound, outbound: place.outbound, names, dir, _home: None }
     }
 

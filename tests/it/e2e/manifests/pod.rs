@@ -99,7 +99,8 @@ impl Pod {
             let ttl = Duration::from_secs(token["expirationSeconds"].as_u64().expect("it ends"));
             files.push((text(&token["path"]), self.token(&[&text(&token["audience"])], ttl, applied).await));
         } else {
-            assert!(volume["persistentVolumeClaim"].is_object(), "nobody knows how to mount {volume}");
+            let is_folder = volume["persistentVolumeClaim"].is_object() || volume["hostPath"].is_object();
+            assert!(is_folder, "nobody knows how to mount {volume}");
             return;
         }
         publish(here, &files);
