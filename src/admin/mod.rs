@@ -9,6 +9,7 @@ mod grpc;
 mod health;
 pub mod http;
 pub mod proto;
+mod scraping;
 mod service;
 mod status;
 #[cfg(test)]
