@@ -3,7 +3,7 @@
 #   docker build -t envoy-sds .
 #   docker build -t envoy-sds --build-arg PROFILE=dev .    # built sooner, runs slower
 #
-# It needs one place to write, /var/lib/envoy-sds (stateDir): mount a volume there.
+# It needs one place to write, the configuration's stateDir, or else /var/lib/envoy-sds: mount a volume there.
 
 FROM rust:1.95-bookworm AS build
 ARG PROFILE=release
@@ -34,7 +34,8 @@ FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /envoy-sds /usr/local/bin/envoy-sds
 # A new volume takes its owner from here.
 COPY --from=build --chown=65532:65532 /state /var/lib/envoy-sds
-ENV ENVOY_SDS_STATE_DIR=/var/lib/envoy-sds
+# For the default of stateDir alone: what the configuration says counts.
+ENV XDG_STATE_HOME=/var/lib
 USER 65532:65532
 HEALTHCHECK --interval=5s --timeout=6s --start-period=30s CMD ["/usr/local/bin/envoy-sds", "ready"]
 ENTRYPOINT ["/usr/local/bin/envoy-sds"]

@@ -1,6 +1,7 @@
 //! The admin address: HTTP pages here, gRPC services in [`super::grpc`], on one socket. And the address for metrics alone.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::IntoFuture;
 use std::io;
 use std::sync::Arc;
@@ -12,11 +13,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::scraping::Bounded;
 use super::warnings::Warnings;
 use super::{Admin, exposition, grpc, host, status};
 
@@ -32,8 +35,8 @@ pub async fn serve(socket: TcpListener, admin: Arc<Admin>, shutdown: Cancellatio
     until(socket, routes(admin), shutdown).await
 }
 
-/// Serves `/metrics` and `/livez`, and nothing else, until `shutdown`: whoever reaches this address can neither do anything nor
-/// learn who the proxies are.
+/// Serves `/metrics` and `/livez`, and nothing else, until `shutdown`: whoever reaches this address can neither do anything, nor
+/// learn who the proxies are, nor use up what the server has of connections.
 ///
 /// # Errors
 /// When the socket is of no use any more.
@@ -42,10 +45,14 @@ pub async fn serve_metrics(
     registry: Arc<Registry>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    until(socket, scraped(registry), shutdown).await
+    until(Bounded::new(socket), scraped(registry), shutdown).await
 }
 
-pub(super) async fn until(socket: TcpListener, routes: Router, shutdown: CancellationToken) -> io::Result<()> {
+pub(super) async fn until<L>(socket: L, routes: Router, shutdown: CancellationToken) -> io::Result<()>
+where
+    L: Listener,
+    L::Addr: fmt::Debug,
+{
     let served = axum::serve(socket, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let given_up = async {
         shutdown.cancelled().await;

@@ -10,6 +10,7 @@ mod health;
 mod host;
 pub mod http;
 pub mod proto;
+mod scraping;
 mod service;
 mod status;
 #[cfg(test)]

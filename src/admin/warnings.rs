@@ -12,6 +12,9 @@ use crate::runtime::watch_board::{Unlisted, WatchBoard};
 /// How many of one kind are told: when a CA is away, every proxy has the same trouble.
 const SHOWN: usize = 20;
 
+/// How long a text may be, in bytes: some have in them what a CA or an API server has said, however much that is.
+const LONGEST: usize = 2048;
+
 /// Texts by what they are about. Some have names of a proxy's choice in them, so none gets in unescaped.
 #[derive(Debug, Default)]
 pub(super) struct Warnings(BTreeMap<String, Told>);
@@ -118,7 +121,7 @@ impl Warnings {
     fn tell(&mut self, about: &str, text: impl FnOnce() -> String) {
         let told = self.0.entry(escaped(about)).or_default();
         if told.texts.len() < SHOWN {
-            told.texts.push(escaped(&text()));
+            told.texts.push(shortened(escaped(&text())));
         } else {
             told.more += 1;
         }
@@ -132,6 +135,16 @@ impl Warnings {
         };
         self.0.into_iter().map(|(about, told)| (about, texts(told))).collect()
     }
+}
+
+/// At most [`LONGEST`] bytes of it, and a sign that there was more.
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -173,6 +186,21 @@ mod tests {
         api.set_down(false);
         tokio::time::sleep(Duration::from_secs(120)).await;
         assert_eq!(told(), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_text_without_end_is_cut_and_remains_text() {
+        let mut warnings = Warnings::default();
+        for offset in 0..4 {
+            warnings.tell("resources", || "x".repeat(offset) + &"🦀".repeat(LONGEST));
+        }
+        warnings.tell("resources", || "x".repeat(LONGEST));
+        let texts = warnings.into_texts().remove("resources").unwrap();
+        let (whole, cut) = texts.split_last().unwrap();
+        assert_eq!(*whole, "x".repeat(LONGEST));
+        for text in cut {
+            assert!(text.ends_with("🦀…") && text.len() <= LONGEST + '…'.len_utf8(), "{}", text.len());
+        }
     }
 
     #[test]

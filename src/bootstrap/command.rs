@@ -23,7 +23,7 @@ pub(super) fn line(settings: &Settings) -> String {
     if let Identity::ClientCertificate { folder } = identity {
         words.flag("certificate-folder", folder);
     }
-    words.each("secret-file", settings.needs_secret().then_some(secret_file));
+    words.each("secret-file", settings.needs_files().then_some(secret_file));
     words.each("mesh", &settings.mesh);
     words.unless("workload", workload.as_str(), WORKLOAD);
     words.unless("name", name.as_str(), &format!("{workload}{FIRST_OF_IT}"));

@@ -13,12 +13,7 @@ const OWN_NODE_ID: &str = "start each with a node id of its own, which takes the
 /// What is before the first line that counts: the command, what proves who the proxy is, and what the file is made of.
 pub(super) fn header(settings: &Settings, names: &Names) -> String {
     let mut text = vec![command::line(settings), proof(settings)];
-    if settings.needs_secret() {
-        text.push(format!(
-            "Beside this file it needs {}: the output of the same command with `--print secret`.",
-            settings.secret_file
-        ));
-    }
+    text.extend(files(settings));
     if settings.names != NameStyle::Common {
         text.push(naming(settings.names, names));
     }
@@ -32,6 +27,18 @@ pub(super) fn header(settings: &Settings, names: &Names) -> String {
          docs/envoy.md says more."
     ));
     comment(&text.join("\n\n"))
+}
+
+/// What it needs beside it.
+fn files(settings: &Settings) -> Option<String> {
+    let secret = settings.needs_secret().then(|| (settings.secret_file.to_string(), "secret"));
+    let server_ca = settings.server_ca().map(|_| (settings.server_ca_file(), "server-ca"));
+    let files = [secret, server_ca].into_iter().flatten();
+    let files: Vec<_> = files.map(|(file, what)| format!("{file} (`--print {what}`)")).collect();
+    (!files.is_empty()).then(|| {
+        let files = files.join(" and ");
+        format!("Beside this file it needs {files}: what the same command prints with that flag.")
+    })
 }
 
 fn proof(settings: &Settings) -> String {

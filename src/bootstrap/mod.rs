@@ -14,7 +14,7 @@ mod template;
 mod tests;
 
 pub use names::NameStyle;
-pub use settings::{Api, GrpcClient, Identity, ServerTls, Settings};
+pub use settings::{Api, GrpcClient, Identity, SERVER_CA_FILE, ServerTls, Settings};
 pub use template::Text;
 
 use self::names::Names;
@@ -49,8 +49,13 @@ impl Bootstrap {
         render::bootstrap(&self.settings, &self.names)
     }
 
-    /// The second file, which says where the proof of identity is, for `secretFile`; `None` if none is needed.
+    /// The second file, which says where the proof of identity is, for [`Settings::secret_file`]; `None` if none is needed.
     pub fn secret(&self) -> Option<String> {
         render::secret(&self.settings)
+    }
+
+    /// The file that says where the CA of the server's certificate is, for [`Settings::server_ca_file`]; `None` if none is needed.
+    pub fn server_ca(&self) -> Option<String> {
+        render::server_ca(&self.settings)
     }
 }

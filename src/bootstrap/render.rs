@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::header::{comment, header};
 use super::names::Names;
-use super::settings::{Api, GrpcClient, Identity, Settings};
+use super::settings::{Api, GrpcClient, Identity, Settings, folder};
 use super::template::{Text, fill, quoted};
 use crate::config::{Endpoint, HostPort};
 
@@ -38,14 +38,7 @@ pub(super) fn bootstrap(settings: &Settings, names: &Names) -> String {
 }
 
 pub(super) fn secret(settings: &Settings) -> Option<String> {
-    let header = |what: &str| {
-        let line = super::command::line(settings);
-        comment(&format!(
-            "{line} --print secret\n\nTells Envoy where {what}. It belongs at {}, which the bootstrap names: it is \
-             the output of the same command without --print.",
-            settings.secret_file
-        ))
-    };
+    let header = |what: &str| header_of_file(settings, "secret", what, settings.secret_file.as_str());
     let filled = match &settings.identity {
         _ if !settings.needs_secret() => return None,
         Identity::ProxyToken { file } | Identity::ServiceAccount { file } => {
@@ -70,6 +63,29 @@ pub(super) fn secret(settings: &Settings) -> Option<String> {
         Identity::UnixPeer | Identity::NodeId => return None,
     };
     Some(filled + "\n")
+}
+
+pub(super) fn server_ca(settings: &Settings) -> Option<String> {
+    let ca = settings.server_ca()?;
+    let what = "the CA is that the server's certificate has to be of: a file with all CAs that it may be of, if it is about to change. \
+                Put the new one beside the old one first, let the server have its certificate of the new one when all Envoys have \
+                both, and take the old one out last; no Envoy has to be started anew";
+    let header = header_of_file(settings, "server-ca", what, &settings.server_ca_file());
+    let watched = match folder(ca.as_str()) {
+        "" => "/",
+        folder => folder,
+    };
+    let values = [("HEADER", header), ("CA", quoted(ca)), ("FOLDER", quoted(watched))];
+    Some(fill(fragment!("server-ca-secret"), &values) + "\n")
+}
+
+/// What a file beside the bootstrap says before its first line that counts.
+fn header_of_file(settings: &Settings, print: &str, what: &str, file: &str) -> String {
+    let line = super::command::line(settings);
+    comment(&format!(
+        "{line} --print {print}\n\nTells Envoy where {what}. It belongs at {file}, which the bootstrap names: it is \
+         the output of the same command without --print."
+    ))
 }
 
 /// The id, and what it is good for.
@@ -117,7 +133,11 @@ fn inbound(settings: &Settings, names: &Names) -> String {
     let who = matchers(&settings.client_ids, fragment!("any-caller"), settings);
     let tls = tls_context(&names.certificate, &names.callers, first, second, who);
     let (caller, headers, action) = match settings.application {
-        Some(_) => (fragment!("tells-application"), "", "route: {cluster: application}".to_owned()),
+        Some(_) => (
+            fragment!("tells-application"),
+            "",
+            "route: {cluster: application, timeout: 0s} # no limit, as in `outbound`".to_owned(),
+        ),
         None => {
             let greeting = quoted(format_args!("hello from {}\n", settings.name));
             (
@@ -177,12 +197,21 @@ fn tls_context(certificate: &str, cas: &str, first: String, second: String, who:
 /// Who may be at the other end.
 fn matchers(ids: &[spiffe::SpiffeId], anybody: &str, settings: &Settings) -> String {
     if ids.is_empty() {
-        let example = quoted(format_args!("spiffe://{}/shop", settings.mesh()));
-        return fill(anybody, &[("EXAMPLE", example)]);
+        return fill(anybody, &[("EXAMPLE", quoted(example(settings)))]);
     }
     let matchers: Vec<_> =
         ids.iter().map(|id| format!("- {{san_type: URI, matcher: {{exact: {}}}}}", quoted(id))).collect();
     fill(fragment!("some"), &[("MATCHERS", matchers.join("\n"))])
+}
+
+/// The SPIFFE ID that another workload of the same kind has by default.
+fn example(settings: &Settings) -> String {
+    let mesh = settings.mesh();
+    match (&settings.namespace, &settings.identity) {
+        (Some(namespace), _) => format!("spiffe://{mesh}/ns/{namespace}/sa/shop"),
+        (None, Identity::ServiceAccount { .. }) => format!("spiffe://{mesh}/ns/NAMESPACE/sa/shop"),
+        (None, _) => format!("spiffe://{mesh}/shop"),
+    }
 }
 
 /// Where secrets come from.
@@ -221,8 +250,12 @@ impl Source<'_> {
     fn google_grpc(self) -> String {
         let settings = self.settings;
         let ca = settings.server_tls.as_ref().map(|tls| quoted(&tls.ca_file));
-        let credentials =
-            ca.map(|ca| format!("channel_credentials:\n  ssl_credentials: {{root_certs: {{filename: {ca}}}}}"));
+        let credentials = ca.map(|ca| {
+            format!(
+                "# The CA is read once. Before the server has a certificate of another, have both in the file, and start Envoy \
+                 anew.\nchannel_credentials:\n  ssl_credentials: {{root_certs: {{filename: {ca}}}}}"
+            )
+        });
         let token =
             settings.identity.token_file().map(|file| fill(fragment!("google-token"), &[("TOKEN_FILE", quoted(file))]));
         let override_of = |name: &Text| format!("grpc.ssl_target_name_override: {{string_value: {}}}", quoted(name));
@@ -259,14 +292,14 @@ impl Source<'_> {
             Endpoint::Unix(path) => ("STATIC", format!("{{pipe: {{path: {}}}}}", quoted(path.display()))),
         };
         let filters = settings.identity.token_file().map(|_| fill(fragment!("token-filters"), &[secret_file()]));
-        let tls = settings.server_tls.as_ref().zip(settings.server_name()).map(|(tls, (is_address, name))| {
+        let tls = settings.server_name().map(|(is_address, name)| {
             let is_certificate = matches!(settings.identity, Identity::ClientCertificate { .. });
             let certificate = is_certificate.then(|| fill(fragment!("client-certificate"), &[secret_file()]));
             let values = [
                 // An address cannot be asked for by SNI (RFC 6066, section 3).
                 ("SNI", if is_address { String::new() } else { format!("sni: {}", quoted(&name)) }),
                 ("CLIENT_CERTIFICATE", certificate.unwrap_or_default()),
-                ("SERVER_CA", quoted(&tls.ca_file)),
+                ("SERVER_CA_FILE", quoted(settings.server_ca_file())),
                 ("SAN_TYPE", if is_address { "IP_ADDRESS" } else { "DNS" }.to_owned()),
                 ("SERVER_NAME", quoted(&name)),
             ];

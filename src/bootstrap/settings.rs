@@ -8,6 +8,9 @@ use super::names::{NameStyle, Names, Owner};
 use super::template::Text;
 use crate::config::{Endpoint, HostPort};
 
+/// The file that says where the CA of the server's certificate is, in the folder of [`Settings::secret_file`].
+pub const SERVER_CA_FILE: &str = "server-ca.yaml";
+
 /// What a bootstrap is made from. Paths are absolute: Envoy takes others relative to wherever it was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -19,7 +22,8 @@ pub struct Settings {
     pub identity: Identity,
     /// Which of Envoy's gRPC clients talks to the server.
     pub grpc_client: GrpcClient,
-    /// The file that [`Bootstrap::secret`](super::Bootstrap::secret) is for.
+    /// The file that [`Bootstrap::secret`](super::Bootstrap::secret) is for; in its folder is that of
+    /// [`Bootstrap::server_ca`](super::Bootstrap::server_ca).
     pub secret_file: Text,
     /// The mesh, where it has to be said: in names of secrets, SPIFFE IDs and the node id of `insecureNodeId`.
     pub mesh: Option<Text>,
@@ -187,6 +191,22 @@ impl Settings {
         }
     }
 
+    /// The CA of the server's certificate, if Envoy needs a file that says where that is. Google's client reads the CA itself, once.
+    pub(super) fn server_ca(&self) -> Option<&Text> {
+        let tls = self.server_tls.as_ref().filter(|_| self.grpc_client == GrpcClient::Envoy)?;
+        Some(&tls.ca_file)
+    }
+
+    /// Where that file is.
+    pub(super) fn server_ca_file(&self) -> String {
+        format!("{}/{SERVER_CA_FILE}", folder(self.secret_file.as_str()))
+    }
+
+    /// Whether Envoy needs a file beside the bootstrap.
+    pub(super) fn needs_files(&self) -> bool {
+        self.needs_secret() || self.server_ca().is_some()
+    }
+
     pub(super) fn mesh(&self) -> &str {
         self.mesh.as_ref().map_or("default", Text::as_str)
     }
@@ -269,6 +289,19 @@ impl Settings {
             "--identity unix is who is at the other end of a unix socket: give --server unix:PATH".into(),
         );
         wrong(
+            matches!(self.identity, Identity::ServiceAccount { .. })
+                && self.names == NameStyle::Spire
+                && self.namespace.is_none()
+                && self.spiffe_id.is_none(),
+            "--names spire has the proxy's SPIFFE ID in it, and that of a service account has its namespace: give --namespace, or \
+             --spiffe-id"
+                .into(),
+        );
+        wrong(
+            self.needs_secret() && self.server_ca().is_some() && self.secret_file.as_str() == self.server_ca_file(),
+            format!("--secret-file: {SERVER_CA_FILE} is the name of the other file in its folder: give it another"),
+        );
+        wrong(
             is_google && is_certificate,
             "Google's gRPC client reads a client certificate once and never again: leave --grpc-client out".into(),
         );
@@ -298,6 +331,11 @@ impl Settings {
         };
         Some((name.parse::<IpAddr>().is_ok(), name))
     }
+}
+
+/// The folder of a file whose path is absolute; empty for the root, so that a name can be put behind it and a slash.
+pub(super) fn folder(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
 /// Whether a character of a socket's path is one that gRPC takes as it is in `unix:PATH`: it reads that as a URI (RFC 3986, section

@@ -121,15 +121,32 @@ fn every_combination_is_safe() {
         let names_secret = bootstrap.text().contains("path_config_source: {path: \"/etc/secret.yaml\"}");
         let secret = bootstrap.secret();
         assert_eq!((settings.needs_secret(), names_secret), (secret.is_some(), secret.is_some()));
+        let names_ca = bootstrap.text().contains("path_config_source: {path: \"/etc/server-ca.yaml\"}");
+        let ca = bootstrap.server_ca();
+        let has_cluster = settings.grpc_client == GrpcClient::Envoy && settings.server_tls.is_some();
+        assert_eq!((names_ca, ca.is_some()), (has_cluster, has_cluster));
+        if let Some(ca) = ca {
+            let resource = &yaml(&ca)["resources"][0];
+            let expected = json!({"trusted_ca": {"filename": "/etc/ca.crt"}, "watched_directory": {"path": "/etc"}});
+            assert_eq!((&resource["name"], &resource["validation_context"]), (&json!("server-ca"), &expected));
+        }
         if let Some(secret) = secret {
             assert_eq!(every(&yaml(&secret), "filename").len(), if secret.contains("tls.key") { 2 } else { 1 });
         }
         // Not in the clear, but to this machine.
         if matches!(&settings.server, Endpoint::Tcp(at) if !at.is_loopback()) {
-            assert_eq!(
-                every(&value, "root_certs").len() + every(&value, "trusted_ca").len(),
-                every(&value, "google_grpc").len().max(1)
-            );
+            let google = every(&value, "google_grpc").len();
+            assert_eq!(every(&value, "root_certs").len(), google);
+            // Whom it believes to be the server is in the bootstrap, and the CA in a file that is read again.
+            assert!(every(&value, "trusted_ca").is_empty());
+            let tls = clusters.iter().filter(|cluster| cluster["name"] == "sds");
+            let contexts: Vec<_> = tls.flat_map(|cluster| every(cluster, "combined_validation_context")).collect();
+            assert_eq!(contexts.len(), usize::from(google == 0));
+            for context in contexts {
+                let names = &context["default_validation_context"]["match_typed_subject_alt_names"];
+                assert!(!names[0]["matcher"]["exact"].as_str().unwrap().is_empty());
+                assert_eq!(context["validation_context_sds_secret_config"]["name"], "server-ca");
+            }
         }
     }
 }
@@ -197,6 +214,39 @@ fn the_application_is_told_who_called_and_who_may_is_matched() {
     assert!(every(&value, "direct_response").is_empty());
 }
 
+/// gRPC and long answers get through: both ends can speak HTTP/2, and no route has Envoy's own timeout.
+#[test]
+fn what_applications_send_goes_on_as_it_came() {
+    for application in [None, Some("127.0.0.1:3000".parse::<HostPort>().unwrap())] {
+        let forwards = usize::from(application.is_some());
+        let value = rendered(Settings { application, ..of_token() });
+        let inbound = &value["static_resources"]["listeners"][0];
+        assert_eq!(every(inbound, "alpn_protocols"), [&json!(["h2", "http/1.1"])]);
+        assert_eq!(every(&value, "use_downstream_protocol_config").len(), 1 + forwards);
+        let routes: Vec<_> = every(&value, "route").into_iter().map(|route| &route["timeout"]).collect();
+        assert_eq!(routes, vec![&json!("0s"); 1 + forwards]);
+    }
+}
+
+/// In Kubernetes, whom a comment shows as an example is somebody that there may be.
+#[test]
+fn the_example_of_a_matcher_is_an_id_that_workloads_have() {
+    let shown = |settings: Settings| {
+        let text = Bootstrap::new(settings).unwrap().text();
+        let example = |line: &str| {
+            Some(line.trim().strip_prefix("# - {san_type: URI, matcher: {exact: \"")?.strip_suffix("\"}}")?.to_owned())
+        };
+        let mut examples: Vec<_> = text.lines().filter_map(example).collect();
+        examples.dedup();
+        examples
+    };
+    let account = || settings("a:1", Identity::ServiceAccount { file: text("/etc/token") });
+    assert_eq!(shown(account()), ["spiffe://default/ns/shop/sa/shop"]);
+    assert_eq!(shown(Settings { namespace: None, ..account() }), ["spiffe://default/ns/NAMESPACE/sa/shop"]);
+    assert_eq!(shown(of_token()), ["spiffe://default/ns/shop/sa/shop"]);
+    assert_eq!(shown(Settings { namespace: None, mesh: Some(text("m")), ..of_token() }), ["spiffe://m/shop"]);
+}
+
 #[test]
 fn what_does_not_go_together_is_told() {
     let google = |settings| Settings { grpc_client: GrpcClient::Google, ..settings };
@@ -210,8 +260,13 @@ fn what_does_not_go_together_is_told() {
         (settings("127.0.0.1:1", certificate.clone()), "a client certificate is shown in TLS"),
         (settings("127.0.0.1:1", unix), "give --server unix:PATH"),
         (google(settings("a:1", certificate)), "once and never again"),
-        (google(settings(socket, account)), "by TLS only"),
+        (google(settings(socket, account.clone())), "by TLS only"),
         (Settings { namespace: None, names: NameStyle::Osm, ..settings(socket, token.clone()) }, "give --namespace"),
+        (
+            Settings { namespace: None, names: NameStyle::Spire, ..settings("a:1", account.clone()) },
+            "give --namespace, or --spiffe-id",
+        ),
+        (Settings { secret_file: text("/etc/server-ca.yaml"), ..settings("a:1", account) }, "give it another"),
         (
             Settings { names: NameStyle::Spire, workload: text("a b"), ..settings(socket, token.clone()) },
             "no SPIFFE ID",
@@ -228,9 +283,16 @@ fn what_does_not_go_together_is_told() {
 }
 
 #[test]
-fn what_only_an_address_would_misread_is_fine_elsewhere() {
+fn what_would_be_wrong_elsewhere_is_fine() {
     let odd = "unix:/run/a b,%20.sock";
     assert!(Bootstrap::new(settings(odd, Identity::NodeId)).is_ok());
+    let other_id = Settings {
+        namespace: None,
+        names: NameStyle::Spire,
+        spiffe_id: Some("spiffe://default/web".parse().unwrap()),
+        ..settings("a:1", Identity::ServiceAccount { file: text("/etc/token") })
+    };
+    assert!(Bootstrap::new(other_id).is_ok());
     let plain = Settings { grpc_client: GrpcClient::Google, ..settings("unix:/run/A_b-1.2~/s.sock", Identity::NodeId) };
     assert!(Bootstrap::new(plain).is_ok());
 }

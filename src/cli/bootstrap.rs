@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use spiffe::SpiffeId;
 
 use super::{Failure, output};
-use crate::bootstrap::{Api, GrpcClient, Identity, NameStyle, ServerTls, Settings, Text};
+use crate::bootstrap::{Api, GrpcClient, Identity, NameStyle, SERVER_CA_FILE, ServerTls, Settings, Text};
 use crate::config::{Endpoint, HostPort, Surroundings};
 
 /// Where a projected service account token is expected to be.
@@ -24,14 +24,14 @@ const BOOTSTRAP_FILE: &str = "envoy.yaml";
 ///
 /// It has comments that say why each line is there. With no flag at all it fits `envoy-sds serve` with none, on the same machine: Envoy then calls
 /// itself by mTLS, and `curl 127.0.0.1:8080` shows it. Where the proof of identity is in a file that is replaced as time goes by, Envoy needs a second
-/// file that says where (--print secret); --folder writes both.
+/// file that says where (--print secret), and so it does for the CA of the server's certificate (--print server-ca); --folder writes all of them.
 #[derive(Debug, Args)]
 #[command(
     args_override_self = true,
     after_help = "Examples:\n  \
         envoy-sds token issue --name web-0 --workload web --out token && envoy-sds bootstrap --folder . && envoy -c envoy.yaml\n      \
             a first Envoy, beside envoy-sds serve\n  \
-        envoy-sds bootstrap --identity service-account --server sds.example.com:5678 --server-ca ca.crt --listen 0.0.0.0:8443 --upstream api:8443 > envoy.yaml\n      \
+        envoy-sds bootstrap --identity service-account --server sds.example.com:5678 --server-ca ca.crt --listen 0.0.0.0:8443 --upstream api:8443 --folder .\n      \
             one in Kubernetes\n\n\
         docs/envoy.md says what each setting is for; envoy-config/ has what this prints, for each identity, API and source of names."
 )]
@@ -69,7 +69,8 @@ pub(super) struct Bootstrap {
     #[arg(long, value_name = "FOLDER", default_value = CERTIFICATE_FOLDER)]
     certificate_folder: PathBuf,
 
-    /// Where Envoy finds the second file [default: ./secret.yaml]
+    /// Where Envoy finds the file of --print secret; in its folder, as server-ca.yaml, that of --print server-ca
+    /// [default: ./secret.yaml]
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 
@@ -130,11 +131,11 @@ pub(super) struct Bootstrap {
     #[arg(long = "upstream-id", value_name = "ID", action = clap::ArgAction::Append)]
     upstream_ids: Vec<SpiffeId>,
 
-    /// Which of the two files to print
+    /// Which of the files to print
     #[arg(long, value_name = "FILE", default_value = "bootstrap")]
     print: Print,
 
-    /// Print nothing, and write envoy.yaml and, if it is needed, secret.yaml into this folder
+    /// Print nothing, and write envoy.yaml and, if they are needed, secret.yaml and server-ca.yaml into this folder
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["print", "secret_file"])]
     folder: Option<PathBuf>,
 }
@@ -174,6 +175,8 @@ enum Print {
     Bootstrap,
     /// What says where the proof of identity is.
     Secret,
+    /// What says where the CA of the server's certificate is.
+    ServerCa,
 }
 
 /// The words for systems.
@@ -192,18 +195,23 @@ impl Bootstrap {
         let bootstrap = crate::bootstrap::Bootstrap::new(self.settings()?)
             .map_err(|problems| Failure::Usage(problems.join("\nerror: ")))?;
         bootstrap.warnings().iter().for_each(|warning| output::error(format_args!("warning: {warning}")));
-        let secret = bootstrap.secret();
         if let Some(folder) = folder {
-            write(&folder.join(BOOTSTRAP_FILE), &bootstrap.text())?;
-            return secret.map_or(Ok(()), |secret| write(&folder.join(SECRET_FILE), &secret));
+            let files = [
+                (BOOTSTRAP_FILE, Some(bootstrap.text())),
+                (SECRET_FILE, bootstrap.secret()),
+                (SERVER_CA_FILE, bootstrap.server_ca()),
+            ];
+            let mut needed = files.into_iter().filter_map(|(name, text)| Some((folder.join(name), text?)));
+            return needed.try_for_each(|(file, text)| write(&file, &text));
         }
-        match (print, secret) {
-            (Print::Bootstrap, _) => output::text(bootstrap.text()),
-            (Print::Secret, Some(secret)) => output::text(secret),
-            (Print::Secret, None) => Err(Failure::Usage(
-                "--print secret: there is no second file with these flags, and no need of one".to_owned(),
-            )),
-        }
+        let (word, text) = match print {
+            Print::Bootstrap => return output::text(bootstrap.text()),
+            Print::Secret => ("secret", bootstrap.secret()),
+            Print::ServerCa => ("server-ca", bootstrap.server_ca()),
+        };
+        let none =
+            || Failure::Usage(format!("--print {word}: there is no such file with these flags, and no need of one"));
+        output::text(text.ok_or_else(none)?)
     }
 
     fn settings(self) -> Result<Settings, Failure> {

@@ -59,6 +59,7 @@ fn what_cannot_be_is_refused() {
         ("--token-file a\nb --server unix:/s", "--token-file: it has the character"),
         ("--server-name a", "--server-ca"),
         ("--identity service-account", "--server host:port --server-ca FILE"),
+        ("--print ca", "possible values: bootstrap, secret, server-ca"),
         ("--client-id web", "invalid value"),
         ("--folder . --print secret", "cannot be used with"),
         (&long, "too long for a unix socket"),

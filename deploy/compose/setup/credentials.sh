@@ -83,9 +83,11 @@ KUBECONFIG
   root second-issuer "second issuer"
 fi
 
-cd /volumes/server
+# Its key is needed here alone, so it is in a volume that nobody else has.
+cd /volumes/sds-ca
+[ ! -f ../server/sds-ca.key ] || mv ../server/sds-ca.* . # as set-up had it before
 root sds-ca "CA of the SDS listener"
-server tls sds-ca envoy-sds
+server ../server/tls sds-ca envoy-sds
 for proxy in web shop; do
   cp sds-ca.crt "../$proxy/"
   chown -R "$user:$user" "../$proxy"

@@ -59,7 +59,8 @@ const CASES: [Case; 14] = [
 ];
 
 /// Second files, which the bootstraps name.
-const SECRETS: [&str; 3] = ["client-certificate-secret.yaml", "proxy-token-secret.yaml", "service-account-token.yaml"];
+const SECRETS: [&str; 4] =
+    ["client-certificate-secret.yaml", "proxy-token-secret.yaml", "server-ca.yaml", "service-account-token.yaml"];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy-config")
@@ -136,7 +137,12 @@ async fn run(server: &mut Server, by: By, login: Login<'_>, namespace: &str, spi
             let answer = answer_through(proxy).await;
             assert_eq!(answer.header("x-server"), spiffe_id, "{file}, {}: {answer:?}", proxy.name);
             match forwards {
-                true => assert_eq!(answer.body, "the application"),
+                true => {
+                    assert_eq!((answer.body.as_str(), answer.header("x-version")), ("the application", "HTTP/1.1"));
+                    // Each on its own protocol, all the way: gRPC has no other.
+                    let answer = http::get_by_http2(proxy.outbound, "/").await.expect("HTTP/2 is taken as well");
+                    assert_eq!((answer.body.as_str(), answer.header("x-version")), ("the application", "HTTP/2.0"));
+                }
                 false => assert_eq!(answer.header("x-client"), spiffe_id, "{file}, {}: {answer:?}", proxy.name),
             }
         }
@@ -237,6 +243,69 @@ async fn by_client_certificate() {
     let mut server = server("{clientCertificate: {}}", listeners).await;
     let identity = ca.issue(&Leaf::spiffe(WEB));
     run(&mut server, By::ClientCertificate, Login::ClientCertificate { identity: &identity }, "", WEB).await;
+}
+
+/// The server's certificate comes to be of another CA: proxies believe both for a time, then the new one alone, and are never started
+/// anew. Without the bootstrap's third file, they would know the first CA only, and never come back.
+#[tokio::test]
+async fn another_ca_of_the_server_is_taken_up_as_envoy_runs() {
+    let clients = TestCa::root("clients");
+    let crl = clients.crl(&[]);
+    let listeners = Listeners { clients: Some((clients.root_pem.as_str(), crl.as_str())), ..Listeners::default() };
+    let mut server = server("{clientCertificate: {}}", listeners).await;
+    let identity = clients.issue(&Leaf::spiffe(WEB));
+    let login = Login::ClientCertificate { identity: &identity };
+    let arguments = arguments_of("client-certificate.yaml");
+    let (one, other) = (free_address(), free_address());
+    let start =
+        |program, own, peer| Proxy::by_arguments(program, &server, login, &arguments, Names::default(), (own, peer));
+    let (newest, oldest) = tokio::join!(start("envoy", one, other), start("envoy-oldest", other, one));
+    let mut both = [newest, oldest];
+    for proxy in &mut both {
+        proxy.ready().await;
+        proxy.is_connected(PATIENCE).await;
+    }
+
+    let old = fs::read_to_string(server.ca_file()).expect("it is there");
+    let next = TestCa::root("the next SDS server CA");
+    let new = next.root_pem.clone();
+    believe(&server, &both, &format!("{old}{new}")).await;
+    let before = restart(&mut server, &both, next).await;
+    for proxy in &both {
+        proxy.is_connected(PATIENCE).await;
+    }
+    believe(&server, &both, &new).await;
+    restart(&mut server, &both, before).await;
+    for proxy in &both {
+        proxy.envoy.stat_becomes("cluster.sds.ssl.fail_verify_error", PATIENCE, |refused| refused > 0).await;
+    }
+    assert!(server.stop(SHUTDOWN).await.success());
+}
+
+/// Replaces the file of CAs, and waits until the Envoys have it.
+async fn believe(server: &Server, proxies: &[Proxy], pem: &str) {
+    const TAKEN: &str = "cluster.sds.client_ssl_socket_factory.ssl_context_update_by_sds";
+    let mut before = Vec::new();
+    for proxy in proxies {
+        before.push(proxy.envoy.stat(TAKEN).await.expect("Envoy answers"));
+    }
+    server.set_ca_file(pem);
+    for (proxy, before) in proxies.iter().zip(before) {
+        proxy.envoy.stat_becomes(TAKEN, PATIENCE, |now| now > before).await;
+    }
+}
+
+/// Starts the server anew, with a certificate of this CA; all connections have ended by then. Gives the CA before.
+async fn restart(server: &mut Server, proxies: &[Proxy], ca: TestCa) -> TestCa {
+    assert!(server.stop(SHUTDOWN).await.success());
+    for proxy in proxies {
+        for stat in proxy.names.connected() {
+            proxy.envoy.stat_becomes(&stat, PATIENCE, |connected| connected == 0).await;
+        }
+    }
+    let before = server.replace_ca(ca);
+    server.start_again().await;
+    before
 }
 
 #[tokio::test]

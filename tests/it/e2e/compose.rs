@@ -1,6 +1,11 @@
 //! `docker-compose up`, with and without Kubernetes: what docs/compose.md says that one sees.
 
-use crate::support::docker::Compose;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::docker::{COMING_UP, Compose};
+use crate::support::eventually::eventually;
+use crate::support::{http, scratch};
 
 /// What the client shows, followed line by line: nothing may fail in it.
 struct Client<'a> {
@@ -65,6 +70,7 @@ async fn the_cluster_of_docker_compose_serves_mtls_whatever_stops() {
     let mut client = Client::begin(&compose, shop, web).await;
     let meshes = compose.run(&["run", "--rm", "kubectl", "get", "meshes"]).await;
     assert!(meshes.contains("default   True"), "{meshes}");
+    are_published(&compose, web).await;
 
     // With cert-manager away, requests go on, and what is asked for meanwhile comes when it is back.
     compose.run(&["stop", "cert-manager"]).await;
@@ -72,6 +78,20 @@ async fn the_cluster_of_docker_compose_serves_mtls_whatever_stops() {
     client.goes_on("while cert-manager is stopped").await;
     compose.run(&["up", "-d", "--no-deps", "cert-manager"]).await;
     client.renewed("a new certificate", "CN=first issuer").await;
+
+    // A mistake is held back, and taken back.
+    compose.run(&["run", "--rm", "kubectl", "apply", "-f", "mesh/mistake.yaml"]).await;
+    mesh_becomes(&compose, "default   False   HeldBack").await;
+    let status = compose.published("envoy-sds", 5681).await;
+    let why = "it was issued by \\\"CN=second issuer\\\", and the mesh trusts \\\"CN=first issuer\\\"";
+    eventually("the server says what is wrong, and is ready", COMING_UP, async || {
+        let told = http::get(status, "/readyz").await?;
+        if told.status == 200 && told.body.contains(why) { Ok(()) } else { Err(told.body) }
+    })
+    .await;
+    client.goes_on("while the mistake is held back").await;
+    compose.run(&["run", "--rm", "kubectl", "apply", "-f", "mesh/first-issuer.yaml"]).await;
+    mesh_becomes(&compose, "default   True").await;
 
     compose.run(&["run", "--rm", "kubectl", "apply", "-f", "mesh/both-roots.yaml"]).await;
     compose.run(&["run", "--rm", "kubectl", "apply", "-f", "mesh/second-issuer.yaml"]).await;
@@ -87,6 +107,24 @@ async fn the_cluster_of_docker_compose_serves_mtls_whatever_stops() {
     client.goes_on("now that the server is back").await;
 }
 
+/// Waits until the table of meshes has this line.
+async fn mesh_becomes(compose: &Compose, line: &str) {
+    eventually(&format!("the mesh is {line}"), COMING_UP, async || {
+        let meshes = compose.run(&["run", "--rm", "kubectl", "get", "meshes"]).await;
+        if meshes.contains(line) { Ok(()) } else { Err(meshes) }
+    })
+    .await;
+}
+
+/// This machine reaches shop, which calls web, and the status page.
+async fn are_published(compose: &Compose, web: &str) {
+    let answer = http::get(compose.published("shop", 8080).await, "/").await.expect("shop's port is published");
+    assert_eq!((answer.status, answer.body.as_str()), (200, "hello from web\n"));
+    assert!(answer.header("x-server").starts_with(web), "{answer:?}");
+    let page = http::get(compose.published("envoy-sds", 5681).await, "/").await.expect("the status port is published");
+    assert_eq!(page.status, 200, "{page:?}");
+}
+
 /// Without Kubernetes: a CA of its own, and proxy tokens.
 #[tokio::test]
 async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
@@ -94,6 +132,8 @@ async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
     let mut client = Client::begin(&compose, "spiffe://default/shop", "spiffe://default/web").await;
     let proxies = compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "proxies"]).await;
     assert!(proxies.contains("shop-0") && proxies.contains("web-0"), "{proxies}");
+    are_published(&compose, "spiffe://default/web").await;
+    keeps_its_state_where_it_is_told(&compose).await;
 
     compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "rotate", "--all"]).await;
     client.renewed("a new certificate", "").await;
@@ -103,4 +143,18 @@ async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
     compose.run(&["run", "--rm", "shop-token"]).await;
     compose.run(&["up", "-d", "--no-deps", "envoy-sds"]).await;
     client.goes_on("now that the server is back").await;
+}
+
+/// The image has a place for its state by default, and none that would count more than the configuration. Nothing can be written to
+/// this one, which the server says.
+async fn keeps_its_state_where_it_is_told(compose: &Compose) {
+    let dir = scratch::dir("image");
+    let file = dir.join("server.yaml");
+    fs::write(&file, "stateDir: /elsewhere\nkubernetes: off\n").expect("the scratch folder can be written");
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("it is the test's own");
+    let mount = format!("{}:/server.yaml:ro", file.display());
+    let said = compose
+        .fails(&["run", "--rm", "--no-deps", "--volume", &mount, "envoy-sds", "serve", "--config", "/server.yaml"])
+        .await;
+    assert!(said.contains("/elsewhere"), "{said}");
 }

@@ -3,30 +3,28 @@
 //! would do with a pod (mounts, tokens, its service account, names of Services) is done here.
 
 mod applied;
+mod guide;
 mod node;
 mod pod;
+mod policies;
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 
-use self::applied::{Applied, documents, folder, kustomized, parsed, read};
+use self::applied::{Applied, documents, folder, kustomized, parsed};
 use self::pod::Pod;
 use super::SHUTDOWN;
-use crate::support::cluster::client_from;
 use crate::support::envoy::Envoy;
 use crate::support::eventually::eventually;
 use crate::support::process::Process;
 use crate::support::proxy::free_address;
 use crate::support::server::PROGRAM;
-use crate::support::{PATIENCE, http, parts, scratch, wire};
+use crate::support::wire::Certificate;
+use crate::support::{PATIENCE, http, parts, wire};
 
 const SYSTEM: &str = "kong-mesh-system";
 const EXAMPLE: &str = "envoy-sds-example";
@@ -121,8 +119,8 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     server.content().await;
     assert!(server.probe("readinessProbe"));
 
-    copy_ca(&applied);
-    copy_ca(&applied);
+    guide::copy_ca(&applied);
+    guide::copy_ca(&applied);
     let web = Pod::of(applied.the("Deployment", EXAMPLE, "web"), 0, &applied).await;
     let shop = Pod::of(applied.the("Deployment", EXAMPLE, "shop"), 0, &applied).await;
     let (inbound, outbound) = (free_address(), free_address());
@@ -145,6 +143,17 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     };
     request_arrives().await;
     server.has_two("ROOTCA ACKED, default ACKED").await;
+
+    // Each Service's name is one that the server can be known by.
+    let shown = applied.secret(SYSTEM, "envoy-sds-tls", "tls.crt").await;
+    let names = &Certificate::parse_all(&String::from_utf8_lossy(&shown))[0].dns_names;
+    for service in ["envoy-sds", "envoy-sds-replicas"] {
+        applied.the("Service", SYSTEM, service);
+        for suffix in ["svc", "svc.cluster.local"] {
+            let name = format!("{service}.{SYSTEM}.{suffix}");
+            assert!(names.contains(&name), "{name} is not in {names:?}");
+        }
+    }
 
     // What Prometheus reaches.
     let scraped = http::get(server.metrics, "/metrics").await.expect("it answers");
@@ -171,7 +180,9 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     .await;
     server.content().await;
     server.has_two("ROOTCA ACKED, default ACKED").await;
-    touches_nothing_of_others(&server, &applied).await;
+    policies::touches_nothing_of_others(&server.kubeconfig, &applied).await;
+    policies::has_leaves_signed_and_nothing_else(&server.kubeconfig, &applied).await;
+    policies::the_policies_go_with_the_server(&applied).await;
 
     server.process.stop(SHUTDOWN).await;
     let mut other = Server::start(1, at, &applied).await;
@@ -181,62 +192,8 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     request_arrives().await;
     other.process.assert_running();
     node::serves_the_pods_of_its_node(&applied).await;
-}
-
-/// The commands at the top of example.yaml, which are those of docs/kubernetes.md.
-fn copy_ca(applied: &Applied) {
-    let example = read(&folder().join("example.yaml"));
-    let commands: Vec<_> = example.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
-    let commands = commands.join("\n");
-    assert!(commands.contains("kubectl apply -f -"), "{commands}");
-    assert!(read(&folder().join("../docs/kubernetes.md")).contains(&format!("\n{commands}\n```\n")), "{commands}");
-    let kubectl = parts::program("kubectl");
-    let mut path = kubectl.parent().expect("it is in a folder").as_os_str().to_owned();
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
-    let output = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", &commands])
-        .env("PATH", path)
-        .env("HOME", scratch::dir("kubectl"))
-        .env("KUBECONFIG", applied.cluster.kubeconfig())
-        .output()
-        .expect("bash starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// The server's namespace may be another's as well: it reads no Secrets, among which are the CAs' keys, and changes and deletes
-/// no Lease without its label, though RBAC cannot tell that.
-async fn touches_nothing_of_others(server: &Server, applied: &Applied) {
-    let client = client_from(&server.kubeconfig).await;
-    let secrets = Api::<Secret>::namespaced(client.clone(), SYSTEM);
-    match secrets.list(&ListParams::default()).await {
-        Err(kube::Error::Api(status)) => assert_eq!(status.code, 403, "{status:?}"),
-        other => panic!("the server may read Secrets: {:?}", other.map(|list| list.items.len())),
-    }
-
-    let metadata = json!({"name": "kuma-cp-leader", "namespace": SYSTEM});
-    let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata});
-    applied.cluster.apply(lease).await;
-    let leases = Api::<Lease>::namespaced(client, SYSTEM);
-    let refused = |error: Option<kube::Error>| match error {
-        Some(kube::Error::Api(status)) if status.code == 403 && status.message.contains("envoy-sds-own-objects") => {
-            Ok(())
-        }
-        other => Err(format!("{other:?}")),
-    };
-    let trial = DeleteParams { dry_run: true, ..DeleteParams::default() };
-    // The API server takes a policy in a moment after it was applied.
-    eventually("the server may not delete another's Lease", PATIENCE, async || {
-        refused(leases.delete("kuma-cp-leader", &trial).await.err())
-    })
-    .await;
-    for change in [
-        json!({"spec": {"holderIdentity": "envoy-sds"}}),
-        json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "envoy-sds"}}}),
-    ] {
-        let patched = leases.patch("kuma-cp-leader", &PatchParams::default(), &Patch::Merge(&change)).await;
-        assert_eq!(refused(patched.err()), Ok(()), "{change}");
-    }
+    other.process.stop(SHUTDOWN).await;
+    guide::takes_all_away(&applied).await;
 }
 
 /// What kubectl applies is what these tests apply.

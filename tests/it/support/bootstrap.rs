@@ -157,8 +157,8 @@ impl Bootstrap<'_> {
     }
 }
 
-/// What `envoy-sds bootstrap` prints for these arguments, and the second file, if there has to be one.
-pub fn printed(arguments: &[String]) -> (String, Option<String>) {
+/// What `envoy-sds bootstrap` prints for these arguments, and the files that there have to be beside it, by what `--print` calls them.
+pub fn printed(arguments: &[String]) -> (String, Vec<(&'static str, String)>) {
     let print = |what: &str| {
         let mut command = Command::new(PROGRAM);
         command.arg("bootstrap").args(arguments).args(["--print", what]);
@@ -167,9 +167,9 @@ pub fn printed(arguments: &[String]) -> (String, Option<String>) {
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     };
     let bootstrap = print("bootstrap").unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
-    let secret =
-        bootstrap.contains("--print secret").then(|| print("secret").unwrap_or_else(|error| panic!("{error}")));
-    (bootstrap, secret)
+    // Envoy does not start without those that the bootstrap names.
+    let files = ["secret", "server-ca"].into_iter().filter_map(|what| Some((what, print(what).ok()?))).collect();
+    (bootstrap, files)
 }
 
 /// A file with a secret, which says where the token is, as `envoy-sds bootstrap --print secret` prints one.

@@ -1,5 +1,6 @@
 //! What `docker-compose.yml` and its like describe, run with docker-compose in the Docker daemon of `tests/docker`.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -39,6 +40,20 @@ impl Compose {
         let output = self.compose(arguments, COMING_UP).await;
         assert!(output.status.success(), "{arguments:?}: {}\n{}", text(&output), self.logs().await);
         text(&output)
+    }
+
+    /// The same of one that has to fail; gives what it says.
+    pub async fn fails(&self, arguments: &[&str]) -> String {
+        let output = self.compose(arguments, COMING_UP).await;
+        assert!(!output.status.success(), "{arguments:?} does not fail: {}", text(&output));
+        text(&output)
+    }
+
+    /// Where a port of a service is on this machine.
+    pub async fn published(&self, service: &str, port: u16) -> SocketAddr {
+        let said = self.run(&["port", service, &port.to_string()]).await;
+        let address = said.lines().find_map(|line| line.trim().parse::<SocketAddr>().ok());
+        address.unwrap_or_else(|| panic!("no address of {service}: {said}"))
     }
 
     /// All that a service has said.

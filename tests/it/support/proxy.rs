@@ -94,10 +94,7 @@ impl Proxy {
         arguments.extend(server_flags(server, login.is_by_tls()));
         arguments.extend(file_flags(&dir));
         arguments.extend(address_flags(inbound, outbound, peer));
-        let (bootstrap, secret) = bootstrap::printed(&arguments);
-        if let Some(secret) = secret {
-            fs::write(dir.join(SECRET_FILE), secret).expect("the file can be written");
-        }
+        let bootstrap = bootstrap_with_files(&arguments, &dir);
         let bootstrap = one_request_a_connection(&bootstrap);
         let (starter, home) = match login {
             Login::UnixPeer { process: process @ StartedBy::User(_) } => (process, Some(home_of_anybody())),
@@ -125,10 +122,7 @@ impl Proxy {
         arguments.extend(server_flags(server, login.is_by_tls()));
         arguments.extend(file_flags(&dir));
         arguments.extend(address_flags(inbound, outbound, peer));
-        let (bootstrap, secret) = bootstrap::printed(&arguments);
-        if let Some(secret) = secret {
-            fs::write(dir.join(SECRET_FILE), secret).expect("the file can be written");
-        }
+        let bootstrap = bootstrap_with_files(&arguments, &dir);
         let envoy = Envoy::start_version(program, &bootstrap, &dir).await;
         Self { name: program.into(), envoy, inbound, outbound, names, dir, _home: None }
     }
@@ -181,7 +175,8 @@ impl Proxy {
     pub async fn assert_sound(&mut self) {
         self.envoy.process.assert_running();
         let mut secrets = self.envoy.config_dump_secrets().await.expect("Envoy dumps its secrets");
-        secrets.retain(|name, _| !["token", "client"].contains(&name.as_str())); // what it proves its identity with: from a file, not from the server
+        // What it needs to reach the server: from files, not from the server.
+        secrets.retain(|name, _| !["token", "client", "server-ca"].contains(&name.as_str()));
         let asked: Vec<_> = secrets.keys().map(String::as_str).collect();
         let mut names: Vec<_> = self.names.all().collect();
         names.sort_unstable();
@@ -325,6 +320,15 @@ pub fn free_address() -> SocketAddr {
 
 /// What a bootstrap is to name as the file with its secret, in the folder of an Envoy.
 const SECRET_FILE: &str = "secret.yaml";
+
+/// What `envoy-sds bootstrap` prints; what it has to have beside it comes into the folder.
+fn bootstrap_with_files(arguments: &[String], dir: &Path) -> String {
+    let (bootstrap, files) = bootstrap::printed(arguments);
+    for (what, text) in files {
+        fs::write(dir.join(format!("{what}.yaml")), text).expect("the file can be written");
+    }
+    bootstrap
+}
 
 /// Flags of `envoy-sds bootstrap` that say where a server of a test is.
 fn server_flags(server: &Server, is_tls: bool) -> Vec<String> {

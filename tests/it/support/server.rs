@@ -125,6 +125,18 @@ impl Server {
         replace_certificate(&self.dir, &self.ca);
     }
 
+    /// Replaces the file of CAs that proxies believe the TLS listener by.
+    pub fn set_ca_file(&self, pem: &str) {
+        self.replace_file("tls/ca.crt", pem);
+    }
+
+    /// Gives the TLS listener a certificate of another CA, as all later ones are; gives the CA before.
+    pub fn replace_ca(&mut self, ca: TestCa) -> TestCa {
+        let before = std::mem::replace(&mut self.ca, ca);
+        self.replace_certificate();
+        before
+    }
+
     /// Replaces the revocation list of the TLS listener.
     pub fn set_client_crl(&self, text: &str) {
         self.replace_file("tls/client.crl", text);
