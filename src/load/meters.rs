@@ -36,6 +36,7 @@ pub(crate) struct Current {
     pub(crate) expected: AtomicU64,
     reached: AtomicU64,
     lost: AtomicU64,
+    missed: AtomicU64,
     changed: Notify,
     timed: Mutex<BTreeMap<&'static str, Timed>>,
 }
@@ -52,6 +53,7 @@ impl Current {
             expected: expected.into(),
             reached: 0.into(),
             lost: 0.into(),
+            missed: 0.into(),
             changed: Notify::new(),
             timed: Mutex::default(),
         }
@@ -74,6 +76,11 @@ impl Current {
         lock(&self.timed).entry(what).or_default().record(took);
     }
 
+    /// One more is expected.
+    pub(crate) fn expect_one(&self) {
+        self.expected.fetch_add(1, Relaxed);
+    }
+
     /// One of those expected has got what it waits for.
     pub(crate) fn reach(&self) {
         self.reached.fetch_add(1, Relaxed);
@@ -84,6 +91,15 @@ impl Current {
     pub(crate) fn lose(&self) {
         self.lost.fetch_add(1, Relaxed);
         self.settle();
+    }
+
+    /// So many proxies were to leave, and could not.
+    pub(crate) fn miss(&self, many: usize) {
+        self.missed.fetch_add(many as u64, Relaxed);
+    }
+
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed.load(Relaxed)
     }
 
     fn settle(&self) {
