@@ -1,7 +1,10 @@
 //! What connections count and time while a run goes on. Shared by all of them; nothing here waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -250,13 +253,14 @@ impl Meters {
 
     /// One that was not is served, or given up.
     pub(crate) fn back(&self) {
-        if self.away.fetch_sub(1, Relaxed) == 1 {
+        // Whoever sees that nobody is away sees what was counted before.
+        if self.away.fetch_sub(1, AcqRel) == 1 {
             self.all_back.notify_one();
         }
     }
 
     pub(crate) fn away(&self) -> u64 {
-        self.away.load(Relaxed)
+        self.away.load(Acquire)
     }
 
     /// Returns when every proxy that is to be served is, those that were given up aside.

@@ -265,7 +265,6 @@ impl Proxy {
         if self.role == Role::Refuses {
             return;
         }
-        run.meters.back();
         let current = run.meters.current();
         let what = if self.came_with { "let-in" } else { "first-secret" };
         current.time(what, self.began.elapsed());
@@ -286,6 +285,8 @@ impl Proxy {
             PhaseKind::Connect if !counted => current.reach(),
             _ => {}
         }
+        // Last: once nobody is away, what was counted is read.
+        run.meters.back();
     }
 
     /// Something went wrong for which the proxy is given up.
