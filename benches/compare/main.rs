@@ -15,6 +15,8 @@
 mod cases;
 mod client;
 mod figures;
+#[path = "../common/options.rs"]
+mod options;
 #[path = "../../tests/it/support/pki.rs"]
 #[allow(
     dead_code,
@@ -38,6 +40,7 @@ use clap::Parser;
 
 use cases::{CASES, Case, FEW, When};
 use figures::Figures;
+use options::Common;
 use report::{Report, Run, Scene};
 use servers::{Server, Side};
 
@@ -54,26 +57,13 @@ struct Options {
     /// Where to write everything [default: compare.json in Cargo's target folder]
     #[arg(long)]
     json: Option<PathBuf>,
-    /// The envoy-sds that is the client
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_envoy-sds"))]
-    client: String,
-    /// The envoy-sds that is measured
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_envoy-sds"))]
-    server: String,
-    /// Only see whether it works
-    #[arg(long)]
-    smoke: bool,
-    /// Name the cases
-    #[arg(long)]
-    list: bool,
-    /// What `cargo bench` says, and `cargo test` does not
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if options.list {
+    if options.common.list {
         CASES
             .iter()
             .for_each(|case| println!("{}{}", case.name, if case.when == When::Named { " (if named)" } else { "" }));
@@ -89,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 fn compare(options: &Options) -> Result<(), String> {
-    let smoke = options.smoke || !options.bench;
+    let smoke = options.common.is_smoke();
     let (runs, proxies) = if smoke { (1, Some(FEW)) } else { (options.runs, options.proxies) };
     let is_wanted = |case: &&Case| match options.cases.as_slice() {
         [] if smoke => case.when == When::Always,
@@ -132,11 +122,11 @@ fn compare(options: &Options) -> Result<(), String> {
 fn run(options: &Options, peer: &Path, case: &'static Case, proxies: u64, side: Side) -> Result<Run, String> {
     let wrong = |error: String| format!("{}, {side:?}: {error}", case.name);
     let mut server = match side {
-        Side::Ours => Server::ours(&options.server, case),
+        Side::Ours => Server::ours(&options.common.server, case),
         Side::Peer => Server::peer(peer, case),
     }
     .map_err(wrong)?;
-    let results = client::run(&options.client, case, proxies, &server.target)
+    let results = client::run(&options.common.client, case, proxies, &server.target)
         .map_err(|error| wrong(format!("{error}\nThe server: {}", server.log())))?;
     let memory = server.memory().map_err(wrong)?;
     let mut figures = Figures::new();

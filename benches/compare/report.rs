@@ -176,6 +176,7 @@ fn line(text: &mut String, row: &Row, [peer, ours]: [f64; 2], judged: bool) {
     let ratio = ratio(peer, ours);
     let (must, bold) = match row.goal {
         Goal::Ratio(must, bold) => (format!("{must:.2}"), format!("{bold:.2}")),
+        Goal::Must(must) => (format!("{must:.2}"), String::new()),
         Goal::Zero => ("0".to_owned(), "0".to_owned()),
         Goal::Known => Default::default(),
     };
@@ -183,7 +184,7 @@ fn line(text: &mut String, row: &Row, [peer, ours]: [f64; 2], judged: bool) {
         _ if !judged => "",
         (Goal::Known, _) => "",
         (Goal::Ratio(_, bold), Some(ratio)) if ratio <= bold => "bold",
-        (Goal::Ratio(must, _), Some(ratio)) if ratio <= must => "must",
+        (Goal::Ratio(must, _) | Goal::Must(must), Some(ratio)) if ratio <= must => "must",
         (Goal::Zero, _) if ours == 0.0 => "bold",
         _ => "**missed**",
     };

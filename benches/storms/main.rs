@@ -6,8 +6,7 @@
 //! [--server PROGRAM] [CASE…]]`
 //!
 //! Without cases, `restart` and `nothing`; `--list` names them. `cert-manager` needs the real parts (`tests/run --parts-only`).
-//! Under `cargo test --bench storms`, or with `--smoke`, it only shows that all of it still works: with 20 proxies, and without
-//! cert-manager.
+//! Under `cargo test --bench storms`, or with `--smoke`, it only shows that all of it still works: every case, with 20 proxies.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program that measures and prints")]
 #![expect(clippy::expect_used, clippy::disallowed_methods, reason = "likewise")]
@@ -20,6 +19,8 @@
 )]
 
 mod line;
+#[path = "../common/options.rs"]
+mod options;
 mod print;
 mod run;
 mod server;
@@ -30,6 +31,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+
+use options::Common;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -66,35 +69,22 @@ struct Options {
     /// Where to write what the client measured, and its pages
     #[arg(long)]
     json: Option<PathBuf>,
-    /// The envoy-sds that is the client
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_envoy-sds"))]
-    client: String,
-    /// The envoy-sds that is measured
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_envoy-sds"))]
-    server: String,
-    /// Only see whether it works
-    #[arg(long)]
-    smoke: bool,
-    /// Name the cases
-    #[arg(long)]
-    list: bool,
-    /// What `cargo bench` says, and `cargo test` does not
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 fn main() -> ExitCode {
     let mut options = Options::parse();
-    if options.list {
+    if options.common.list {
         for case in Case::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
             println!("{}: {}", case.get_name(), case.get_help().map(ToString::to_string).unwrap_or_default());
         }
         return ExitCode::SUCCESS;
     }
-    if options.smoke || !options.bench {
+    if options.common.is_smoke() {
         options.proxies = 20;
         options.lasts = "2s".to_owned();
-        options.cases = vec![Case::Restart, Case::Nothing, Case::Churn];
+        options.cases = Case::value_variants().to_vec();
     }
     if options.cases.is_empty() {
         options.cases = vec![Case::Restart, Case::Nothing];

@@ -64,7 +64,10 @@ pub(crate) fn churn(results: &Results) {
         );
     }
     println!(
-        "\n{} connections in {:.0} s, {} certificates issued meanwhile",
+        "\n{} of {} who left are back, {} could not leave; {} connections in {:.0} s, {} certificates issued meanwhile",
+        churn.reached,
+        churn.expected,
+        churn.missed.unwrap_or(0),
         churn.traffic.connections,
         churn.seconds,
         churn.issued.unwrap_or(0)

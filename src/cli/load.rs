@@ -166,6 +166,12 @@ impl Load {
                 "--slow is for connections of their own: who shares one (--connections) cannot read it slowly alone",
             );
         }
+        if behaviour.slow > 0.0 && behaviour.slow_pause.is_zero() && !course.storm_command.is_empty() {
+            return usage(
+                "with --storm-command, --slow proxies have to look now and then, or they never notice that they were cut off: say \
+                 how long they look away (--slow-pause 5s)",
+            );
+        }
         let mut names: Vec<Arc<str>> = self.names.iter().map(|name| Arc::from(name.trim())).collect();
         names.sort();
         names.dedup();
@@ -213,6 +219,7 @@ impl Load {
             triggers,
             bundle_pushes: course.expect_bundle_pushes,
             rotations: course.expect_rotations,
+            expect_issued: course.expect_issued,
             storms: course.storms,
             storm_commands: course.storm_command.clone(),
             churn: course.churn.zip(course.churn_for),

@@ -71,6 +71,10 @@ pub(super) struct CourseFlags {
     #[arg(long, value_name = "K", default_value = "0")]
     pub(super) expect_rotations: u32,
 
+    /// How many certificates the server has to issue in all that comes after connecting, as it says at --server-admin
+    #[arg(long, value_name = "N", requires = "server_admin")]
+    pub(super) expect_issued: Option<u64>,
+
     /// Share of a leaf's life after which its successor is late (renewal-lag)
     #[arg(long, value_name = "SHARE", default_value = "0.75", value_parser = share)]
     pub(super) renew_by: f64,

@@ -51,6 +51,7 @@ fn wrong_usage_is_told_by_clap() {
         ("load -n 1 --rate 0", "expected a number a second"),
         ("load -n 1 --churn 5", "required arguments were not provided"),
         ("load -n 1 --storm-command x", "required arguments were not provided"),
+        ("load -n 1 --expect-issued 0", "required arguments were not provided"),
         ("load -n 1 --tls-ca a --insecure-tls", "cannot be used with"),
         ("load -n 1 --tokens a --state-dir b", "cannot be used with"),
         ("load -n 1 --metadata a", "expected KEY=VALUE"),
@@ -229,6 +230,7 @@ fn what_a_load_run_cannot_do_is_told_before_it_begins() {
     for (line, expected) in [
         ("load -n 9 --nack 0.6 --slow 0.6", "more than all"),
         ("load -n 9 --connections 3 --slow 0.1", "connections of their own"),
+        ("load -n 9 --slow 0.1 --reconnect --storm-command x", "--slow-pause 5s"),
         ("load -n 9 --names a,a", "twice"),
         ("load -n 9 --trigger x --trigger-changes other", "not among --names"),
         ("load -n 9 --trigger x --trigger-changes any", "not among --names"),

@@ -43,7 +43,7 @@ where
     let exchange = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = hyper::Request::get(path).header("host", "demo").body(Empty::<Bytes>::new())?;
-        let answer = async {
+        let answer = async move {
             let answer = sender.send_request(request).await?;
             let (head, body) = answer.into_parts();
             let body = body.collect().await?.to_bytes();
@@ -53,15 +53,46 @@ where
                 body: String::from_utf8_lossy(&body).into_owned(),
             })
         };
-        tokio::select! {
-            biased;
-            answer = answer => answer,
-            // It ends before there is an answer only when it breaks.
-            ended = connection => {
-                ended?;
-                anyhow::bail!("the connection ended without an answer")
-            }
+        // The connection ends once its sender has gone, or when it breaks, be it with the last of the answer; its own error says more
+        // than the answer's does then.
+        let (answer, connection) = tokio::join!(answer, connection);
+        match (answer, connection) {
+            (Err(_), Err(broken)) => Err(broken.into()),
+            (answer, _) => answer,
         }
     };
     tokio::time::timeout(TIMEOUT, exchange).await.context("no answer in time")?
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// What is made of a server that answers with these bytes and hangs up.
+    async fn answered(bytes: &str) -> anyhow::Result<Answer> {
+        let (client, mut server) = tokio::io::duplex(4096);
+        let serve = async move {
+            let mut request = [0; 1024];
+            assert!(server.read(&mut request).await.unwrap() > 0);
+            server.write_all(bytes.as_bytes()).await.unwrap();
+        };
+        tokio::join!(get_over(client, "/"), serve).0
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_though_the_connection_ends_with_it() {
+        for bytes in
+            ["HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello"]
+        {
+            let answer = answered(bytes).await.unwrap();
+            assert_eq!((answer.status, answer.body.as_str()), (200, "hello"), "{bytes}");
+        }
+        let empty = answered("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        assert_eq!((empty.status, empty.body.as_str()), (503, ""));
+        assert!(
+            answered("").await.is_err() && answered("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello").await.is_err()
+        );
+    }
 }

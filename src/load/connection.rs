@@ -2,18 +2,21 @@
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use h2::client::{Builder, Connection, SendRequest};
 use http::{Request, Uri, header};
-use tokio::sync::{Notify, OwnedSemaphorePermit};
-use tokio::time::{Instant, sleep};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::meters::Meters;
+use super::backoff::Backoff;
+use super::nudge::Nudge;
 use super::plan::Role;
 use super::proxy::{Proxy, Surroundings};
 use super::stream::{End, Stream};
@@ -25,10 +28,6 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// See [`Stream::advance`]: with this, room for one byte says that nothing is left unsent.
 const SEND_BUFFER: usize = 1;
-
-/// Envoy's waits before it connects again: of these, a random part each time, doubled from one to the next.
-const BACKOFF: Duration = Duration::from_millis(500);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
 /// What all connections of a run have in common.
 #[derive(Debug)]
@@ -44,35 +43,6 @@ pub(crate) struct Shared {
     pub(crate) slow_pause: Duration,
     /// By connection.
     pub(crate) nudges: Vec<Nudge>,
-}
-
-/// Tells a connection to drop what it has, and come back.
-#[derive(Debug, Default)]
-pub(crate) struct Nudge {
-    told: Notify,
-    is_pending: AtomicBool,
-}
-
-impl Nudge {
-    /// From now on it counts as one that is away, until those who are on it do.
-    pub(crate) fn give(&self, meters: &Meters) {
-        if !self.is_pending.swap(true, Relaxed) {
-            meters.left();
-            self.told.notify_one();
-        }
-    }
-
-    fn is_heeded(&self, meters: &Meters) {
-        self.is_pending.store(false, Relaxed);
-        meters.back();
-    }
-
-    /// Nobody is there any more who could heed one.
-    fn is_futile(&self, meters: &Meters) {
-        if self.is_pending.swap(true, Relaxed) {
-            meters.back();
-        }
-    }
 }
 
 /// How a connection begins for the first time.
@@ -97,20 +67,20 @@ enum Ended {
 pub(crate) async fn run(shared: Arc<Shared>, index: usize, mut proxies: Vec<Proxy>, start: Start) {
     let Start { mut at, mut permit } = start;
     let (nudge, meters) = (&shared.nudges[index], &shared.run.meters);
-    let (mut attempt, mut backoff) = (0, BACKOFF);
+    let (mut attempt, mut backoff) = (0, Backoff::default());
     loop {
         let forget = shared.forget && attempt > 0;
         proxies.iter_mut().for_each(|proxy| proxy.begin(at, forget, &shared.run));
         let ended = tokio::select! {
             biased;
-            () = nudge.told.notified() => Ended::Nudged,
-            lost = session(&shared, index, attempt, &mut proxies, &mut permit) => Ended::Lost(lost),
+            () = nudge.given() => Ended::Nudged,
+            lost = session(&shared, index, attempt, &mut proxies, &mut permit, &mut backoff) => Ended::Lost(lost),
         };
         attempt += 1;
-        let was_served = proxies.iter().any(|proxy| proxy.served);
+        nudge.serves(false);
         let (mut wait, was_nudged) = (None, matches!(ended, Ended::Nudged));
         match ended {
-            Ended::Nudged => backoff = BACKOFF,
+            Ended::Nudged => backoff.reset(),
             Ended::Lost(why) if !shared.reconnect => {
                 for proxy in proxies.iter_mut().filter(|proxy| !proxy.failed) {
                     proxy.fail(&shared.run, why.what.clone(), &why.detail);
@@ -121,8 +91,7 @@ pub(crate) async fn run(shared: Arc<Shared>, index: usize, mut proxies: Vec<Prox
                 if proxies.iter().any(|proxy| !proxy.failed) {
                     meters.interrupt(why.what, || format!("connection {index}: {}", why.detail));
                 }
-                backoff = if was_served { BACKOFF } else { (backoff * 2).min(LONGEST_BACKOFF) };
-                wait = Some(backoff.mul_f64(fastrand::f64()));
+                wait = Some(backoff.wait());
             }
         }
         proxies.iter_mut().for_each(|proxy| proxy.disconnected(&shared.run));
@@ -139,13 +108,15 @@ pub(crate) async fn run(shared: Arc<Shared>, index: usize, mut proxies: Vec<Prox
     }
 }
 
-/// One life of a connection. Dropping it closes the connection, as the end of a process does.
+/// One life of a connection. Dropping it closes the connection, as the end of a process does. When anybody is served on it,
+/// `backoff` begins anew.
 async fn session(
     shared: &Shared,
     index: usize,
     attempt: usize,
     proxies: &mut [Proxy],
     permit: &mut Option<OwnedSemaphorePermit>,
+    backoff: &mut Backoff,
 ) -> End {
     let began = Instant::now();
     let connected = shared.server.connect(index, attempt, shared.connections).await;
@@ -167,8 +138,9 @@ async fn session(
         Ok(made) => made,
         Err(error) => return lost(&error),
     };
-    let mut session = Session { shared, requests, connection, streams: Vec::new(), unopened: unopened(proxies) };
-    session.drive(proxies, permit).await
+    let (streams, unopened, waiting) = (Vec::new(), unopened(proxies), FuturesUnordered::new());
+    let mut session = Session { shared, index, requests, connection, streams, unopened, waiting };
+    session.drive(proxies, permit, backoff).await
 }
 
 /// Streams to be opened, the last one first: proxy, channel.
@@ -186,15 +158,23 @@ fn lost(error: &h2::Error) -> End {
 
 struct Session<'s> {
     shared: &'s Shared,
+    index: usize,
     requests: SendRequest<Bytes>,
     connection: Connection<Box<dyn Io>, Bytes>,
     streams: Vec<Stream>,
     unopened: Vec<(usize, usize)>,
+    /// Those that have ended and are opened again, each in its own time.
+    waiting: FuturesUnordered<BoxFuture<'static, (usize, usize)>>,
 }
 
 impl Session<'_> {
     /// Until there is nothing left of it.
-    async fn drive(&mut self, proxies: &mut [Proxy], permit: &mut Option<OwnedSemaphorePermit>) -> End {
+    async fn drive(
+        &mut self,
+        proxies: &mut [Proxy],
+        permit: &mut Option<OwnedSemaphorePermit>,
+        backoff: &mut Backoff,
+    ) -> End {
         loop {
             let end = poll_fn(|cx| {
                 loop {
@@ -209,10 +189,16 @@ impl Session<'_> {
                         Ok(advanced) => advanced,
                         Err(end) => return Poll::Ready(Some(end)),
                     };
-                    if permit.is_some() && proxies.iter().all(|proxy| proxy.served || proxy.failed) {
-                        *permit = None;
-                    }
-                    if !advanced {
+                    if advanced {
+                        if proxies.iter().any(|proxy| proxy.served) {
+                            backoff.reset();
+                        }
+                        let all = proxies.iter().all(|proxy| proxy.served || proxy.failed);
+                        self.shared.nudges[self.index].serves(all);
+                        if all {
+                            *permit = None;
+                        }
+                    } else {
                         // Whoever reads seldom does so when it has what it came for.
                         let seldom = proxies.iter().all(|proxy| proxy.role == Role::Slow && proxy.served);
                         return if seldom { Poll::Ready(None) } else { Poll::Pending };
@@ -230,7 +216,10 @@ impl Session<'_> {
 
     /// Opens streams and drives those that are open; says whether there was anything to do.
     fn advance(&mut self, cx: &mut std::task::Context<'_>, proxies: &mut [Proxy]) -> Result<bool, End> {
-        let mut advanced = false;
+        let (mut advanced, mut has_ended) = (false, false);
+        while let Poll::Ready(Some(next)) = self.waiting.poll_next_unpin(cx) {
+            self.unopened.push(next);
+        }
         while let Some((number, channel)) = self.unopened.last().copied() {
             match self.requests.poll_ready(cx) {
                 Poll::Pending => break,
@@ -243,21 +232,27 @@ impl Session<'_> {
                 }
             }
         }
-        for stream in self.streams.iter_mut().filter(|stream| !stream.is_over()) {
+        for stream in &mut self.streams {
             let proxy = &mut proxies[stream.proxy];
             match stream.advance(cx, proxy, &self.shared.run) {
                 Ok(this) => advanced |= this,
-                Err(end) if self.shared.reconnect && !end.is_violation => return Err(end),
                 Err(end) => {
-                    proxy.fail(&self.shared.run, end.what, &end.detail);
-                    advanced = true;
+                    has_ended = true;
+                    if !self.shared.reconnect || end.is_violation {
+                        proxy.fail(&self.shared.run, end.what, &end.detail);
+                    } else if !proxy.failed {
+                        self.waiting.push(again(self.shared, stream, proxy, end));
+                    }
                 }
             }
         }
-        if self.unopened.is_empty() && self.streams.iter().all(Stream::is_over) {
+        if has_ended {
+            self.streams.retain(|stream| !stream.is_over());
+        }
+        if self.unopened.is_empty() && self.waiting.is_empty() && self.streams.is_empty() {
             return Err(End::new("connection lost", "none of its streams is left"));
         }
-        Ok(advanced)
+        Ok(advanced || has_ended)
     }
 
     fn open(&mut self, number: usize, channel: usize, proxy: &mut Proxy) -> Result<Stream, End> {
@@ -274,26 +269,13 @@ impl Session<'_> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::load::meters::{Concerns, Current};
-    use crate::load::results::PhaseKind;
-
-    #[test]
-    fn who_is_told_to_leave_is_away_until_it_is_back_or_given_up() {
-        let phase = Current::new(1, "churn".to_owned(), PhaseKind::Churn, Concerns::Nothing, 0);
-        let meters = Meters::new(0, 1, 1, phase);
-        let nudge = Nudge::default();
-        nudge.give(&meters);
-        nudge.give(&meters);
-        assert_eq!(meters.away(), 1, "once, however often it is told");
-        meters.left();
-        nudge.is_heeded(&meters);
-        assert_eq!(meters.away(), 1, "the proxy itself");
-        nudge.give(&meters);
-        nudge.is_futile(&meters);
-        nudge.give(&meters);
-        assert_eq!(meters.away(), 1, "nobody heeds it any more");
-    }
+/// A stream has ended, and its connection has not: as with Envoy, it alone is opened again, after a wait of its own. What this gives
+/// says when.
+fn again(shared: &Shared, stream: &Stream, proxy: &mut Proxy, end: End) -> BoxFuture<'static, (usize, usize)> {
+    let number = proxy.number;
+    shared.run.meters.interrupt(end.what, || format!("proxy {number}: {}", end.detail));
+    let at = Instant::now() + proxy.channels[stream.channel].backoff.wait();
+    proxy.reopens(stream.channel, at, &shared.run);
+    let which = (stream.proxy, stream.channel);
+    sleep_until(at).map(move |()| which).boxed()
 }

@@ -9,12 +9,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::churn::churn;
 use super::command;
-use super::connection::{self, Nudge, Shared, Start};
+use super::connection::{self, Shared, Start};
 use super::inspect::Inspection;
 use super::messages::Node;
 use super::meters::{Concerns, Current, Meters};
 use super::node;
+use super::nudge::Nudge;
+use super::outcome::{self, most_often};
 use super::phases::{self, Processes, Record};
 use super::plan::{Credentials, Plan, Role, Trigger, numbered};
 use super::protocol::{Kind, Manner, Variant};
@@ -93,7 +96,8 @@ pub async fn run(
     let started = clock.now();
     let record = Record::new(meters.clone(), processes.clone());
     let mut course = Course { record, plan: &plan, shared, inspection, server_metrics, clock, tasks: &tasks };
-    let mut samples = Vec::new();
+    // What the server is without any proxy is seen before there is one.
+    let mut samples = vec![phases::now(&meters, &processes)];
     let interrupted = tokio::select! {
         () = course.go(groups) => None,
         () = phases::sample(&meters, &processes, &mut samples, observe) => None,
@@ -104,16 +108,7 @@ pub async fn run(
     course.record.end();
     let phases = std::mem::take(&mut course.record.phases);
     samples.push(phases::now(&meters, &processes));
-    if let Some(why) = interrupted {
-        let last = phases.last();
-        let at = match last {
-            Some(phase) => format!("in {}, which {} of {} had reached", phase.name, phase.reached, phase.expected),
-            None => "before anything".to_owned(),
-        };
-        meters.fail(why, || at + &most_often(&meters));
-    } else if plan.expect_identity.is_some() && compared.load(Relaxed) == 0 && meters.failed() == 0 {
-        meters.fail("no identity was compared", || "no certificate has come (--expect-identity)".to_owned());
-    }
+    outcome::note(&plan, &phases, interrupted, compared.load(Relaxed), &meters);
     tasks.stop(STOP).await;
     let failures = meters.failures();
     let complete = phases.iter().all(|phase| phase.reached >= phase.expected);
@@ -190,13 +185,6 @@ fn headers(plan: &Plan, number: usize) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// What has kept proxies away most often, to be read after something else.
-fn most_often(meters: &Meters) -> String {
-    let interruptions = meters.interruptions();
-    let most = interruptions.first().map(|most| format!("; {} ({} times; {})", most.what, most.count, most.example));
-    most.unwrap_or_default()
-}
-
 /// What is done, one after the other.
 struct Course<'p> {
     plan: &'p Plan,
@@ -224,7 +212,9 @@ impl Course<'_> {
         }
         for _ in 0..plan.storms {
             let phase = self.record.begin(PhaseKind::Storm, Concerns::Nothing, self.readers());
-            self.shared.nudges.iter().for_each(|nudge| nudge.give(&self.shared.run.meters));
+            self.shared.nudges.iter().for_each(|nudge| {
+                nudge.give(&self.shared.run.meters);
+            });
             phase.over().await;
             self.end().await;
         }
@@ -338,24 +328,12 @@ impl Course<'_> {
 
     /// Proxies leave and come back, for as long as they are to, and then all of them have to be back.
     async fn churn(&mut self, rate: f64, lasts: Duration) {
-        self.record.begin(PhaseKind::Churn, Concerns::Nothing, 0);
-        let (meters, all) = (self.shared.run.meters.clone(), self.plan.readers());
-        let mut ticks = ticks(rate);
-        let _ = timeout(lasts, async {
-            // Nobody is left where the server has ended.
-            while meters.given_up.load(Relaxed) < all {
-                let connection = fastrand::usize(..self.shared.nudges.len());
-                // Who shares a connection leaves with the others on it.
-                for _ in 0..self.plan.proxies_on(connection) {
-                    ticks.tick().await;
-                }
-                self.shared.nudges[connection].give(&meters);
-            }
-        })
-        .await;
+        let phase = self.record.begin(PhaseKind::Churn, Concerns::Nothing, 0);
+        let meters = &self.shared.run.meters;
+        let _ = timeout(lasts, churn(ticks(rate), self.plan, &self.shared.nudges, meters, &phase)).await;
         if timeout(BACK, meters.all_back()).await.is_err() {
             meters.fail("not all are back after churn", || {
-                format!("{} are not, after {} s{}", meters.away(), BACK.as_secs(), most_often(&meters))
+                format!("{} are not, after {} s{}", meters.away(), BACK.as_secs(), most_often(meters))
             });
         }
         self.end().await;

@@ -1,7 +1,10 @@
 //! What connections count and time while a run goes on. Shared by all of them; nothing here waits.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Relaxed},
+};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -36,6 +39,7 @@ pub(crate) struct Current {
     pub(crate) expected: AtomicU64,
     reached: AtomicU64,
     lost: AtomicU64,
+    missed: AtomicU64,
     changed: Notify,
     timed: Mutex<BTreeMap<&'static str, Timed>>,
 }
@@ -52,6 +56,7 @@ impl Current {
             expected: expected.into(),
             reached: 0.into(),
             lost: 0.into(),
+            missed: 0.into(),
             changed: Notify::new(),
             timed: Mutex::default(),
         }
@@ -74,6 +79,11 @@ impl Current {
         lock(&self.timed).entry(what).or_default().record(took);
     }
 
+    /// One more is expected.
+    pub(crate) fn expect_one(&self) {
+        self.expected.fetch_add(1, Relaxed);
+    }
+
     /// One of those expected has got what it waits for.
     pub(crate) fn reach(&self) {
         self.reached.fetch_add(1, Relaxed);
@@ -84,6 +94,15 @@ impl Current {
     pub(crate) fn lose(&self) {
         self.lost.fetch_add(1, Relaxed);
         self.settle();
+    }
+
+    /// So many proxies were to leave, and could not.
+    pub(crate) fn miss(&self, many: usize) {
+        self.missed.fetch_add(many as u64, Relaxed);
+    }
+
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed.load(Relaxed)
     }
 
     fn settle(&self) {
@@ -234,13 +253,14 @@ impl Meters {
 
     /// One that was not is served, or given up.
     pub(crate) fn back(&self) {
-        if self.away.fetch_sub(1, Relaxed) == 1 {
+        // Whoever sees that nobody is away sees what was counted before.
+        if self.away.fetch_sub(1, AcqRel) == 1 {
             self.all_back.notify_one();
         }
     }
 
     pub(crate) fn away(&self) -> u64 {
-        self.away.load(Relaxed)
+        self.away.load(Acquire)
     }
 
     /// Returns when every proxy that is to be served is, those that were given up aside.

@@ -3,7 +3,9 @@
 //! A connection is one task, which drives HTTP/2 and all streams of its proxies; the client shares the machine with the
 //! server that it measures, so it does as little as it can while a phase runs. What was received is checked between phases.
 
+mod backoff;
 mod check;
+mod churn;
 mod command;
 mod connection;
 mod engine;
@@ -12,6 +14,8 @@ mod latency;
 mod messages;
 mod meters;
 mod node;
+mod nudge;
+mod outcome;
 mod phases;
 mod plan;
 pub mod progress;

@@ -85,18 +85,14 @@ impl Record {
         let peak = |peak: &AtomicU64| peak.load(Relaxed);
         let of_server = self.processes.server.as_ref().zip(server);
         let used = self.processes.client.since(client, peak(&self.processes.client_peak));
-        let expected = match phase.kind {
-            // How many come and go is not known before.
-            PhaseKind::Churn => phase.reached() + self.meters.away(),
-            _ => phase.expected.load(Relaxed),
-        };
         self.phases.push(Phase {
             name: phase.name.clone(),
             kind: phase.kind,
             began_at_seconds: phase.began.saturating_duration_since(self.meters.began).as_secs_f64(),
             seconds,
-            expected,
+            expected: phase.expected.load(Relaxed),
             reached: phase.reached(),
+            missed: (phase.kind == PhaseKind::Churn).then(|| phase.missed()),
             latencies: phase.latencies(),
             traffic: between(&traffic, &self.meters.traffic()),
             issued: None,
@@ -165,17 +161,19 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         record.begin(PhaseKind::Rest, Concerns::Nothing, 0);
         record.begin(PhaseKind::Storm, Concerns::Nothing, 0);
-        meters.back();
         let churn = record.begin(PhaseKind::Churn, Concerns::Nothing, 0);
+        (0..7).for_each(|_| churn.expect_one());
         (0..5).for_each(|_| churn.reach());
+        churn.miss(3);
         record.end();
         record.end();
         let names: Vec<_> = record.phases.iter().map(|phase| phase.name.as_str()).collect();
         assert_eq!(names, ["storm", "rest", "storm-2", "churn"]);
         let churn = &record.phases[3];
-        assert_eq!((churn.expected, churn.reached), (7, 5), "who is away at the end was to come back");
+        assert_eq!((churn.expected, churn.reached, churn.missed), (7, 5, Some(3)), "who left was to come back");
         let storm = &record.phases[0];
         assert_eq!((storm.expected, storm.reached, storm.traffic.secrets, storm.server), (3, 1, 2, None));
+        assert_eq!(storm.missed, None);
         assert!((storm.seconds - 2.0).abs() < 1e-9 && storm.latencies["first-secret"].count == 1, "{storm:?}");
     }
 }

@@ -117,6 +117,8 @@ pub struct Plan {
     pub bundle_pushes: u32,
     /// New leaves to wait for.
     pub rotations: u32,
+    /// Certificates that the server has to issue once all have connected, neither more nor fewer.
+    pub expect_issued: Option<u64>,
     /// How often all lose their connection at once.
     pub storms: u32,
     /// Commands after each of which all have to be back, such as the server's restart.
@@ -198,4 +200,63 @@ impl Plan {
 /// `{n}` replaced by the number.
 pub(crate) fn numbered(template: &str, number: usize) -> String {
     template.replace("{n}", &number.to_string())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// So many proxies, each on a connection of its own, and nothing after they have connected.
+    pub(crate) fn plan(proxies: usize) -> Plan {
+        Plan {
+            proxies,
+            connections: None,
+            target: Target::Tcp("127.0.0.1".to_owned(), 1),
+            target_text: "127.0.0.1:1".to_owned(),
+            variant: Variant::Sotw,
+            ads: false,
+            names: vec!["default".into(), "ROOTCA".into()],
+            one_stream: false,
+            like_envoy: false,
+            node_id: "load-{n}".to_owned(),
+            node_cluster: "load".to_owned(),
+            tls: None,
+            server_name: None,
+            credentials: Credentials::None,
+            metadata: Vec::new(),
+            expect_identity: None,
+            rate: None,
+            in_flight: 1,
+            nack: 0.0,
+            slow: 0.0,
+            slow_pause: Duration::ZERO,
+            reconnect: false,
+            forget: false,
+            resends: Resends::Bundles,
+            rest: Duration::ZERO,
+            triggers: Vec::new(),
+            bundle_pushes: 0,
+            rotations: 0,
+            expect_issued: None,
+            storms: 0,
+            storm_commands: Vec::new(),
+            churn: None,
+            renew_by: 0.75,
+            server_process: None,
+            server_admin: None,
+            timeout: Duration::from_secs(120),
+            max_failures: 1000,
+            told: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn roles_are_shares_of_all_and_connections_are_shared_evenly() {
+        let plan = Plan { nack: 0.1, slow: 0.2, connections: Some(7), ..plan(100) };
+        let count = |role| (0..100).filter(|number| plan.role(*number) == role).count();
+        assert_eq!([Role::Refuses, Role::Slow, Role::Sound].map(count), [10, 20, 70]);
+        assert_eq!(plan.readers(), 90);
+        let each: Vec<usize> = (0..7).map(|connection| plan.proxies_on(connection)).collect();
+        assert_eq!(each, [15, 15, 14, 14, 14, 14, 14], "the first has the most");
+    }
 }

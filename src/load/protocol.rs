@@ -203,6 +203,7 @@ impl Subscription {
             Variant::Sotw => {
                 let response = SotwResponse::decode(message).map_err(undecodable)?;
                 check_type(&response.type_url)?;
+                check_nonce(&response.nonce)?;
                 let version = response.version_info;
                 let item = |any: super::messages::Any| Item {
                     name: None,
@@ -220,6 +221,7 @@ impl Subscription {
             Variant::Delta => {
                 let response = DeltaResponse::decode(message).map_err(undecodable)?;
                 check_type(&response.type_url)?;
+                check_nonce(&response.nonce)?;
                 if let Some(name) = response.removed_resources.first() {
                     return Err(violation("the server says that there is no such secret", name.as_str()));
                 }
@@ -276,7 +278,7 @@ impl Subscription {
             let news = match held.digest {
                 None => News::First,
                 Some(known) if known != digest => {
-                    if held.came && before == item.version {
+                    if before == item.version && (held.came || is_of_content(&before)) {
                         let detail = format!("{}: {before}", held.name);
                         return Err(violation("another content under the same version", detail));
                     }
@@ -304,6 +306,23 @@ pub(crate) fn digest(bytes: &[u8]) -> u64 {
 
 fn check_type(url: &str) -> Result<(), Violation> {
     if url == SECRET_TYPE { Ok(()) } else { Err(violation("a resource of another type", url)) }
+}
+
+/// By which an answer is told from one to another response, and the first request of a stream from an answer.
+fn check_nonce(nonce: &str) -> Result<(), Violation> {
+    if nonce.is_empty() { Err(violation("a response without a nonce", "")) } else { Ok(()) }
+}
+
+/// Whether a version is of one content for ever, as this server makes them: `certificate.….<digest>` and `bundle.<digest>`. Others
+/// may count anew on each stream, as SPIRE does, or when they were started again.
+fn is_of_content(version: &str) -> bool {
+    let is_digest = |part: &str| part.len() == 16 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parts: Vec<&str> = version.split('.').collect();
+    match parts.as_slice() {
+        ["bundle", digest] => is_digest(digest),
+        ["certificate", _, _, digests @ ..] => digests.len() == 3 && digests.iter().all(|digest| is_digest(digest)),
+        _ => false,
+    }
 }
 
 fn undecodable(error: prost::DecodeError) -> Violation {

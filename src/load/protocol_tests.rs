@@ -190,6 +190,8 @@ fn what_no_server_should_send_is_found() {
         (DELTA, hollow.encode_to_vec().into(), "a resource without content"),
         (DELTA, removed.encode_to_vec().into(), "the server says that there is no such secret"),
         (DELTA, other_type.encode_to_vec().into(), "a resource of another type"),
+        (SOTW, sotw("v", "", vec![good()]), "a response without a nonce"),
+        (DELTA, delta("v", "", vec![good()]).encode_to_vec().into(), "a response without a nonce"),
     ];
     for (manner, response, expected) in cases {
         let mut stream = subscription(&["default"]);
@@ -199,6 +201,40 @@ fn what_no_server_should_send_is_found() {
         }
         let violation = stream.receive(response, &manner).unwrap_err();
         assert_eq!(violation.what, expected, "{violation}");
+    }
+}
+
+/// A version that counts may be another content's on the next stream. One that is of a content, as this server's, may not.
+#[test]
+fn a_version_of_a_content_is_held_against_the_server_over_streams_too() {
+    const HASH: &str = "0123456789abcdef";
+    let certificate = format!("certificate.1700000000.1800000000.{HASH}.{HASH}.{HASH}");
+    let bundle = format!("bundle.{HASH}");
+    for (version, name, may_be_another) in [
+        ("1", "default", true),
+        ("bundle.1", "ROOTCA", true),
+        ("certificate.1.2.3", "default", true),
+        (certificate.as_str(), "default", false),
+        (bundle.as_str(), "ROOTCA", false),
+    ] {
+        for manner in [SOTW, DELTA] {
+            let response = |content: &str| match manner.variant {
+                Variant::Sotw => sotw(version, "n", vec![any(name, content)]),
+                Variant::Delta => delta(version, "n", vec![any(name, content)]).encode_to_vec().into(),
+            };
+            let mut stream = subscription(&[name]);
+            stream.first(&manner);
+            stream.receive(response("one"), &manner).unwrap();
+            stream.first(&manner);
+            assert_eq!(news(&stream.receive(response("one"), &manner).unwrap()), [(0, News::Again)]);
+            stream.first(&manner);
+            let what = stream.receive(response("another"), &manner).map_err(|violation| violation.what);
+            let expected = "another content under the same version";
+            assert_eq!(what.as_ref().err(), (!may_be_another).then_some(&expected), "{version}, {:?}", manner.variant);
+            stream.forget();
+            stream.first(&manner);
+            assert!(stream.receive(response("third"), &manner).is_ok(), "who has forgotten cannot know");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::backoff::Backoff;
 use super::check::Leaf;
 use super::messages::Node;
 use super::meters::{Current, Meters, lock};
@@ -45,8 +46,10 @@ pub(crate) struct Channel {
     names: Vec<usize>,
     /// The last phase in which a new version of that name came.
     seen: Vec<u32>,
-    /// Whether it is served in this life of the connection.
+    /// Whether it is served in this life of the stream.
     ready: bool,
+    /// When the stream is opened again, if it ends and its connection does not.
+    pub(crate) backoff: Backoff,
 }
 
 /// A proxy, as its connection's task has it.
@@ -70,6 +73,8 @@ pub(crate) struct Proxy {
     pub(crate) failed: bool,
     /// The last phase in which it came to be served.
     counted: u32,
+    /// When it left, if that was churn, and it is not back.
+    left: Option<Instant>,
 }
 
 /// What a proxy has to know of the run.
@@ -85,7 +90,7 @@ pub(crate) struct Surroundings {
 impl Channel {
     pub(crate) fn new(subscription: Subscription, names: Vec<usize>) -> Self {
         let seen = vec![0; names.len()];
-        Self { subscription, names, seen, ready: false }
+        Self { subscription, names, seen, ready: false, backoff: Backoff::default() }
     }
 }
 
@@ -106,6 +111,7 @@ impl Proxy {
             served: false,
             failed: false,
             counted: 0,
+            left: None,
         }
     }
 
@@ -118,13 +124,18 @@ impl Proxy {
 
     /// Begins to connect, as it was to at `at`.
     pub(crate) fn begin(&mut self, at: Instant, forget: bool, run: &Surroundings) {
-        self.began = at;
         for channel in &mut self.channels {
             channel.ready = false;
             if forget {
                 channel.subscription.forget();
             }
         }
+        self.set_out(at, run);
+    }
+
+    /// With what it has, it waits to be served from `at` on.
+    fn set_out(&mut self, at: Instant, run: &Surroundings) {
+        self.began = at;
         self.came_with = self.channels.iter().all(|channel| channel.subscription.is_complete());
         // A server that has nothing to say of a certificate is told from one that is mute by the bundle that it sends.
         let has_bundle = self.channels.iter().any(|channel| channel.subscription.holds(Kind::ValidationContext));
@@ -144,12 +155,33 @@ impl Proxy {
         if std::mem::take(&mut self.connected) {
             run.meters.connected.fetch_sub(1, Relaxed);
         }
-        if std::mem::take(&mut self.served) {
+        self.leave(run);
+    }
+
+    /// One of its streams has ended, and is opened again at `at`. It is no new process, so it forgets nothing.
+    pub(crate) fn reopens(&mut self, channel: usize, at: Instant, run: &Surroundings) {
+        self.channels[channel].ready = false;
+        // Who was waiting already has been since it began.
+        if self.leave(run) {
+            self.set_out(at, run);
+        }
+    }
+
+    /// It is not served any more; says whether it was.
+    fn leave(&mut self, run: &Surroundings) -> bool {
+        let was_served = std::mem::take(&mut self.served);
+        if was_served {
             run.meters.served.fetch_sub(1, Relaxed);
-            if self.role != Role::Refuses && !self.failed {
-                run.meters.left();
+        }
+        if was_served && self.role != Role::Refuses && !self.failed {
+            run.meters.left();
+            let current = run.meters.current();
+            if current.kind == PhaseKind::Churn {
+                current.expect_one();
+                self.left = Some(Instant::now());
             }
         }
+        was_served
     }
 
     /// The server has let a stream in. Who has all it needs and says so may hear nothing more on it.
@@ -162,6 +194,7 @@ impl Proxy {
     /// A response came on a stream at `at`.
     pub(crate) fn received(&mut self, channel: usize, changes: Vec<Change>, at: Instant, run: &Surroundings) {
         let current = run.meters.current();
+        self.channels[channel].backoff.reset();
         run.meters.counters.secrets.fetch_add(changes.len() as u64, Relaxed);
         for change in changes {
             if self.role == Role::Refuses {
@@ -232,18 +265,28 @@ impl Proxy {
         if self.role == Role::Refuses {
             return;
         }
-        run.meters.back();
         let current = run.meters.current();
         let what = if self.came_with { "let-in" } else { "first-secret" };
         current.time(what, self.began.elapsed());
-        // In a storm, who is cut off twice is back only once; churn is about every time.
         let counted = std::mem::replace(&mut self.counted, current.number) == current.number;
-        if current.is_about_proxies() && (!counted || current.kind == PhaseKind::Churn) {
-            if current.kind == PhaseKind::Storm {
-                current.time("served-again", current.began.elapsed());
+        match current.kind {
+            // Each time that somebody leaves, it has to come back.
+            PhaseKind::Churn => {
+                if let Some(left) = self.left.take() {
+                    current.time("served-again", left.elapsed());
+                    current.reach();
+                }
             }
-            current.reach();
+            // Who is cut off twice is back only once.
+            PhaseKind::Storm if !counted => {
+                current.time("served-again", current.began.elapsed());
+                current.reach();
+            }
+            PhaseKind::Connect if !counted => current.reach(),
+            _ => {}
         }
+        // Last: once nobody is away, what was counted is read.
+        run.meters.back();
     }
 
     /// Something went wrong for which the proxy is given up.

@@ -196,6 +196,61 @@ async fn who_is_given_up_while_it_is_served_does_not_come_back() {
     assert_eq!(scene.run.meters.away(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn in_churn_each_time_that_one_leaves_it_has_to_come_back() {
+    let mut scene = Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+    scene.are_all(Scene::is_answered);
+    let churn = Arc::new(Current::new(2, "churn".to_owned(), PhaseKind::Churn, Concerns::Nothing, 0));
+    scene.run.meters.begin(churn.clone());
+    let cut = |scene: &mut Scene| {
+        scene.proxy.disconnected(&scene.run);
+        scene.proxy.begin(Instant::now(), false, &scene.run);
+        let Proxy { channels, manner, .. } = &mut scene.proxy;
+        channels.iter_mut().for_each(|channel| drop(channel.subscription.first(manner)));
+    };
+    let counted = || (churn.expected.load(Relaxed), churn.reached());
+    cut(&mut scene);
+    assert_eq!(counted(), (1, 0));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    cut(&mut scene);
+    assert_eq!(counted(), (1, 0), "it has not been back meanwhile");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    scene.are_all(Scene::is_answered);
+    assert_eq!(counted(), (1, 1));
+    let latencies = churn.latencies();
+    let waited = ["let-in", "served-again"].map(|what| (latencies[what].p50_ms / 100.0).round());
+    assert_eq!(waited, [10.0, 30.0], "what was of the last attempt, and all of it");
+    cut(&mut scene);
+    scene.are_all(Scene::is_answered);
+    assert_eq!(counted(), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_stream_that_ends_takes_no_other_with_it() {
+    let mut scene = Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+    let ends = |scene: &mut Scene, channel: usize| {
+        let at = Instant::now() + Duration::from_secs(1);
+        scene.proxy.reopens(channel, at, &scene.run);
+        scene.proxy.channels[channel].subscription.first(&scene.proxy.manner);
+    };
+    ends(&mut scene, 1);
+    assert_eq!(scene.run.meters.away(), 1, "it was waiting anyway");
+    tokio::time::advance(Duration::from_secs(3)).await;
+    scene.are_all(Scene::is_answered);
+    let first = scene.run.meters.current().latencies()["first-secret"].p50_ms;
+    assert!(
+        (first - 3000.0).abs() < 10.0,
+        "from the beginning, and not from when the stream was opened again: {first}"
+    );
+    ends(&mut scene, 1);
+    assert_eq!((scene.proxy.served, scene.run.meters.away()), (false, 1));
+    tokio::time::advance(Duration::from_secs(3)).await;
+    scene.is_answered(1);
+    assert_eq!((scene.proxy.served, scene.run.meters.away()), (true, 0), "the other stream was there all the time");
+    let again = scene.run.meters.current().latencies()["let-in"].p50_ms;
+    assert!((again - 2000.0).abs() < 10.0, "from when it was opened again: {again}");
+}
+
 #[test]
 fn lateness_begins_when_a_leaf_is_due() {
     let at = |second| Timestamp::from_second(second).unwrap();

@@ -65,12 +65,15 @@ pub struct Phase {
     pub began_at_seconds: f64,
     /// How long it took; for one that did not come to its end, until it was given up.
     pub seconds: f64,
-    /// Streams or proxies that were to get something. Of churn, how often a proxy was to be back.
+    /// Streams or proxies that were to get something. Of churn, how often a proxy that was served left, and so was to be back.
     pub expected: u64,
     /// Those that did.
     pub reached: u64,
+    /// Of churn, how often a proxy was to leave by the rate and did not, as only who is served leaves, and nobody was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<u64>,
     /// What was timed, by name: `first-secret`, `fan-out`, `ack`, `renewal-lag`, `handshake`; `let-in` of proxies that come
-    /// back with what they had; in a storm `served-again`, from its beginning until a proxy is.
+    /// back with what they had; `served-again` until a proxy is: in a storm from its beginning, in churn from when it left.
     pub latencies: BTreeMap<String, Latency>,
     /// What went over the wire, and what was in it.
     pub traffic: Traffic,

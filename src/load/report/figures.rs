@@ -60,6 +60,12 @@ pub(super) fn reached(phase: &Phase) -> String {
     }
 }
 
+/// What is to be known of churn that was held up.
+pub(super) fn left_out(results: &Results) -> Option<String> {
+    let missed: u64 = results.phases.iter().filter_map(|phase| phase.missed).fold(0, u64::saturating_add);
+    (missed > 0).then(|| format!("Of churn, {missed} departures were left out: nobody was served who could leave"))
+}
+
 /// Three digits that count, no more than two decimals.
 pub(super) fn figure(value: f64) -> String {
     match value.abs() {

@@ -5,7 +5,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::figures::{
-    self, base_rss, bytes, cpu_micros_per_proxy, figure, figure_or_none, of_some, reached, rss_kib_per_proxy,
+    self, base_rss, bytes, cpu_micros_per_proxy, figure, figure_or_none, left_out, of_some, reached, rss_kib_per_proxy,
     run_seconds, verdict,
 };
 use super::plots::{self, Plot};
@@ -117,6 +117,7 @@ fn phases(results: &Results) -> Markup {
             h2 #phases { "Phases" }
             (table(&[("Phase", "")], PHASE_HEADS, rows))
             @if measured { p.quiet { (note) } }
+            @if let Some(note) = left_out(results) { p.quiet { (note) "." } }
         }
     }
 }

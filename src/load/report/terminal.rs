@@ -3,7 +3,7 @@
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::figures::{
-    NONE, base_rss, bytes, cpu_micros_per_proxy, figure, figure_or_none, of_some, reached, rss_kib_per_proxy,
+    NONE, base_rss, bytes, cpu_micros_per_proxy, figure, figure_or_none, left_out, of_some, reached, rss_kib_per_proxy,
     run_seconds, verdict,
 };
 use crate::load::results::{FailureCount, Phase, PhaseKind, Results, Usage};
@@ -17,7 +17,8 @@ const COLUMNS: u16 = 100;
 pub(super) fn table(results: &Results) -> String {
     let mut blocks = vec![run(results)];
     if !results.phases.is_empty() {
-        blocks.push(format!("{}\n{}", phases(results), note(results)));
+        let notes: Vec<String> = [note(results)].into_iter().chain(left_out(results)).collect();
+        blocks.push(format!("{}\n{}", phases(results), notes.join("\n")));
     }
     blocks.extend(server(results));
     if results.phases.iter().any(|phase| !phase.latencies.is_empty()) {

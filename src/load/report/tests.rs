@@ -57,6 +57,7 @@ fn phase(name: &str, kind: PhaseKind, began_at_seconds: f64, latencies: &[(&str,
             acks: 2000,
             nacks: 0,
         },
+        missed: None,
         issued: None,
         server: usage(0.31, 45),
         client: Usage { cpu_seconds: 0.52, ..Usage::default() },
@@ -188,7 +189,7 @@ fn odd() -> Vec<Results> {
 
 fn hostile() -> Results {
     let mut phase = phase(HOSTILE, PhaseKind::Churn, 1.0, &[(HOSTILE, latency(10, 1.0))]);
-    phase.reached = 9;
+    (phase.reached, phase.missed) = (9, Some(u64::MAX));
     Results {
         version: HOSTILE.to_owned(),
         started: HOSTILE.to_owned(),
@@ -258,6 +259,17 @@ fn json_is_what_was_measured() {
     let mut older: serde_json::Value = serde_json::from_str(&json(&passed())).unwrap();
     assert!(older.as_object_mut().unwrap().remove("interruptions").is_some());
     assert!(serde_json::from_value::<Results>(older).unwrap() == passed(), "results of before they were told");
+}
+
+#[test]
+fn churn_that_was_held_up_is_told() {
+    let mut results = passed();
+    let said =
+        |results: &Results| [table(results), html(results)].map(|text| text.contains("7 departures were left out"));
+    results.phases[3].missed = Some(0);
+    assert_eq!(said(&results), [false, false]);
+    results.phases[3].missed = Some(7);
+    assert_eq!(said(&results), [true, true]);
 }
 
 #[test]

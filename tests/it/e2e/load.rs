@@ -39,6 +39,7 @@ pub(super) async fn load(arguments: &[&str], dir: &Path) -> (Value, Option<i32>)
 async fn passes(arguments: &[&str], dir: &Path) -> Value {
     let (told, code) = load(arguments, dir).await;
     assert_eq!((&told["passed"], code), (&Value::Bool(true), Some(0)), "{arguments:?}: {:#}", told["failures"]);
+    assert_eq!(told["samples"][0]["connected"], 0, "the server is looked at before anybody connects");
     told
 }
 
@@ -140,8 +141,9 @@ async fn proxies_come_back() {
     let told = passes(&course, &dir).await;
     let (storm, churn) = (phase(&told, "storm"), phase(&told, "churn"));
     assert_eq!((&storm["reached"], &storm["traffic"]["connections"]), (&100.into(), &100.into()));
-    assert!(churn["reached"].as_u64().is_some_and(|reached| reached > 0), "{churn:#}");
-    assert_eq!(churn["reached"], churn["expected"], "all are back");
+    let back = churn["reached"].as_u64().expect("it is a number");
+    assert!(back > 0 && churn["expected"] == back, "all who left are back: {churn:#}");
+    assert_eq!([count(churn, "let-in"), count(churn, "served-again")], [back; 2], "and each says how long it took");
     let shared = ["--connections", "10", "--churn", "100", "--churn-for", "1s", "--proxies", "100", &target];
     let told = passes(&shared, &dir).await;
     let cut = phase(&told, "churn")["traffic"]["connections"].as_u64().expect("it is a number");
@@ -154,7 +156,9 @@ async fn proxies_come_back() {
     assert!(made.success());
     let [begun, restarted] = &pipes;
     let command = format!("echo now > {} && read -r _ < {}", begun.display(), restarted.display());
+    let admin = server.admin.to_string();
     let course = ["--proxies", "100", "--api", "delta", "--reconnect", "--storm-command", &command, &target];
+    let course = [&course[..], &["--server-admin", &admin, "--expect-issued", "0"]].concat();
     let restart = async {
         tokio::fs::read(begun).await.expect("the pipe can be read");
         server.kill();
@@ -165,6 +169,12 @@ async fn proxies_come_back() {
     let (told, ()) = tokio::join!(passes(&course, &dir), restart);
     assert_eq!(phase(&told, "storm")["reached"], 100);
     assert_eq!(server.metric("issuances_total", &[("outcome", "issued")]).await, Ok(0.0), "{}", server.log_tail());
+
+    let (told, code) =
+        load(&["-n", "5", "--storms", "1", "--server-admin", &admin, "--expect-issued", "5", &target], &dir).await;
+    assert_eq!((&told["passed"], code), (&Value::Bool(false), Some(1)));
+    let (failure, expected) = (&told["failures"][0], "another number of certificates was issued than expected");
+    assert_eq!((&failure["what"], told["failures"].as_array().map(Vec::len)), (&expected.into(), Some(1)), "{failure}");
     assert!(server.stop(SHUTDOWN).await.success());
 }
 

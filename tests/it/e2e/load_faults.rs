@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
@@ -39,7 +40,13 @@ enum Fault {
     Mute,
     /// It says nothing to who comes back with what it has said before.
     MuteToComers,
+    /// It lets in all but who shows one token.
+    RefusesOneToken,
+    /// It takes [`LATE`] for an answer.
+    Late,
 }
+
+const LATE: Duration = Duration::from_millis(200);
 
 /// A server with a fault, until it is dropped.
 struct Wrong {
@@ -128,10 +135,53 @@ async fn to_be_let_in_is_not_to_be_served() {
     let churn = ["-n", "10", "--churn", "20", "--churn-for", "1s", "--timeout", "4s"];
     let (told, failures) = server.fails(&churn).await;
     let churn = phase(&told, "churn");
-    assert!(churn["expected"].as_u64() > Some(0) && churn["reached"] == 0, "{churn:#}");
+    assert_eq!((&churn["expected"], &churn["reached"]), (&10.into(), &0.into()), "each has left once: {churn:#}");
+    assert!(churn["missed"].as_u64() > Some(0), "nobody is left who could leave: {churn:#}");
     assert_eq!(failures, [(TIMEOUT.to_owned(), 1)]);
     let (told, code) = server.load(&[&storm[..], &["--resends", "nothing"]].concat()).await;
     assert_eq!((&told["passed"], code), (&Value::Bool(true), Some(0)), "who asks for no more: {:#}", told["failures"]);
+}
+
+/// Who waits does not leave again before it is served, so the wait of each is seen; what the rate would have been more is told.
+#[tokio::test]
+async fn churn_does_not_hide_a_slow_server() {
+    let server = Wrong::start(Fault::Late).await;
+    let (told, code) = server.load(&["-n", "20", "--churn", "200", "--churn-for", "1s"]).await;
+    assert_eq!((&told["passed"], code), (&Value::Bool(true), Some(0)), "{:#}", told["failures"]);
+    let churn = phase(&told, "churn");
+    assert!(churn["expected"].as_u64() >= Some(20) && churn["reached"] == churn["expected"], "{churn:#}");
+    for what in ["let-in", "served-again"] {
+        let timed = &churn["latencies"][what];
+        assert_eq!(timed["count"], churn["reached"]);
+        assert!(
+            timed["min_ms"].as_f64().is_some_and(|ms| ms > 0.95 * LATE.as_secs_f64() * 1000.0),
+            "{what}: {timed:#}"
+        );
+    }
+    assert!(churn["missed"].as_u64() > Some(0), "{churn:#}");
+}
+
+/// A proxy that is not let in tries again by itself, on the connection that it shares with others: they notice nothing of it.
+#[tokio::test]
+async fn a_refused_proxy_takes_nobody_else_with_it() {
+    let server = Wrong::start(Fault::RefusesOneToken).await;
+    std::fs::write(server.dir.join("tokens"), "good\n".repeat(9) + "bad\n").expect("the scratch folder can be written");
+    let shared = ["-n", "10", "--connections", "1", "--tokens", "tokens"];
+    let (told, failures) = server.fails(&[&shared[..], &["--reconnect", "--timeout", "3s"]].concat()).await;
+    assert_eq!(failures, [(TIMEOUT.to_owned(), 1)]);
+    let connect = phase(&told, "connect");
+    assert_eq!((&connect["reached"], &connect["traffic"]["connections"]), (&9.into(), &1.into()), "{connect:#}");
+    assert_eq!(
+        told["samples"].as_array().and_then(|samples| samples.last()).map(|last| &last["served"]),
+        Some(&9.into())
+    );
+    let interruptions = told["interruptions"].as_array().expect("there are some");
+    assert!(
+        interruptions.len() == 1 && interruptions[0]["what"] == "stream ended: UNAUTHENTICATED",
+        "{interruptions:?}"
+    );
+    let (told, _) = server.fails(&shared).await;
+    assert_eq!(phase(&told, "connect")["reached"], 9, "no more than without");
 }
 
 /// What nobody can reach has not passed: here, all names are bundles, and none is expected to have another SPIFFE ID.
@@ -216,8 +266,15 @@ impl SecretDiscoveryService for Service {
         if self.fault == Fault::LetsNobodyIn {
             return Err(Status::unauthenticated("not today"));
         }
+        let is_refused = requests.metadata().get("authorization").is_some_and(|token| token == "Bearer bad");
+        if self.fault == Fault::RefusesOneToken && is_refused {
+            return Err(Status::unauthenticated("not this one"));
+        }
         let mut requests = requests.into_inner();
         let first = requests.message().await?.ok_or_else(|| Status::invalid_argument("nothing was asked for"))?;
+        if self.fault == Fault::Late {
+            tokio::time::sleep(LATE).await;
+        }
         let is_mute = match self.fault {
             Fault::Mute => true,
             Fault::MuteToComers => !first.version_info.is_empty(),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use futures::StreamExt;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use tokio::task::JoinHandle;
 
@@ -25,26 +26,15 @@ pub struct Ledger {
 impl Ledger {
     /// Begins to watch; outages of the API server are endured.
     pub async fn open(cluster: &Cluster, ns: &str) -> Self {
-        let gvk = GroupVersionKind::gvk("cert-manager.io", "v1", "CertificateRequest");
-        let resource = ApiResource::from_gvk(&gvk);
-        let api: Api<DynamicObject> = Api::namespaced_with(cluster.client().await, ns, &resource);
         let seen: Arc<Mutex<BTreeMap<String, DynamicObject>>> = Arc::default();
-        let (record, (begun, beginning)) = (seen.clone(), tokio::sync::oneshot::channel());
-        let task = tokio::spawn(async move {
-            let mut begun = Some(begun);
-            let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object)) => {
-                        let name = object.metadata.name.clone().unwrap_or_default();
-                        record.lock().expect("not poisoned").insert(name, object);
-                    }
-                    Ok(watcher::Event::InitDone) => drop(begun.take().map(|begun| begun.send(()))),
-                    Ok(watcher::Event::Init | watcher::Event::Delete(_)) | Err(_) => {}
-                }
+        let record = seen.clone();
+        let task = watch(cluster, ns, move |event| {
+            if let Event::Apply(object) | Event::InitApply(object) = event {
+                let name = object.metadata.name.clone().unwrap_or_default();
+                record.lock().expect("not poisoned").insert(name, object);
             }
-        });
-        tokio::time::timeout(PATIENCE, beginning).await.expect("the watch begins").expect("the watch goes on");
+        })
+        .await;
         Self { seen, task }
     }
 
@@ -73,15 +63,45 @@ impl Ledger {
     }
 }
 
-fn asks_for(object: &DynamicObject, wanted: impl Fn(&str) -> bool) -> bool {
-    let annotations = object.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get("envoy-sds.io/spiffe-id")).is_some_and(|id| wanted(id))
-}
-
 impl Drop for Ledger {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn asks_for(object: &DynamicObject, wanted: impl Fn(&str) -> bool) -> bool {
+    spiffe_id(object).is_some_and(wanted)
+}
+
+/// Whom a request of our server's is for.
+pub(super) fn spiffe_id(object: &DynamicObject) -> Option<&str> {
+    object.metadata.annotations.as_ref()?.get("envoy-sds.io/spiffe-id").map(String::as_str)
+}
+
+/// Has `note` told what happens to the CertificateRequests of a namespace, from what there is on, until the task is aborted. When this
+/// returns, it has begun.
+pub(super) async fn watch(
+    cluster: &Cluster,
+    ns: &str,
+    mut note: impl FnMut(Event<DynamicObject>) + Send + 'static,
+) -> JoinHandle<()> {
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("cert-manager.io", "v1", "CertificateRequest"));
+    let api: Api<DynamicObject> = Api::namespaced_with(cluster.client().await, ns, &resource);
+    let (begun, beginning) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(async move {
+        let mut begun = Some(begun);
+        let mut events = pin!(watcher(api, watcher::Config::default()).default_backoff());
+        while let Some(event) = events.next().await {
+            let Ok(event) = event else { continue };
+            let is_begun = matches!(event, Event::InitDone);
+            note(event);
+            if let Some(begun) = begun.take_if(|_| is_begun) {
+                let _ = begun.send(());
+            }
+        }
+    });
+    tokio::time::timeout(PATIENCE, beginning).await.expect("the watch begins").expect("the watch goes on");
+    task
 }
 
 /// Waits until no request is left in the namespace.

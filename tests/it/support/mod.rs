@@ -8,6 +8,7 @@ pub mod envoy;
 pub mod eventually;
 pub mod fleet;
 pub mod http;
+pub mod in_flight;
 pub mod ledger;
 pub mod mesh;
 pub mod parts;
