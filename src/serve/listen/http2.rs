@@ -21,9 +21,10 @@
 use std::future::pending;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
 use http::Request;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -32,7 +33,8 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::Lifetimes;
-use super::connection::Connection;
+use super::calls::{Begun, WithCalls};
+use super::connection::{Connection, Peer};
 use crate::runtime::tasks::Tasks;
 use crate::serve::SdsServer;
 
@@ -85,7 +87,6 @@ pub(super) async fn serve(
 /// One connection to its end.
 async fn run(connection: Connection, server: SdsServer, tasks: Tasks, lifetimes: Lifetimes) {
     let peer = connection.peer(tasks.shutdown());
-    let leave = peer.leave.clone();
     let service = service_fn({
         let peer = peer.clone();
         move |mut request: Request<Incoming>| {
@@ -93,39 +94,19 @@ async fn run(connection: Connection, server: SdsServer, tasks: Tasks, lifetimes:
             server.clone().call(request.map(Body::new))
         }
     });
-    let mut served = std::pin::pin!(protocol(tasks).serve_connection(TokioIo::new(connection), service));
-    let retired = async {
-        let aged = async {
-            match lifetimes.max_age {
-                // As far apart as gRPC puts them, so that connections which began together do not end together.
-                Some(age) => tokio::time::sleep(age.mul_f64(0.9 + 0.2 * fastrand::f64())).await,
-                None => pending().await,
-            }
-        };
-        let unused = async {
-            if tokio::time::timeout(UNPROVEN, peer.let_in.cancelled()).await.is_err() {
-                return;
-            }
-            let mut streams = peer.streams.subscribe();
-            // The sender is the peer's: it is not gone before this is.
-            while streams.wait_for(|count| *count == 0).await.is_ok()
-                && tokio::time::timeout(IDLE, streams.changed()).await.is_ok()
-            {}
-        };
-        tokio::select! {
-            () = leave.cancelled() => {}
-            () = aged => tracing::debug!(%peer, "the connection has reached its maximum age"),
-            () = unused => tracing::debug!(%peer, "nobody was let in on the connection, or for long none has stayed"),
-        }
-    };
+    let begun = Begun::default();
+    let served = protocol(begun.clone()).serve_connection(TokioIo::new(connection), service);
+    let mut served = WithCalls::new(served, begun);
+    // Nearly every time that this task is woken, it is not for this, which is looked at only when it is.
+    let mut retired = FuturesUnordered::from_iter([retired(peer.clone(), lifetimes.max_age).boxed()]);
     let ended = tokio::select! {
-        ended = served.as_mut() => ended,
-        () = retired => {
+        ended = &mut served => ended,
+        Some(()) = retired.next() => {
             // Envoy does not move its streams because of the GOAWAY, so they are ended too, each at a time of its own
             // (items 102 and 103).
-            served.as_mut().graceful_shutdown();
-            leave.cancel();
-            match tokio::time::timeout(lifetimes.drain, served).await {
+            served.connection.as_mut().graceful_shutdown();
+            peer.leave.cancel();
+            match tokio::time::timeout(lifetimes.drain, &mut served).await {
                 Ok(ended) => ended,
                 Err(_elapsed) => return tracing::debug!(%peer, "the connection did not end in time; closing it"),
             }
@@ -135,10 +116,37 @@ async fn run(connection: Connection, server: SdsServer, tasks: Tasks, lifetimes:
         // The peer's mistakes and its going away are its own business (item 101).
         tracing::debug!(%peer, %error, "the connection has ended");
     }
+    served.rest().await;
 }
 
-fn protocol(tasks: Tasks) -> http2::Builder<OnTasks> {
-    let mut builder = http2::Builder::new(OnTasks(tasks));
+/// Resolves when the connection is to be ended: it is old, or of no use, or somebody says so.
+async fn retired(peer: Peer, max_age: Option<Duration>) {
+    let aged = async {
+        match max_age {
+            // As far apart as gRPC puts them, so that connections which began together do not end together.
+            Some(age) => tokio::time::sleep(age.mul_f64(0.9 + 0.2 * fastrand::f64())).await,
+            None => pending().await,
+        }
+    };
+    let unused = async {
+        if tokio::time::timeout(UNPROVEN, peer.let_in.cancelled()).await.is_err() {
+            return;
+        }
+        let mut streams = peer.streams.subscribe();
+        // The sender is the peer's: it is not gone before this is.
+        while streams.wait_for(|count| *count == 0).await.is_ok()
+            && tokio::time::timeout(IDLE, streams.changed()).await.is_ok()
+        {}
+    };
+    tokio::select! {
+        () = peer.leave.cancelled() => {}
+        () = aged => tracing::debug!(%peer, "the connection has reached its maximum age"),
+        () = unused => tracing::debug!(%peer, "nobody was let in on the connection, or for long none has stayed"),
+    }
+}
+
+fn protocol(begun: Begun) -> http2::Builder<Begun> {
+    let mut builder = http2::Builder::new(begun);
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
@@ -151,16 +159,6 @@ fn protocol(tasks: Tasks) -> http2::Builder<OnTasks> {
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     builder
-}
-
-/// Runs hyper's tasks, one for each call, where all tasks are.
-#[derive(Debug, Clone)]
-struct OnTasks(Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for OnTasks {
-    fn execute(&self, task: F) {
-        self.0.spawn_to_end(task);
-    }
 }
 
 #[cfg(test)]

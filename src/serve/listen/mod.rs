@@ -1,6 +1,7 @@
 //! Where Envoys connect. Sockets are bound first, so that the addresses are known and mistakes are found before anything
 //! else starts; then they are served by loops that nothing a peer does, and no lack of file descriptors, can end.
 
+mod calls;
 mod connection;
 mod handshakes;
 mod http2;

@@ -1,0 +1,87 @@
+//! The calls of a connection, in the connection's own task.
+//!
+//! A call and its connection speak to each other at every frame, under a lock that they share (h2's). In tasks of their own
+//! they are on two threads as soon as there are two: each waits for the other's lock, and one has to be woken for what the
+//! other could do at once. One peer's calls take turns instead, and no peer gets more of the machine by opening more of them.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use hyper::rt::Executor;
+
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A connection, with the calls that are under way on it. Resolves when the connection has come to its end.
+pub(super) struct WithCalls<C> {
+    pub(super) connection: Pin<Box<C>>,
+    calls: Calls,
+}
+
+struct Calls {
+    running: FuturesUnordered<Call>,
+    begun: Begun,
+}
+
+/// Where hyper leaves the calls that begin. All clones are one.
+#[derive(Clone, Default)]
+pub(super) struct Begun(Arc<Mutex<Vec<Call>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
+    fn execute(&self, call: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
+    }
+}
+
+impl<C> WithCalls<C> {
+    /// The connection that leaves its calls in `begun`.
+    pub(super) fn new(connection: C, begun: Begun) -> Self {
+        Self { connection: Box::pin(connection), calls: Calls { running: FuturesUnordered::new(), begun } }
+    }
+
+    /// Lets go of the connection, and runs what is left of its calls, which end soon then.
+    pub(super) fn rest(self) -> impl Future<Output = ()> {
+        let mut calls = self.calls;
+        poll_fn(move |cx| calls.poll(cx))
+    }
+}
+
+impl<C: Future> Future for WithCalls<C> {
+    type Output = C::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
+        // What it has read is there for the calls when it returns. What they write has it woken again.
+        let ended = self.connection.as_mut().poll(cx);
+        let _ = self.calls.poll(cx);
+        ended
+    }
+}
+
+impl Calls {
+    /// Ready when there is none.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.running.extend(self.begun.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
+        loop {
+            match self.running.poll_next_unpin(cx) {
+                Poll::Ready(Some(())) => {}
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl<C> fmt::Debug for WithCalls<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WithCalls").field("running", &self.calls.running.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Begun").finish_non_exhaustive()
+    }
+}
