@@ -6,10 +6,12 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use hyper::rt::Executor;
 
@@ -32,6 +34,8 @@ pub(super) struct Begun(Arc<Mutex<Vec<Call>>>);
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
     fn execute(&self, call: F) {
+        // As in a task of its own, a panic costs this call and no other.
+        let call = AssertUnwindSafe(call).catch_unwind().map(|_panicked| ());
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
     }
 }
@@ -83,5 +87,52 @@ impl<C> fmt::Debug for WithCalls<C> {
 impl fmt::Debug for Begun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Begun").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_run_while_the_connection_does_and_after_it_and_none_takes_others_along() {
+        let begun = Begun::default();
+        let ((tell, told), (tell_later, told_later)) = (oneshot::channel(), oneshot::channel());
+        let (go, gone) = oneshot::channel::<()>();
+        let beginner = begun.clone();
+        let connection = async move {
+            beginner.execute(async { panic!("as the test wants it") });
+            beginner.execute(async move { tell.send(()).unwrap() });
+            beginner.execute(async move {
+                gone.await.unwrap();
+                tell_later.send(()).unwrap();
+            });
+            // Nothing but the call can have told.
+            told.await.unwrap();
+            "ended"
+        };
+        let mut served = WithCalls::new(connection, begun);
+        assert_eq!((&mut served).await, "ended");
+        go.send(()).unwrap();
+        served.rest().await;
+        told_later.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_dropped_takes_its_calls_with_it() {
+        let begun = Begun::default();
+        let (held, dropped) = oneshot::channel::<()>();
+        begun.execute(async move {
+            let _held = held;
+            pending::<()>().await;
+        });
+        let mut served = WithCalls::new(pending::<()>(), begun);
+        assert!((&mut served).now_or_never().is_none());
+        drop(served);
+        assert!(dropped.await.is_err());
     }
 }

@@ -50,8 +50,7 @@ pub(super) async fn serves_the_pods_of_its_node(applied: &Applied) {
     let daemon_set = daemon_set(&manifests);
     let refused = admits(applied, daemon_set).await.expect_err("the level is still `restricted`");
     assert!(refused.contains("hostPID") && refused.contains("hostPath"), "{refused}");
-    let metadata = json!({"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": "privileged"}});
-    applied.cluster.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})).await;
+    give_level("privileged", applied).await;
     eventually("the namespace has its new level", PATIENCE, async || admits(applied, daemon_set).await).await;
     for object in &manifests {
         applied.cluster.apply_strictly(object.clone()).await;
@@ -83,6 +82,12 @@ pub(super) async fn serves_the_pods_of_its_node(applied: &Applied) {
     envoy.ready(PATIENCE).await;
     let shown = wire::get(inbound, None).await.expect_err("a caller without a certificate is refused").chain;
     assert_eq!(shown[0].uris, [format!("spiffe://default/ns/{apps}/sa/web")]);
+    give_level("restricted", applied).await;
+}
+
+async fn give_level(level: &str, applied: &Applied) {
+    let metadata = json!({"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": level}});
+    applied.cluster.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})).await;
 }
 
 /// Starts the server of a node, with its socket here.
