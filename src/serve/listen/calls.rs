@@ -7,13 +7,14 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use hyper::rt::Executor;
+use tokio::task::unconstrained;
 
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -59,7 +60,9 @@ impl<C: Future> Future for WithCalls<C> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
         // What it has read is there for the calls when it returns. What they write has it woken again.
         let ended = self.connection.as_mut().poll(cx);
-        let _ = self.calls.poll(cx);
+        // A peer that never stops sending uses up what a task may do at a time (tokio's budget), and its calls are to notice
+        // all the same that their time is over. They do little each time, and no more than their peer has sent.
+        let _ = pin!(unconstrained(poll_fn(|cx| self.calls.poll(cx)))).poll(cx);
         ended
     }
 }
@@ -75,6 +78,14 @@ impl Calls {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+}
+
+/// A call that has not been taken yet holds on to where it lies: hyper gives each the place where calls begin.
+impl Drop for Calls {
+    fn drop(&mut self) {
+        let left = std::mem::take(&mut *self.begun.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(left);
     }
 }
 
@@ -120,6 +131,26 @@ mod tests {
         go.send(()).unwrap();
         served.rest().await;
         told_later.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_never_stops_does_not_keep_its_calls_from_noticing_the_time() {
+        let begun = Begun::default();
+        let (tell, told) = oneshot::channel();
+        begun.execute(async move {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tell.send(()).unwrap();
+        });
+        let busy = async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        tokio::select! {
+            () = WithCalls::new(busy, begun) => {}
+            told = told => told.unwrap(),
+            () = tokio::time::sleep(std::time::Duration::from_secs(10)) => panic!("it has not noticed"),
+        }
     }
 
     #[tokio::test]
