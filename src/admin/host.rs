@@ -11,8 +11,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// How names end that only this machine's or a cluster's own DNS has: nobody can publish one.
-const PRIVATE: [&str; 3] = [".localhost", ".svc", ".cluster.local"];
+/// How names end that only this machine's, a cluster's or a company's own DNS has: nobody can publish one.
+const PRIVATE: [&str; 5] = [".localhost", ".svc", ".cluster.local", ".internal", ".home.arpa"];
 
 /// Lets through what asks for this server by address, by a name that nobody can publish, or by `own`, the host that it was
 /// configured with.
@@ -52,6 +52,7 @@ mod tests {
             "envoy-sds:5681",
             "envoy-sds.mesh.svc",
             "envoy-sds.mesh.svc.cluster.local:5681",
+            "host.docker.internal:5681",
             "sds.example.com:5681",
             "SDS.example.com",
         ] {
