@@ -29,11 +29,14 @@ impl Schedule {
     /// What is in flight has been there so long, whatever time of day it is: turns come back when they would have.
     pub(super) fn set_back_flights(&mut self, by: SignedDuration) {
         for (key, entry) in &mut self.entries {
-            if let Phase::Signing(Flight::Quick { began, look_at }) = &mut entry.phase {
-                self.wakes.remove(&(*look_at, key.clone()));
-                (*began, *look_at) = (earlier(*began, by), earlier(*look_at, by));
-                self.wakes.insert((*look_at, key.clone()));
+            // The same moment may be the one at which it is forgotten.
+            let wake = entry.wakes_apart();
+            let Phase::Signing(Flight::Quick { began, look_at }) = &mut entry.phase else { continue };
+            if let Some(at) = wake {
+                self.wakes.remove(&(at, key.clone()));
             }
+            (*began, *look_at) = (earlier(*began, by), earlier(*look_at, by));
+            self.wakes.insert((*look_at, key.clone()));
         }
         self.queues.values_mut().for_each(|queue| queue.set_back(|at| earlier(at, by)));
     }
