@@ -188,7 +188,7 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     server.has_two("ROOTCA ACKED, default ACKED").await;
     policies::touches_nothing_of_others(&server.kubeconfig, &applied).await;
     policies::has_leaves_signed_and_nothing_else(&server.kubeconfig, &applied).await;
-    policies::the_policies_go_with_the_server(&applied).await;
+    policies::strangers_of_its_name_are_not_bound(&applied).await;
 
     server.process.stop(SHUTDOWN).await;
     let mut other = Server::replica(1, at, &applied).await;
