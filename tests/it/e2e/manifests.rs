@@ -146,8 +146,9 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
         let answer = http::get(outbound, "/").await.expect("shop's Envoy answers");
         let seen = [answer.body.as_str(), answer.header("x-client"), answer.header("x-server")];
         assert_eq!((answer.status, seen), (200, ["hello from web\n", shop_id.as_str(), web_id.as_str()]));
+        answer
     };
-    request_arrives().await;
+    guide::shows(&request_arrives().await);
     server.has_two("ROOTCA ACKED, default ACKED").await;
 
     // Each Service's name is one that the server can be known by.
