@@ -12,6 +12,10 @@ use crate::support::{PATIENCE, parts, scratch};
 /// A network in which nobody has taken a port, and processes that end when the shell does.
 const ALONE: [&str; 6] = ["--net", "--pid", "--fork", "--kill-child", "bash", "-c"];
 
+/// Its loopback interface is down at first; not every machine has `ip`. The request is SIOCSIFFLAGS, the flag IFF_UP.
+const LOOPBACK_UP: &str =
+    r#"import fcntl, socket, struct; fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))"#;
+
 /// Between what two commands answer.
 const NEXT: &str = "-- next --\n";
 
@@ -26,7 +30,7 @@ async fn the_quick_start_answers_as_it_is_shown() {
     assert!(folder.contains("mktemp"), "it leaves its files in a folder of its own: {folder}");
     assert!(section.contains("`kill %1 %2` ends both, and `cd -` leads back."), "{section}");
 
-    let mut script = format!("set -em\nexec 2>errors.log\nip link set lo up\n{folder}\n");
+    let mut script = format!("set -em\nexec 2>errors.log\npython3 -c '{LOOPBACK_UP}'\n{folder}\n");
     for (command, _) in typed {
         script += &format!("{command}\nprintf -- '{NEXT}'\n", NEXT = NEXT.escape_default());
     }
