@@ -3,6 +3,7 @@
 //! nothing of the machine that they were written on is in them.
 
 mod markdown;
+mod quick_start;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -41,17 +41,23 @@ struct Server {
 
 impl Server {
     /// A replica, at the Service's address.
-    async fn start(ordinal: usize, at: SocketAddr, applied: &Applied) -> Self {
-        let pod = Pod::of(applied.the("StatefulSet", SYSTEM, "envoy-sds"), ordinal, applied).await;
+    async fn replica(ordinal: usize, at: SocketAddr, applied: &Applied) -> Self {
+        let set = applied.the("StatefulSet", SYSTEM, "envoy-sds");
+        Self::start(Pod::of(set, ordinal, applied).await, ("sds", &at.to_string()), applied).await
+    }
+
+    /// The server of a pod. Where it is found by Envoys, which is a port of the pod by its name or a socket by its path, is
+    /// elsewhere here; so are metrics and the admin API.
+    async fn start(pod: Pod, (listener, place): (&str, &str), applied: &Applied) -> Self {
         let (admin, metrics) = (free_address(), free_address());
         let config = pod.here("/etc/envoy-sds/config/server.yaml");
-        let text = fs::read_to_string(&config).expect("it is there");
-        let places =
-            [("sds", at), ("metrics", metrics)].map(|(name, here)| (format!("0.0.0.0:{}", pod.port(name)), here));
-        let text = places.iter().fold(text, |text, (listened, here)| {
-            assert_eq!(text.matches(listened).count(), 1, "{listened} in {text}");
-            text.replace(listened, &here.to_string())
-        });
+        let mut text = fs::read_to_string(&config).expect("it is there");
+        for (name, place) in [(listener, place), ("metrics", &metrics.to_string())] {
+            let is_path = name.starts_with('/');
+            let listened = if is_path { pod.here(name) } else { format!("0.0.0.0:{}", pod.port(name)) };
+            assert_eq!(text.matches(&listened).count(), 1, "{listened} in {text}");
+            text = text.replace(&listened, place);
+        }
         assert!(!text.contains("0.0.0.0"), "{text}");
         fs::write(&config, text).expect("it can be written");
 
@@ -115,7 +121,7 @@ impl Server {
 async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     let applied = Applied::all().await;
     let at = free_address();
-    let mut server = Server::start(0, at, &applied).await;
+    let mut server = Server::replica(0, at, &applied).await;
     server.content().await;
     assert!(server.probe("readinessProbe"));
 
@@ -140,8 +146,9 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
         let answer = http::get(outbound, "/").await.expect("shop's Envoy answers");
         let seen = [answer.body.as_str(), answer.header("x-client"), answer.header("x-server")];
         assert_eq!((answer.status, seen), (200, ["hello from web\n", shop_id.as_str(), web_id.as_str()]));
+        answer
     };
-    request_arrives().await;
+    guide::shows(&request_arrives().await);
     server.has_two("ROOTCA ACKED, default ACKED").await;
 
     // Each Service's name is one that the server can be known by.
@@ -182,10 +189,10 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
     server.has_two("ROOTCA ACKED, default ACKED").await;
     policies::touches_nothing_of_others(&server.kubeconfig, &applied).await;
     policies::has_leaves_signed_and_nothing_else(&server.kubeconfig, &applied).await;
-    policies::the_policies_go_with_the_server(&applied).await;
+    policies::strangers_of_its_name_are_not_bound(&applied).await;
 
     server.process.stop(SHUTDOWN).await;
-    let mut other = Server::start(1, at, &applied).await;
+    let mut other = Server::replica(1, at, &applied).await;
     other.content().await;
     other.has_two("default HELD").await;
     assert_eq!(wire::get(inbound, None).await.expect_err("as before").chain, shown);

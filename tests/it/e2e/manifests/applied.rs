@@ -72,7 +72,8 @@ impl Applied {
 pub(super) fn kustomized() -> Vec<Value> {
     let [kustomization] = documents("kustomization.yaml").try_into().expect("it is one document");
     let list = |key: &str| kustomization[key].as_array().cloned().unwrap_or_default();
-    let known = ["apiVersion", "kind", "images", "resources", "patches"];
+    // What it has replaced is as it was, as long as the namespace is: `policies` has it changed.
+    let known = ["apiVersion", "kind", "images", "resources", "patches", "replacements"];
     let used = kustomization.as_object().expect("it is a map").keys();
     assert_eq!(used.filter(|key| !known.contains(&key.as_str())).collect::<Vec<_>>(), [""; 0]);
     let mut objects: Vec<Value> =

@@ -1,5 +1,6 @@
-//! The commands of docs/kubernetes.md, typed.
+//! The commands of docs/kubernetes.md, typed, and what README has of them.
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use kube::api::DynamicObject;
@@ -7,16 +8,43 @@ use serde_json::{Value, json};
 
 use super::SYSTEM;
 use super::applied::{Applied, documents, folder, kustomized, read};
+use crate::support::http::Answer;
 use crate::support::{parts, scratch};
 
-/// The commands at the top of example.yaml, which are those of docs/kubernetes.md.
+/// The commands at the top of example.yaml, which are those of README and docs/kubernetes.md.
 pub(super) fn copy_ca(applied: &Applied) {
     let example = read(&folder().join("example.yaml"));
     let commands: Vec<_> = example.lines().filter_map(|line| line.strip_prefix("#   ")).collect();
     let commands = commands.join("\n");
     assert!(commands.contains("kubectl apply -f -"), "{commands}");
-    assert!(read(&folder().join("../docs/kubernetes.md")).contains(&format!("\n{commands}\n```\n")), "{commands}");
+    for page in ["README.md", "docs/kubernetes.md"] {
+        let text = read(&folder().join("..").join(page));
+        assert!(text.contains(&format!("\n{commands}\n```\n")), "{page} does not have {commands}");
+    }
     run(&commands, applied);
+}
+
+/// README and guide show what shop's Envoy answers, but for the moment at which it did: ports are forwarded by nodes, so here the port
+/// is asked itself.
+pub(super) fn shows(answer: &Answer) {
+    const COMMANDS: &str = "\
+        $ kubectl -n envoy-sds-example port-forward deployment/shop 8080 >/dev/null &\n\
+        $ curl -si --retry 20 --retry-delay 1 --retry-connrefused 127.0.0.1:8080\n";
+    let varies = |name: &str| ["date", "x-envoy-upstream-service-time"].contains(&name);
+    for page in ["README.md", "docs/kubernetes.md"] {
+        let text = read(&folder().join("..").join(page));
+        let (_, session) = text.split_once(COMMANDS).unwrap_or_else(|| panic!("{page} does not have {COMMANDS}"));
+        let (head, rest) = session.split_once("\n\n").expect("a body follows");
+        let (body, _) = rest.split_at(answer.body.len());
+        let mut head = head.lines();
+        assert_eq!(head.next(), Some(&*format!("HTTP/1.1 {} OK", answer.status)), "{page}");
+        let headers = head.map(|line| line.split_once(": ").expect("a header"));
+        let headers: BTreeMap<_, _> = headers.map(|(name, value)| (name, (!varies(name)).then_some(value))).collect();
+        let answered = answer.headers.iter().filter(|(name, _)| *name != "connection");
+        let answered = answered.map(|(name, value)| (name.as_str(), (!varies(name)).then_some(value.as_str())));
+        assert_eq!(headers, answered.collect(), "{page}");
+        assert_eq!(body, answer.body, "{page}");
+    }
 }
 
 /// Types commands at the top of the repository, as the cluster's administrator.

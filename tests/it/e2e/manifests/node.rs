@@ -1,7 +1,6 @@
 //! `deploy/node/`: a server on each node, which knows pods by the processes that come to its socket. There is no kubelet, so what
 //! stays untried is what it does: the node's processes and folders in the pod, and who owns these.
 
-use std::fs;
 use std::process::Command;
 
 use k8s_openapi::api::core::v1::Pod as Object;
@@ -16,9 +15,7 @@ use crate::e2e::peers::Cgroup;
 use crate::support::bootstrap::printed;
 use crate::support::envoy::{Envoy, StartedBy};
 use crate::support::eventually::eventually;
-use crate::support::process::Process;
 use crate::support::proxy::free_address;
-use crate::support::server::PROGRAM;
 use crate::support::{PATIENCE, parts, scratch, wire};
 
 /// What `kubectl kustomize deploy/node` makes.
@@ -58,8 +55,9 @@ pub(super) async fn serves_the_pods_of_its_node(applied: &Applied) {
 
     // A socket's path has to be short.
     let node = tempfile::Builder::new().prefix("sds").tempdir().expect("a temporary folder can be made");
-    let socket = node.path().join("sds.sock");
-    let mut server = start(daemon_set, &socket.display().to_string(), applied).await;
+    let socket = node.path().join("sds.sock").display().to_string();
+    let pod = Pod::of(daemon_set, 0, applied).await;
+    let mut server = Server::start(pod, ("/run/envoy-sds/sds.sock", &socket), applied).await;
     server.content().await;
     assert!(server.probe("readinessProbe"));
 
@@ -70,7 +68,7 @@ pub(super) async fn serves_the_pods_of_its_node(applied: &Applied) {
     let (inbound, outbound) = (free_address(), free_address());
     let arguments = [
         ("--identity", "unix".to_owned()),
-        ("--server", format!("unix:{}", socket.display())),
+        ("--server", format!("unix:{socket}")),
         ("--listen", inbound.to_string()),
         ("--outbound", outbound.to_string()),
         ("--upstream", inbound.to_string()),
@@ -88,28 +86,6 @@ pub(super) async fn serves_the_pods_of_its_node(applied: &Applied) {
 async fn give_level(level: &str, applied: &Applied) {
     let metadata = json!({"name": SYSTEM, "labels": {"pod-security.kubernetes.io/enforce": level}});
     applied.cluster.apply(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})).await;
-}
-
-/// Starts the server of a node, with its socket here.
-async fn start(daemon_set: &Value, socket: &str, applied: &Applied) -> Server {
-    let pod = Pod::of(daemon_set, 0, applied).await;
-    let (admin, metrics) = (free_address(), free_address());
-    let config = pod.here("/etc/envoy-sds/config/server.yaml");
-    let text = fs::read_to_string(&config).expect("it is there");
-    let places = [
-        (pod.here("/run/envoy-sds/sds.sock"), socket.to_owned()),
-        (format!("0.0.0.0:{}", pod.port("metrics")), metrics.to_string()),
-    ];
-    let text = places.iter().fold(text, |text, (listened, here)| {
-        assert_eq!(text.matches(listened).count(), 1, "{listened} in {text}");
-        text.replace(listened, here)
-    });
-    fs::write(&config, text).expect("it can be written");
-    let kubeconfig = applied.cluster.kubeconfig_for(SYSTEM, &pod.account).await;
-    let mut command = pod.command(PROGRAM, &kubeconfig, applied).await;
-    command.args(["--admin", &admin.to_string()]);
-    let process = Process::start("envoy-sds", command, &pod.dir);
-    Server { process, kubeconfig, admin, metrics, pod }
 }
 
 /// It is the same program with the same rights and the same mesh, and nothing that is for the replicas selects its pods.
