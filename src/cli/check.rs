@@ -14,8 +14,8 @@ use crate::model::policy::{Backend, BackendKind, MeshPolicy};
 use crate::runtime::clock::Clock;
 
 /// Said of a configuration that names no resource files, with `kubernetes: on`.
-const OF_THE_CLUSTER: &str = "notice: no resource files are named, so meshes are those that the cluster has (Mesh objects), where nobody \
-     has looked. While it has none, the server is not ready, and serves nobody";
+const OF_THE_CLUSTER: &str = "notice: no resource files are named, so the meshes are the cluster's (Mesh objects), which are not looked at \
+     here; while there is none, the server is not ready, and serves nobody";
 
 /// Check configuration and resources: report all errors at once, with file, line and field
 ///
