@@ -67,6 +67,8 @@ pub struct Admin {
     pub refusals: Refusals,
     /// The meshes that the configuration names, and where: there may be none of that name.
     pub named_meshes: Vec<(String, String)>,
+    /// What is to be known of a CA that this server has made because it found no mesh.
+    pub own_ca: watch::Receiver<Option<&'static str>>,
     /// Requests that cert-manager has not answered; `None` without a cluster.
     pub pending: Option<PendingBoard>,
     /// The metrics.

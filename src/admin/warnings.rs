@@ -38,6 +38,9 @@ impl Warnings {
                 warnings.tell("configuration", || format!("{field}: there is no mesh {mesh:?}"));
             }
         }
+        if let Some(text) = *admin.own_ca.borrow() {
+            warnings.tell("configuration", || text.to_owned());
+        }
         for problem in admin.proof_problems.iter().flat_map(|problems| problems.borrow().to_vec()) {
             warnings.tell("identify", || problem.to_string());
         }

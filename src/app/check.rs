@@ -25,7 +25,8 @@ pub struct Found {
     pub warnings: Vec<Problem>,
 }
 
-/// Compiles the resources of files, and looks into the files that they name.
+/// Compiles the resources of files, and looks into the files that they name. What a cluster has is not known here; where meshes
+/// can only be its objects, there is none.
 pub fn resources(config: &Config, kubernetes_available: bool, clock: &Clock) -> Compiled {
     let settings = Settings {
         paths: config.resources.clone(),
@@ -35,7 +36,11 @@ pub fn resources(config: &Config, kubernetes_available: bool, clock: &Clock) -> 
         read_file: Some(regular_file::read),
         state_dir: None,
     };
-    LiveResources::of_files(settings, clock.clone()).load()
+    let mut resources = LiveResources::of_files(settings, clock.clone());
+    if config.has_meshes_of_the_cluster_alone() {
+        resources = resources.with_meshes_of_the_cluster();
+    }
+    resources.load()
 }
 
 /// Looks into the files of TLS listeners, and into keys and revocations of the proofs of identity. `secrets` are the mesh
@@ -70,19 +75,22 @@ pub fn files(config: &Config, secrets: &Arc<MeshSecrets>, clock: &Clock) -> Foun
 /// The meshes that the configuration names and that there are not: wrong where the resources of files are all that there are,
 /// and what may be mended by an object of the cluster elsewhere.
 pub fn unknown_meshes(config: &Config, policies: &PolicySet) -> Found {
+    let may_be_in_cluster = config.kubernetes != Kubernetes::Off && config.cluster_resources;
     let found = |(field, mesh): (String, String)| {
         let at = Location { field: Some(field), ..Location::default() };
         let hint = policies.meshes.keys().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
         let hint = (!hint.is_empty()).then(|| format!("there is {hint}"));
         let is_off = policies.unserved.off.contains(mesh.as_str());
-        let (what, hint) =
-            if is_off { ("has no identity to give: its mTLS is off", None) } else { ("is not there", hint) };
+        let (what, hint) = match (is_off, may_be_in_cluster) {
+            (true, _) => ("has no identity to give: its mTLS is off", None),
+            (false, true) => ("is in no resource file: the cluster has to have it", hint),
+            (false, false) => ("is not there", hint),
+        };
         (is_off, Problem { at, what: format!("the mesh {mesh:?} {what}"), hint })
     };
     // What is broken is told as such.
     let is_known = |mesh: &str| policies.meshes.contains_key(mesh) || policies.unserved.may_have(mesh).is_some();
     let unknown = config.unknown_meshes(is_known).into_iter().map(found);
-    let may_be_in_cluster = config.kubernetes != Kubernetes::Off && config.cluster_resources;
     let (warnings, problems): (Vec<_>, Vec<_>) = unknown.partition(|(is_off, _)| *is_off || may_be_in_cluster);
     let told = |found: Vec<(bool, Problem)>| found.into_iter().map(|(_, problem)| problem).collect();
     Found { problems: told(problems), warnings: told(warnings) }

@@ -4,6 +4,7 @@ pub mod check;
 mod cluster_metrics;
 mod cluster_secrets;
 mod convert;
+mod first_envoy;
 mod gate;
 mod identify;
 mod known_secrets;
@@ -12,19 +13,20 @@ mod object_status;
 mod problem_metrics;
 mod resources;
 mod server_metrics;
+mod sockets;
 mod trust_metrics;
 mod trust_readiness;
+mod without_meshes;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::{Mutex, watch};
 
 use self::resources::Resources;
+use self::sockets::Sockets;
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::issue;
@@ -47,9 +49,10 @@ use crate::runtime::clock::Clock;
 use crate::runtime::cluster;
 use crate::runtime::private_file;
 use crate::runtime::state_dir::StateDir;
+use crate::runtime::state_lock::StateLock;
 use crate::runtime::tasks::{Deaths, Tasks};
 use crate::runtime::watch_board::WatchBoard;
-use crate::serve::listen::{BindError, Lifetimes};
+use crate::serve::listen::Lifetimes;
 use crate::serve::source::{CertificateWatch, SecretSource};
 use crate::serve::{self, SdsServer, ServeSettings, listen};
 use crate::trust::store::{Sources, TrustStore};
@@ -72,6 +75,8 @@ pub struct App {
     tasks: Tasks,
     deaths: Mutex<Deaths>,
     cert_manager: Option<CertManager>,
+    /// Until everything has ended.
+    _state_lock: StateLock,
 }
 
 /// Why a server does not start.
@@ -105,6 +110,7 @@ impl App {
         if let Err(error) = private_file::make_folder(&config.state_dir) {
             tracing::warn!(%error, "the state directory cannot be made");
         }
+        let state_lock = StateLock::take(&config.state_dir)?;
         let state_dir = StateDir::new(&config.state_dir);
         let mode = convert::kubernetes(config.kubernetes);
         let kubernetes = cluster::connect(mode, config.kubeconfig.as_deref())
@@ -116,24 +122,9 @@ impl App {
         if kubernetes.is_none() && config.identify.asks_for_pods() {
             return Err(no_cluster_for("identify.unixPeer"));
         }
-        // The error's text has its causes in it already.
-        let bound =
-            listen::bind(&convert::listeners(&config.listeners), &clock).await.map_err(|error| match error {
-                BindError::Socket { .. } => StartError::Runtime(anyhow::anyhow!("{error}")),
-                BindError::Tls { .. } | BindError::UnixTls { .. } => wrong("listeners", error.to_string(), None),
-            })?;
-        let admin_socket = TcpListener::bind(config.admin.to_string())
-            .await
-            .with_context(|| format!("cannot listen at {} (admin)", config.admin))?;
+        let Sockets { envoys: bound, admin: admin_socket, metrics: metrics_socket } =
+            sockets::bind(&config, &clock).await?;
         let admin_address = admin_socket.local_addr()?;
-        let metrics_socket = match &config.metrics {
-            Some(address) => Some(
-                TcpListener::bind(address.to_string())
-                    .await
-                    .with_context(|| format!("cannot listen at {address} (admin.metricsAddress)"))?,
-            ),
-            None => None,
-        };
         let board = WatchBoard::new(clock.clone());
         let watch = |client| watch_objects(client, &config.system_namespace, &state_dir, &board, &tasks);
         let objects = kubernetes.as_ref().filter(|_| config.cluster_resources).map(watch);
@@ -173,6 +164,7 @@ impl App {
             cluster_secrets: cluster_secrets.clone(),
         };
         let known = gate::start(&readiness, awaited, &tasks);
+        let own_ca = without_meshes::start(&readiness, resources.without_meshes.clone(), &tasks);
         let secrets = known_secrets::start(resources.secrets.clone(), cluster_secrets, &tasks);
         let authorities =
             Authorities::new(config.state_dir.clone(), cert_manager.clone(), secrets.clone(), clock.clone());
@@ -286,6 +278,7 @@ impl App {
             roster: sds.roster(),
             refusals: sds.refusals(),
             named_meshes: config.named_meshes(),
+            own_ca,
             pending: cert_manager.as_ref().map(CertManager::pending),
             registry: registry.clone(),
         });
@@ -307,16 +300,19 @@ impl App {
         let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
         tasks.spawn_to_end(listen::serve(bound, sds, tasks.clone(), clock, lifetimes, serve_metrics));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");
-        if config.identify.is_by_own_tokens_alone() {
-            let socket = listeners.iter().find(|listener| listener.starts_with("unix:"));
-            tracing::info!(
-                "to connect a first Envoy: envoy-sds token issue --state-dir {} --name web-0 --workload web --out token && \
-                 envoy-sds bootstrap --server {} --folder . && envoy -c envoy.yaml",
-                config.state_dir.display(),
-                socket.map_or("HOST:PORT --server-ca FILE", String::as_str),
-            );
+        let wanted = resources.policies.borrow().clone();
+        if let Some(commands) = first_envoy::commands(&config, &listeners, wanted.meshes.keys().map(AsRef::as_ref)) {
+            tracing::info!("to connect a first Envoy: {commands}");
         }
-        Ok(Self { listeners, admin: admin_address, readiness, tasks, deaths: Mutex::new(deaths), cert_manager })
+        Ok(Self {
+            listeners,
+            admin: admin_address,
+            readiness,
+            tasks,
+            deaths: Mutex::new(deaths),
+            cert_manager,
+            _state_lock: state_lock,
+        })
     }
 
     /// Where Envoys connect: `127.0.0.1:5678`, `unix:/path`.

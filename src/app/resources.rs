@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::StartError;
 use crate::config::Config;
 use crate::mesh::cluster::{ClusterObjects, ObjectRef, Report, Standing};
-use crate::mesh::{Compiled, LiveResources, Settings as ResourceSettings};
+use crate::mesh::{Compiled, LiveResources, Settings as ResourceSettings, WithoutMeshes};
 use crate::model::diagnostic::Problem;
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;
@@ -61,6 +61,8 @@ pub(super) struct Resources {
     pub(super) complete: watch::Receiver<bool>,
     /// What is known of the cluster's objects.
     pub(super) objects: watch::Receiver<Known>,
+    /// What there is in place of meshes, if the cluster has none.
+    pub(super) without_meshes: watch::Receiver<Option<WithoutMeshes>>,
 }
 
 impl Resources {
@@ -86,6 +88,9 @@ impl Resources {
         let unknown = || Known::of(&ClusterObjects::default());
         let (publish_objects, known_objects) = watch::channel(if in_cluster { unknown() } else { Known::Listed });
         let mut live = LiveResources::new(settings, objects, clock.clone()).remembering(state_dir);
+        if config.has_meshes_of_the_cluster_alone() {
+            live = live.with_meshes_of_the_cluster();
+        }
         let compiled = live.load();
         // One team's mistake must not keep a server from coming back for the others; and the cluster may have meshes, which
         // it has not told of yet.
@@ -102,6 +107,7 @@ impl Resources {
         let (publish_secrets, secrets) = watch::channel(Arc::new(compiled.resources.secrets));
         let (publish_problems, problems) = watch::channel(Arc::new(compiled.problems));
         let (publish_reports, reports) = watch::channel(Arc::default());
+        let (publish_without_meshes, without_meshes) = watch::channel(live.without_meshes());
         let publisher = Publisher {
             policies: publish_policies,
             secrets: publish_secrets,
@@ -109,10 +115,11 @@ impl Resources {
             reports: publish_reports,
             complete: publish_complete,
             objects: publish_objects,
+            without_meshes: publish_without_meshes,
         };
         publisher.report(live.objects(), compiled.standings, compiled.resources.policies);
         tasks.spawn_essential("resources", publisher.run(live));
-        Ok(Self { policies, secrets, problems, reports, complete, objects: known_objects })
+        Ok(Self { policies, secrets, problems, reports, complete, objects: known_objects, without_meshes })
     }
 }
 
@@ -125,6 +132,7 @@ struct Publisher {
     complete: watch::Sender<bool>,
     /// `Listed` from the start, and never anything else, if no cluster is watched.
     objects: watch::Sender<Known>,
+    without_meshes: watch::Sender<Option<WithoutMeshes>>,
 }
 
 impl Publisher {
@@ -138,6 +146,8 @@ impl Publisher {
             });
             let Ok((loaded, compiled)) = loaded.await else { return };
             live = loaded;
+            let without_meshes = live.without_meshes();
+            self.without_meshes.send_if_modified(|told| std::mem::replace(told, without_meshes) != without_meshes);
             self.publish(compiled, live.objects());
         }
     }

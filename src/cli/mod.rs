@@ -68,6 +68,8 @@ pub enum Failure {
     Configuration(Vec<Problem>),
     /// What was asked for cannot be, which clap could not tell.
     Usage(String),
+    /// Nothing went wrong, and nothing came of it: somebody ended it too soon.
+    Interrupted(&'static str),
     /// Something went wrong at run time.
     Runtime(anyhow::Error),
 }
@@ -105,6 +107,10 @@ impl Cli {
             Err(Failure::Usage(what)) => {
                 output::error(format_args!("error: {what}"));
                 ExitCode::from(BAD_USAGE)
+            }
+            Err(Failure::Interrupted(when)) => {
+                output::error(when);
+                ExitCode::FAILURE
             }
             Err(Failure::Runtime(error)) => {
                 output::error(format_args!("error: {error:#}"));

@@ -39,7 +39,8 @@ pub struct Config {
     pub admin: HostPort,
     /// Where `/metrics` and `/livez` are by themselves, for a scraper that is not to reach the rest.
     pub metrics: Option<HostPort>,
-    /// Resource files and folders to watch; none means a mesh `default` with the builtin CA.
+    /// Resource files and folders to watch; none means a mesh `default` with the builtin CA, unless a cluster has meshes or is
+    /// to have them ([`Config::has_meshes_of_the_cluster_alone`]).
     pub resources: Vec<PathBuf>,
     /// Where builtin CAs and token-signing keys are kept.
     pub state_dir: PathBuf,
@@ -162,6 +163,11 @@ impl Config {
             }
         });
         merge::merge(file, overrides, surroundings)
+    }
+
+    /// Whether meshes can only be objects of a cluster: there has to be one, its objects count, and no files are named.
+    pub fn has_meshes_of_the_cluster_alone(&self) -> bool {
+        self.kubernetes == Kubernetes::On && self.cluster_resources && self.resources.is_empty()
     }
 
     /// The meshes that it names, and where: they may not be there yet, but a typing error should be told.

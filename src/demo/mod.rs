@@ -51,6 +51,15 @@ struct Tally {
     server_serial: String,
 }
 
+/// How it ended, if nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every request succeeded, and there was one.
+    Shown,
+    /// It was stopped before there was one, so nothing was shown.
+    TooSoon,
+}
+
 /// Runs the demo until `stop`, or for as long as the settings say.
 ///
 /// # Errors
@@ -59,23 +68,33 @@ pub async fn run(
     settings: DemoSettings,
     stop: impl Future<Output = ()>,
     out: &mut (dyn Write + Send),
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ended> {
     tokio::pin!(stop);
     let mut tally = Tally::default();
-    let ended = tokio::select! {
-        ended = show(&settings, &mut tally, out) => ended,
-        () = &mut stop => Ok(()),
+    let is_stopped = tokio::select! {
+        // First: an interrupt from a terminal goes to the Envoys too, whose end is no failure then.
+        biased;
+        () = &mut stop => true,
+        ended = show(&settings, &mut tally, out) => {
+            ended?;
+            false
+        }
     };
-    ended?;
+    if tally.requests == 0 {
+        return if is_stopped {
+            Ok(Ended::TooSoon)
+        } else {
+            bail!("it ended before the first request: give --for more time")
+        };
+    }
     writeln!(
         out,
         "{} requests, {} failed; {} certificates were renewed meanwhile",
         tally.requests, tally.failures, tally.renewals
     )?;
-    match tally {
-        Tally { requests: 0, .. } => bail!("ended before the first request"),
-        Tally { failures: 0, .. } => Ok(()),
-        Tally { failures, .. } => bail!("{failures} requests failed"),
+    match tally.failures {
+        0 => Ok(Ended::Shown),
+        failures => bail!("{failures} requests failed"),
     }
 }
 
@@ -218,4 +237,21 @@ fn mesh_resource() -> String {
          dpCert: {{rotation: {{expiration: {}s}}}}\n",
         LEAF_LIFETIME.as_secs()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_interrupt_before_the_first_request_is_no_failure_and_no_success() {
+        let nowhere = || DemoSettings { envoy: Some("/nowhere/envoy".into()), run_for: None };
+        let mut out = Vec::new();
+        let ended = run(nowhere(), std::future::ready(()), &mut out).await.unwrap();
+        assert_eq!((ended, String::from_utf8(out).unwrap().as_str()), (Ended::TooSoon, ""));
+
+        // What goes wrong by itself still is a failure.
+        let error = run(nowhere(), std::future::pending(), &mut Vec::new()).await.unwrap_err();
+        assert!(format!("{error:#}").contains("/nowhere/envoy"), "{error:#}");
+    }
 }

@@ -31,7 +31,7 @@ const EMBEDDED_DEFAULT: &str =
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Files and folders; folders are not searched deeper. With none at all, and no cluster that has meshes, there is the
-    /// embedded default: the mesh `default` with a builtin CA.
+    /// embedded default: the mesh `default` with a builtin CA; but see [`LiveResources::with_meshes_of_the_cluster`].
     pub paths: Vec<PathBuf>,
     /// See [`Context::kubernetes_available`].
     pub kubernetes_available: bool,
@@ -86,12 +86,24 @@ impl LiveResources {
         let embedded_default = match (settings.paths.is_empty(), &cluster) {
             (false, _) => EmbeddedDefault::Off,
             (true, Some(_)) if served_file(&settings).is_some_and(|file| file.exists()) => EmbeddedDefault::On,
-            (true, Some(_)) => EmbeddedDefault::Undecided,
+            (true, Some(_)) => EmbeddedDefault::Undecided { is_for_clusters: true },
             (true, None) => EmbeddedDefault::On,
         };
         let (objects, known) = (Arc::default(), KnownGood::default());
         let (has_begun, remembered, memory) = (false, None, None);
         Self { settings, clock, files, cluster, objects, embedded_default, known, has_begun, remembered, memory }
+    }
+
+    /// Meshes are to be objects of the cluster: one that does not know the kind gets nothing in their place, as each replica
+    /// would make a CA of its own. A server that has served the embedded default there before goes on.
+    #[must_use]
+    pub fn with_meshes_of_the_cluster(mut self) -> Self {
+        self.embedded_default = match (self.embedded_default, &self.cluster) {
+            (EmbeddedDefault::Undecided { .. }, _) => EmbeddedDefault::Undecided { is_for_clusters: false },
+            (EmbeddedDefault::On, None) => EmbeddedDefault::Off,
+            (before, _) => before,
+        };
+        self
     }
 
     /// What was good when the server ended counts as if it had not, and what is good is kept for the next start.
@@ -160,6 +172,16 @@ impl LiveResources {
         listed_until.is_none()
     }
 
+    /// What there is in place of meshes, if the cluster has none; as [`LiveResources::load`] found it the last time.
+    pub fn without_meshes(&self) -> Option<WithoutMeshes> {
+        let is_known = !matches!(self.objects.of(ObjectKind::Mesh), Listing::Unknown | Listing::Forbidden);
+        match self.embedded_default {
+            EmbeddedDefault::On if self.cluster.is_some() && is_known => Some(WithoutMeshes::EmbeddedDefault),
+            EmbeddedDefault::Withheld => Some(WithoutMeshes::Nothing),
+            _ => None,
+        }
+    }
+
     /// The objects that [`LiveResources::load`] took in the last time.
     pub fn objects(&self) -> &Arc<ClusterObjects> {
         &self.objects
@@ -201,11 +223,25 @@ fn unseen(objects: &ClusterObjects) -> impl Iterator<Item = Source> {
     kinds.map(|kind| Source { path: Arc::new(kind.path()), documents: Err(Vec::new()) })
 }
 
+/// What there is in place of meshes where no files are named and the cluster has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WithoutMeshes {
+    /// The embedded default, whose CA is this server's alone.
+    EmbeddedDefault,
+    /// Nothing: the cluster does not even know the kind, and meshes are to be its objects.
+    Nothing,
+}
+
 /// Whether the embedded default is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum EmbeddedDefault {
     /// It is not known whether the cluster has meshes.
-    Undecided,
+    Undecided {
+        /// Whether it is for a cluster, too, that does not know the kind.
+        is_for_clusters: bool,
+    },
+    /// It would be, were it for clusters.
+    Withheld,
     On,
     Off,
 }
@@ -215,8 +251,9 @@ impl EmbeddedDefault {
     /// had the definition from the start.
     fn after(self, meshes: &Listing) -> Self {
         match (self, meshes) {
-            (Self::Undecided, Listing::NotInstalled) => Self::On,
-            (Self::Undecided, Listing::Listed(_)) => Self::Off,
+            (Self::Undecided { is_for_clusters: true }, Listing::NotInstalled) => Self::On,
+            (Self::Undecided { is_for_clusters: false }, Listing::NotInstalled) => Self::Withheld,
+            (Self::Undecided { .. } | Self::Withheld, Listing::Listed(_)) => Self::Off,
             (Self::On, Listing::Listed(meshes) | Listing::Remembered(meshes)) if !meshes.is_empty() => Self::Off,
             (before, _) => before,
         }
@@ -228,7 +265,7 @@ impl EmbeddedDefault {
         let what = "that the embedded default is served";
         match self {
             Self::On => state_dir.write(&file, what, b""),
-            Self::Undecided | Self::Off => state_dir.remove(&file, what),
+            Self::Undecided { .. } | Self::Withheld | Self::Off => state_dir.remove(&file, what),
         };
     }
 }

@@ -38,6 +38,12 @@ fn without_paths_it_is_the_embedded_default() {
 }
 
 #[test]
+fn without_paths_nothing_stands_in_for_meshes_of_a_cluster() {
+    let mut files = LiveResources::of_files(settings(&[]), Clock::system()).with_meshes_of_the_cluster();
+    assert_eq!(meshes(&files.load().resources), "");
+}
+
+#[test]
 fn folders_are_read_and_everything_else_in_them_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     for (file, mesh) in [("a.yaml", "a"), ("b.yml", "b"), ("c.json", "c"), ("d.txt", "d"), (".e.yaml", "e")] {

@@ -32,7 +32,7 @@ pub use claims_in_force::first_conflict;
 pub use compile::{Compiled, Source, compile};
 pub use known_good::KnownGood;
 pub use last_good::{LastGood, Seen};
-pub use live::{LISTED_WITHIN, LiveResources, Settings};
+pub use live::{LISTED_WITHIN, LiveResources, Settings, WithoutMeshes};
 
 use crate::model::policy::PolicySet;
 use crate::model::secrets::MeshSecrets;

@@ -1,4 +1,4 @@
-//! Text of a proxy's choice (names, node ids, reasons) before somebody's eyes, or on somebody's terminal.
+//! Text of a proxy's choice (names, node ids, reasons) before somebody's eyes, or on somebody's terminal; and text for a shell.
 
 /// The text without anything that a terminal takes for a command, or that makes it look like another text.
 pub fn escaped(text: &str) -> String {
@@ -20,6 +20,12 @@ pub fn is_misleading(c: char) -> bool {
         c,
         '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
     )
+}
+
+/// One word for a shell, whatever is in it.
+pub fn for_shell(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+=,".contains(c);
+    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]

@@ -11,5 +11,6 @@ pub mod private_file;
 pub mod publish;
 pub mod regular_file;
 pub mod state_dir;
+pub mod state_lock;
 pub mod tasks;
 pub mod watch_board;

@@ -32,6 +32,7 @@ mod proxy_tokens;
 mod restart;
 mod rotation;
 mod served;
+mod starting;
 mod storms;
 mod tokens;
 mod trust_domains;

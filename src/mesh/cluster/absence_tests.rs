@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::tests::{LONG, Scene, becomes, mesh};
 use super::*;
+use crate::mesh::WithoutMeshes;
 use crate::testing::fake_cluster::{Definition, Fault};
 
 fn forbid(scene: &Scene, plural: &str, times: usize) {
@@ -62,6 +63,40 @@ async fn the_embedded_default_lasts_until_there_is_a_mesh() {
     becomes(&mut scene.live(vec![]), "", 0).await;
     scene.api.set_down(true);
     becomes(&mut scene.live(vec![]), "", 0).await;
+}
+
+/// Each replica would make a CA of its own; one that has served the embedded default before is not taken away.
+#[tokio::test(start_paused = true)]
+async fn where_meshes_are_to_be_objects_there_is_no_embedded_default() {
+    let scene = Scene::new();
+    ObjectKind::ALL.into_iter().for_each(|kind| scene.api.define(kind.plural(), Some(Definition::Missing)));
+    let mut live = scene.live(vec![]).with_meshes_of_the_cluster();
+    becomes(&mut live, "", 0).await;
+    assert_eq!(live.without_meshes(), None, "the cluster has not answered");
+    let told = async {
+        while live.without_meshes().is_none() {
+            live.changed().await;
+            assert!(live.load().resources.policies.meshes.is_empty());
+        }
+    };
+    timeout(LONG, told).await.unwrap();
+    assert_eq!(live.without_meshes(), Some(WithoutMeshes::Nothing));
+    ObjectKind::ALL.into_iter().for_each(|kind| scene.api.define(kind.plural(), None));
+    scene.api.put("meshes", mesh("first", "ca-1"));
+    becomes(&mut live, "first", 0).await;
+    assert_eq!(live.without_meshes(), None);
+
+    let scene = Scene::new();
+    ObjectKind::ALL.into_iter().for_each(|kind| scene.api.define(kind.plural(), Some(Definition::Missing)));
+    let mut live = scene.live(vec![]);
+    becomes(&mut live, "default", 0).await;
+    assert_eq!(live.without_meshes(), Some(WithoutMeshes::EmbeddedDefault));
+    let mut live = scene.live(vec![]).with_meshes_of_the_cluster();
+    becomes(&mut live, "default", 0).await;
+    scene.api.define("meshes", None);
+    scene.api.put("meshes", mesh("first", "ca-1"));
+    becomes(&mut live, "first", 0).await;
+    assert_eq!(live.without_meshes(), None);
 }
 
 #[tokio::test(start_paused = true)]
