@@ -9,7 +9,7 @@ use crate::support::{parts, scratch};
 
 const REPOSITORY: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Whether it takes the file without a warning, and what it says.
+/// Whether it takes the file without a warning (or one of ours), and what it says.
 fn loads(file: &Path) -> (bool, String) {
     let output = Command::new(parts::program("compose-loader"))
         .arg(file)
@@ -32,6 +32,7 @@ fn what_compose_v2_minds_is_found() {
     let file = scratch::dir("newer-compose").join("docker-compose.yml");
     for (minded, text) in [
         ("`version` is obsolete", "version: '3'\nservices: {web: {image: web}}\n"),
+        ("has no `pull_policy: never`", "services: {web: {image: web, build: {context: .}}}\n"),
         ("variable is not set", "services: {web: {image: \"web:$NONE\"}}\n"),
     ] {
         fs::write(&file, text).expect("the scratch folder can be written");

@@ -1,5 +1,5 @@
 // compose-loader loads files as Compose v2 does before it runs them, with all their profiles: what it refuses or warns of is said,
-// and fails.
+// and fails. So does a service that is built and may be pulled: v2 would ask a registry for its image first, in vain.
 //
 //	compose-loader FILE...
 package main
@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/compose-spec/compose-go/v2/cli"
+	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/sirupsen/logrus"
 )
 
@@ -25,11 +26,17 @@ func main() {
 	logrus.SetOutput(warnings)
 	for _, file := range os.Args[1:] {
 		options, err := cli.NewProjectOptions([]string{file}, cli.WithName("test"), cli.WithProfiles([]string{"*"}))
-		if err == nil {
-			_, err = options.LoadProject(context.Background())
-		}
 		if err != nil {
-			logrus.Errorf("%s: %v", file, err)
+			logrus.Fatal(file, ": ", err)
+		}
+		project, err := options.LoadProject(context.Background())
+		if err != nil {
+			logrus.Fatal(file, ": ", err)
+		}
+		for name, service := range project.Services {
+			if service.Build != nil && service.PullPolicy != types.PullPolicyNever {
+				logrus.Errorf("%s: service %s is built, but has no `pull_policy: never`", file, name)
+			}
 		}
 	}
 	if warnings.lines > 0 || len(os.Args) == 1 {
