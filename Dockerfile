@@ -28,12 +28,12 @@ RUN touch build.rs src/main.rs src/lib.rs \
  && case "$PROFILE" in dev) built=debug ;; *) built=$PROFILE ;; esac \
  && cp "target/$built/envoy-sds" /envoy-sds \
  && strip /envoy-sds \
- && mkdir /state && chmod 700 /state
+ && mkdir -p /state/envoy-sds && chmod 700 /state/envoy-sds
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /envoy-sds /usr/local/bin/envoy-sds
-# A new volume takes its owner from here.
-COPY --from=build --chown=65532:65532 /state /var/lib/envoy-sds
+# A new volume takes its owner and mode from here. (Of the folder that is named, builders keep no mode; of what is in it they do.)
+COPY --from=build --chown=65532:65532 /state /var/lib
 # For the default of stateDir alone: what the configuration says counts.
 ENV XDG_STATE_HOME=/var/lib
 USER 65532:65532

@@ -24,6 +24,7 @@ mod load_faults;
 mod manifests;
 mod membership;
 mod metrics;
+mod newer_compose;
 mod outages;
 mod peers;
 mod preflight;

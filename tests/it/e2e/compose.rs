@@ -20,9 +20,8 @@ impl<'a> Client<'a> {
     /// From the first request by mTLS on, before which a caller without a certificate was refused.
     async fn begin(compose: &'a Compose, caller: &str, called: &str) -> Self {
         let mut client = Self { compose, seen: 0, serial: String::new() };
-        client
-            .next("that a stranger is refused", |line| line.contains("a caller without a certificate is refused"))
-            .await;
+        let refused = "a caller without a certificate is refused, as it has to be: TLS alert \"certificate required\"";
+        client.next("that a stranger is refused", |line| line.ends_with(refused)).await;
         let first = client.next("the first request", |line| line.contains("request 1: ")).await;
         assert!(first.contains(&format!("request 1: {caller} (serial ")), "{first}");
         assert!(first.contains(&format!(" called {called} (from ")) && first.ends_with(": hello from web"), "{first}");
@@ -133,6 +132,7 @@ async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
     let proxies = compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "proxies"]).await;
     assert!(proxies.contains("shop-0") && proxies.contains("web-0"), "{proxies}");
     are_published(&compose, "spiffe://default/web").await;
+    keeps_its_state_to_itself(&compose).await;
     keeps_its_state_where_it_is_told(&compose).await;
 
     compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "rotate", "--all"]).await;
@@ -143,6 +143,14 @@ async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
     compose.run(&["run", "--rm", "shop-token"]).await;
     compose.run(&["up", "-d", "--no-deps", "envoy-sds"]).await;
     client.goes_on("now that the server is back").await;
+}
+
+/// A new volume for the state belongs to the program alone, as the image has it.
+async fn keeps_its_state_to_itself(compose: &Compose) {
+    let mount = format!("{}:/state:ro", compose.volume("local-state"));
+    let look = ["run", "--rm", "--no-deps", "--volume", &mount, "client", "stat", "--format=%u %a", "/state"];
+    let said = compose.run(&look).await;
+    assert!(said.lines().any(|line| line.trim() == "65532 700"), "{said}");
 }
 
 /// The image has a place for its state by default, and none that would count more than the configuration. Nothing can be written to

@@ -56,6 +56,11 @@ impl Compose {
         address.unwrap_or_else(|| panic!("no address of {service}: {said}"))
     }
 
+    /// The name that Docker knows a volume of the file by.
+    pub fn volume(&self, name: &str) -> String {
+        format!("{}_{name}", self.project)
+    }
+
     /// All that a service has said.
     pub async fn log(&self, service: &str) -> String {
         text(&self.compose(&["logs", "--no-color", service], COMING_UP).await)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// The program `name`: `envoy`, `envoy-oldest` (the oldest version that is supported), `etcd`, `kube-apiserver`, `kubectl`,
-/// `cert-manager` or `promtool`.
+/// `cert-manager`, `promtool` or `compose-loader`.
 pub fn program(name: &str) -> PathBuf {
     let path = folder().join(name);
     assert!(path.exists(), "{} is missing: run tests/run, it installs the real parts", path.display());
