@@ -1,6 +1,5 @@
 //! The admin address as clients see it, on a real socket.
 
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
+use super::super::connections::{self, Speaks};
 use super::super::proto::envoy::service::status::v3::ClientStatusRequest;
 use super::super::proto::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
 use super::super::proto::v1::admin_client::AdminClient;
@@ -35,7 +35,7 @@ struct Rig {
     address: SocketAddr,
     channel: Channel,
     shutdown: CancellationToken,
-    server: JoinSet<io::Result<()>>,
+    server: JoinSet<()>,
 }
 
 impl Rig {
@@ -50,7 +50,7 @@ impl Rig {
             .route("/livez", axum::routing::get(async || "ok\n"))
             .merge(routes(roster.clone(), refusals.clone(), certificates.clone(), readiness.watch()))
             .fallback(unknown);
-        server.spawn(super::super::http::until(socket, router, shutdown.clone()));
+        server.spawn(connections::serve(socket, router, Speaks::Http1And2, shutdown.clone()));
         let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
         Self { roster, refusals, certificates, readiness, address, channel, shutdown, server }
     }
@@ -263,5 +263,5 @@ async fn a_client_that_stays_does_not_hold_up_the_end() {
     watched.message().await.unwrap();
     rig.shutdown.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(60), rig.server.join_next()).await;
-    ended.expect("it ends").unwrap().unwrap().unwrap();
+    ended.expect("it ends").unwrap().unwrap();
 }

@@ -1,11 +1,7 @@
 //! The admin address: HTTP pages here, gRPC services in [`super::grpc`], on one socket. And the address for metrics alone.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::future::IntoFuture;
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -13,65 +9,35 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::Speaks;
 use super::scraping::Bounded;
 use super::warnings::Warnings;
-use super::{Admin, exposition, grpc, host, status};
-
-/// How long a client may take to end after shutdown has begun. Some never would: a watch of the health, a reader that
-/// does not read.
-const GRACE: Duration = Duration::from_secs(1);
+use super::{Admin, connections, exposition, grpc, host, status};
 
 /// Serves `admin` until `shutdown`, and a moment longer to whoever is being answered.
-///
-/// # Errors
-/// When the socket is of no use any more.
-pub async fn serve(socket: TcpListener, admin: Arc<Admin>, shutdown: CancellationToken) -> io::Result<()> {
-    until(socket, routes(admin), shutdown).await
+pub async fn serve(socket: TcpListener, admin: Arc<Admin>, shutdown: CancellationToken) {
+    connections::serve(socket, routes(admin), Speaks::Http1And2, shutdown).await;
 }
 
-/// Serves `/metrics` and `/livez`, and nothing else, until `shutdown`: whoever reaches this address can neither do anything, nor
-/// learn who the proxies are, nor use up what the server has of connections.
-///
-/// # Errors
-/// When the socket is of no use any more.
-pub async fn serve_metrics(
-    socket: TcpListener,
-    registry: Arc<Registry>,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    until(Bounded::new(socket), scraped(registry), shutdown).await
-}
-
-pub(super) async fn until<L>(socket: L, routes: Router, shutdown: CancellationToken) -> io::Result<()>
-where
-    L: Listener,
-    L::Addr: fmt::Debug,
-{
-    let served = axum::serve(socket, routes).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    let given_up = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        served = served.into_future() => served,
-        () = given_up => Ok(()),
-    }
+/// Serves `/metrics` and `/livez` over HTTP/1, and nothing else, until `shutdown`: whoever reaches this address can neither do
+/// anything, nor learn who the proxies are, nor use up what the server has of connections.
+pub async fn serve_metrics(socket: TcpListener, registry: Arc<Registry>, shutdown: CancellationToken) {
+    connections::serve(Bounded::new(socket), scraped(registry), Speaks::Http1, shutdown).await;
 }
 
 /// The routes.
 fn routes(admin: Arc<Admin>) -> Router {
     let (roster, refusals) = (admin.roster.clone(), admin.refusals.clone());
     let services = grpc::routes(roster, refusals, Arc::new(admin.manager.clone()), admin.readiness.watch());
-    let (scraped, own) = (scraped(admin.registry.clone()), admin.host.as_str().into());
+    let (scraped, own) = (scraped(admin.registry.clone()), admin.host_names.as_slice().into());
     let pages = Router::new().route("/", get(page)).route("/readyz", get(ready)).with_state(admin).merge(scraped);
     // The services are out of any browser's reach by themselves, whatever they are called.
-    let pages = pages.route_layer(middleware::from_fn_with_state::<_, Arc<str>, _>(own, host::check));
+    let pages = pages.route_layer(middleware::from_fn_with_state::<_, Arc<[String]>, _>(own, host::check));
     pages.merge(services).fallback(grpc::unknown)
 }
 
@@ -122,7 +88,6 @@ mod tests {
 
     use prometheus_client::metrics::counter::Counter;
     use tokio::task::JoinSet;
-    use tonic::Code;
     use tonic::transport::Endpoint;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
@@ -169,11 +134,9 @@ mod tests {
             AdminClient::new(channel.clone()).rotate(RotateRequest::default()).await.err(),
             HealthClient::new(channel).check(HealthCheckRequest::default()).await.err(),
         ];
-        for refused in refused {
-            assert_eq!(refused.unwrap().code(), Code::Unimplemented);
-        }
+        assert!(refused.iter().all(Option::is_some), "{refused:?}");
         shutdown.cancel();
-        server.join_next().await.unwrap().unwrap().unwrap();
+        server.join_next().await.unwrap().unwrap();
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! [`crate::model::svid::Svid`], of which only the leaf is looked at.
 
 mod certificates;
+mod connections;
 mod csds;
 mod exposition;
 mod grpc;
@@ -41,8 +42,9 @@ use crate::trust::store::TrustStore;
 pub struct Admin {
     /// Why the server is not ready.
     pub readiness: Readiness,
-    /// The host of the admin address, as it is configured.
-    pub host: String,
+    /// What the pages are asked for by, beside names that nobody can publish: the host of the admin address, as it is
+    /// configured, and its further names.
+    pub host_names: Vec<String>,
     /// The SDS addresses that are really bound.
     pub listeners: Vec<String>,
     /// The meshes, by the policies that are in force.

@@ -16,8 +16,12 @@ use tokio::time::{Instant, Sleep};
 /// How many connections there may be at a time; whoever comes then waits to be accepted.
 const MOST: usize = 64;
 
-/// How long nothing may come or go on a connection before it ends. Longer than most are left alone between two scrapes.
+/// How long nothing may come or go on a connection before it ends. Longer than most are left alone between two scrapes. (How
+/// long a request may take to come is bounded by [`super::connections`].)
 const IDLE: Duration = Duration::from_secs(120);
+
+/// How long a client may take to read an answer, however steadily: longer than any scrape may.
+const ANSWER: Duration = Duration::from_secs(300);
 
 /// Accepts [`MOST`] connections at a time.
 #[derive(Debug)]
@@ -33,14 +37,14 @@ impl Bounded {
 }
 
 impl Listener for Bounded {
-    type Io = Used;
+    type Io = Used<TcpStream>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Used, SocketAddr) {
+    async fn accept(&mut self) -> (Used<TcpStream>, SocketAddr) {
         // It is never closed; if it were, there would be no bound, and still metrics.
         let place = self.places.clone().acquire_owned().await.ok();
         let (stream, from) = Listener::accept(&mut self.socket).await;
-        (Used { stream, idle: Box::pin(tokio::time::sleep(IDLE)), _place: place }, from)
+        (Used::new(stream, place), from)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -48,36 +52,60 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends [`IDLE`] after it was last used.
+/// A connection that ends [`IDLE`] after it was last used, and when an answer has taken [`ANSWER`].
 #[derive(Debug)]
-pub(super) struct Used {
-    stream: TcpStream,
-    idle: Pin<Box<Sleep>>,
+pub(super) struct Used<S> {
+    stream: S,
+    until: Pin<Box<Sleep>>,
+    /// When what is being sent, or was sent last, has to have been taken.
+    answer_until: Option<Instant>,
+    /// The client has yet to take what was sent before.
+    is_full: bool,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Used {
+impl<S> Used<S> {
+    fn new(stream: S, place: Option<OwnedSemaphorePermit>) -> Self {
+        let until = Box::pin(tokio::time::sleep(IDLE));
+        Self { stream, until, answer_until: None, is_full: false, _place: place }
+    }
+
     /// Of what was tried: if it did something, the time begins anew; if it waits, for no longer than the time.
     fn judged<T>(&mut self, context: &mut Context<'_>, tried: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if tried.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE);
+            let idle = Instant::now() + IDLE;
+            self.until.as_mut().reset(self.answer_until.map_or(idle, |until| until.min(idle)));
             return tried;
         }
-        self.idle.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.until.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn has_read<T>(&mut self, context: &mut Context<'_>, tried: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        // What comes while an answer is stuck gives it no more time.
+        if tried.is_ready() && !self.is_full {
+            self.answer_until = None;
+        }
+        self.judged(context, tried)
+    }
+
+    fn has_written<T>(&mut self, context: &mut Context<'_>, tried: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.is_full = tried.is_pending();
+        self.answer_until.get_or_insert_with(|| Instant::now() + ANSWER);
+        self.judged(context, tried)
     }
 }
 
-impl AsyncRead for Used {
+impl<S: AsyncRead + Unpin> AsyncRead for Used<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let tried = Pin::new(&mut self.stream).poll_read(context, into);
-        self.judged(context, tried)
+        self.has_read(context, tried)
     }
 }
 
-impl AsyncWrite for Used {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Used<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let tried = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judged(context, tried)
+        self.has_written(context, tried)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -94,7 +122,7 @@ impl AsyncWrite for Used {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let tried = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.judged(context, tried)
+        self.has_written(context, tried)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -144,5 +172,41 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         // But for what has passed of it before time was stopped.
         assert!(begin.elapsed() > IDLE / 2 && begin.elapsed() <= IDLE + Duration::from_millis(1));
+    }
+
+    /// Writes `bytes` to a client that reads one of them a second; says how that ends, and when.
+    async fn read_slowly(bytes: usize, answers: usize) -> (io::Result<()>, Duration) {
+        let (mut client, stream) = tokio::io::duplex(1);
+        let mut used = Used::new(stream, None);
+        let begin = Instant::now();
+        let reads = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                // It asks again before it has read.
+                let _ = client.write_all(b"x").now_or_never();
+                client.read_exact(&mut [0]).await.unwrap();
+            }
+        };
+        let writes = async {
+            for _ in 0..answers {
+                used.read_exact(&mut [0]).await?;
+                used.write_all(&vec![0; bytes]).await?;
+            }
+            Ok(())
+        };
+        let ended = tokio::select! {
+            ended = writes => ended,
+            () = reads => unreachable!("it reads for ever"),
+        };
+        (ended, begin.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_read_slowly_ends_and_one_that_is_read_for_ever_does_too() {
+        let (ended, _) = read_slowly(200, 3).await;
+        assert!(ended.is_ok(), "{ended:?}");
+        let (ended, after) = read_slowly(100_000, 1).await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!((ANSWER..ANSWER + Duration::from_secs(3)).contains(&after), "{after:?}");
     }
 }

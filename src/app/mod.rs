@@ -265,7 +265,7 @@ impl App {
         let registry = Arc::new(registry);
         let admin = Arc::new(Admin {
             readiness: readiness.clone(),
-            host: config.admin.host.clone(),
+            host_names: std::iter::once(&config.admin.host).chain(&config.admin_host_names).cloned().collect(),
             listeners: listeners.clone(),
             policies,
             problems: resources.problems,
@@ -286,17 +286,9 @@ impl App {
         if let Some(socket) = metrics_socket {
             let (address, shutdown) = (socket.local_addr()?, shutdown.clone());
             tracing::info!(%address, "metrics alone are served here");
-            tasks.spawn_to_end(async move {
-                if let Err(error) = admin::http::serve_metrics(socket, registry, shutdown).await {
-                    tracing::error!(%error, "the address for metrics is no longer served");
-                }
-            });
+            tasks.spawn_to_end(admin::http::serve_metrics(socket, registry, shutdown));
         }
-        tasks.spawn_to_end(async move {
-            if let Err(error) = admin::http::serve(admin_socket, admin, shutdown).await {
-                tracing::error!(%error, "the admin address is no longer served");
-            }
-        });
+        tasks.spawn_to_end(admin::http::serve(admin_socket, admin, shutdown));
         let lifetimes = Lifetimes { drain: DRAIN + Duration::from_secs(1), max_age: config.limits.max_connection_age };
         tasks.spawn_to_end(listen::serve(bound, sds, tasks.clone(), clock, lifetimes, serve_metrics));
         tracing::info!(?listeners, admin = %admin_address, version = env!("CARGO_PKG_VERSION"), "listening");

@@ -30,10 +30,11 @@ pub(super) struct File {
     pub(super) ads: Ads,
 }
 
-/// What `admin` says: where the admin API is, and where the metrics are by themselves.
+/// What `admin` says: where the admin API is, what it is called, and where the metrics are by themselves.
 #[derive(Debug, Default)]
 pub(super) struct Admin {
     pub(super) address: Option<(HostPort, Location)>,
+    pub(super) host_names: Vec<String>,
     pub(super) metrics_address: Option<(HostPort, Location)>,
 }
 
@@ -85,8 +86,37 @@ fn decode_admin(fields: &Fields<'_>) -> Admin {
     let address = |field: Field<'_>| Some((field.check(field.text()?.parse())?, field.location()));
     Admin {
         address: fields.optional("address").and_then(address),
+        host_names: fields.optional("hostNames").map(|field| decode_host_names(&field)).unwrap_or_default(),
         metrics_address: fields.optional("metricsAddress").and_then(address),
     }
+}
+
+/// Names as they are in a URL, without a port; lower-case from here on, as they are the same to everybody else (RFC 9110,
+/// section 4.2.3).
+fn decode_host_names(field: &Field<'_>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for item in field.list().unwrap_or_default() {
+        let Some(name) = item.text() else { continue };
+        let name = name.to_ascii_lowercase();
+        if !is_host_name(&name) {
+            let hint = "such as sds.example.com: no scheme, port, path or wildcard";
+            item.problem_with_hint(format!("{name:?} is not the name of a host"), hint);
+        } else if names.contains(&name) {
+            item.problem_with_hint("the same name is there twice", "once is enough");
+        } else {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// RFC 1123, section 2.1, and the underscore that some have all the same.
+fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let fits = (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-');
+        fits && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 fn decode_paths(field: &Field<'_>) -> Vec<PathBuf> {

@@ -70,6 +70,7 @@ pub(super) fn merge(
     let config = Config {
         listeners: listeners.into_iter().map(|(listener, _)| listener).collect(),
         admin,
+        admin_host_names: file.admin.host_names,
         metrics: metrics.map(|(address, _)| address),
         resources: if overrides.resources.is_empty() { file.resources } else { overrides.resources },
         state_dir,

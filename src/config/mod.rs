@@ -37,6 +37,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// Where the admin API listens.
     pub admin: HostPort,
+    /// Names that its pages are asked for by, beside those that nobody can publish; lower-case.
+    pub admin_host_names: Vec<String>,
     /// Where `/metrics` and `/livez` are by themselves, for a scraper that is not to reach the rest.
     pub metrics: Option<HostPort>,
     /// Resource files and folders to watch; none means a mesh `default` with the builtin CA, unless a cluster has meshes or is

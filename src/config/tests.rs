@@ -208,6 +208,28 @@ fn metrics_have_an_address_of_their_own_if_one_is_given() {
 }
 
 #[test]
+fn the_admin_pages_can_have_names() {
+    assert_eq!(load(FULL).unwrap().admin_host_names, [""; 0]);
+    let config = load("admin: {hostNames: [sds.example.com, Envoy-SDS.kong-mesh-system]}").unwrap();
+    assert_eq!(config.admin_host_names, ["sds.example.com", "envoy-sds.kong-mesh-system"]);
+    let hint = "(such as sds.example.com: no scheme, port, path or wildcard)";
+    for name in ["", ".", "a..b", "a.", "-a", "a b", "sds.example.com:5681", "http://sds", "a/b", "*.example.com", "ä"]
+    {
+        let problem = format!("s.yaml:1: admin.hostNames[0]: {name:?} is not the name of a host {hint}");
+        assert_eq!(load(&format!("admin: {{hostNames: ['{name}']}}")).unwrap_err(), [problem]);
+    }
+    for (text, problem) in [
+        (
+            "admin: {hostNames: [a.b, A.B]}",
+            "s.yaml:1: admin.hostNames[1]: the same name is there twice (once is enough)",
+        ),
+        ("admin: {hostNames: a.b}", "s.yaml:1: admin.hostNames: expected a list, found text"),
+    ] {
+        assert_eq!(load(text).unwrap_err(), [problem], "{text}");
+    }
+}
+
+#[test]
 fn item_88_ads_resync_is_off_unless_a_file_says_how_often() {
     assert_eq!(load(FULL).unwrap().ads.resync, None);
     assert_eq!(load("ads: {}").unwrap().ads.resync, None);

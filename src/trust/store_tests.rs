@@ -397,3 +397,18 @@ async fn a_ca_in_a_resource_that_has_ended_is_a_bad_source_and_no_more() {
     tokio::time::sleep(Duration::from_secs(70)).await;
     assert_eq!(cas(&rig.store.of("default")), ["CN=Root"]);
 }
+
+#[tokio::test]
+async fn a_file_is_trusted_as_soon_as_it_is_there_though_its_folder_is_made_later() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::root("Mounted"));
+    let file = folder.path().join("mounted/later/ca.pem");
+    let rig = Rig::start(policies(&[("default", CaSource::File(file.clone()))]), MeshSecrets::default());
+    let (mut bundle, mut troubles) = (rig.store.of("default"), rig.store.troubles());
+    troubles.wait_for(|troubles| !troubles.is_empty()).await.unwrap();
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, ca.certificate().pem()).unwrap();
+    // Before anything else has the store look again, 10 s after it has heard of the mesh.
+    let told = bundle.wait_for(Option::is_some);
+    drop(tokio::time::timeout(Duration::from_secs(8), told).await.expect("it is noticed").unwrap());
+    assert_eq!(cas(&bundle), ["CN=Mounted"]);
+}

@@ -11,9 +11,10 @@ use crate::issue::issuer::{IssueError, Subject, learnable, policy_digest};
 use crate::issue::verify::{Expected, valid_in, verify};
 use crate::model::bundle::Bundle;
 use crate::model::certificate::Certificate;
-use crate::model::policy::{Backend, BackendKind, CaSource};
+use crate::model::policy::{Backend, BackendKind, CaSource, DataSource};
 use crate::model::secrets::{KnownSecrets, SecretLookup};
 use crate::runtime::clock::Clock;
+use crate::runtime::file_watch::{Changes, FileWatch};
 use crate::runtime::regular_file;
 
 /// Its lifetime where the Mesh says none: it is of no use to anybody, so let it be short.
@@ -25,6 +26,8 @@ pub(super) struct Tester {
     pub(super) authorities: Arc<dyn AuthoritySource>,
     pub(super) secrets: watch::Receiver<Arc<KnownSecrets>>,
     pub(super) pending: Option<PendingBoard>,
+    /// Looks at the files in which CAs are.
+    pub(super) files: Arc<FileWatch>,
     pub(super) clock: Clock,
 }
 
@@ -42,7 +45,12 @@ pub(super) enum TestError {
     Issue(#[from] IssueError),
 }
 
+/// What the last attempt went by: what the certificate had to lead to, or why that is not known.
+#[derive(Debug, Default)]
+pub(super) struct WentBy(Option<Result<Anchor, String>>);
+
 /// What the certificate has to lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Anchor {
     Known(Bundle),
     /// What the issuer names itself.
@@ -56,9 +64,10 @@ impl Tester {
         &mut self,
         mesh: &Arc<str>,
         backend: &Backend,
+        went_by: &mut WentBy,
         overdue: impl Fn(Option<String>),
     ) -> Result<(), TestError> {
-        let anchor = self.anchor(mesh, backend).await.map_err(TestError::Source)?;
+        let anchor = went_by.0.insert(self.anchor(mesh, backend).await).clone().map_err(TestError::Source)?;
         let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/preflight", backend.trust_domain).into();
         let subject = Subject { mesh: mesh.clone(), proxy: PROXY.into(), spiffe_id, identity_policy: None };
@@ -100,7 +109,32 @@ impl Tester {
         Some(format!("{reason}: {message}{hint}"))
     }
 
+    /// Returns when somebody has put in place what another attempt may fare better with: the CA that its certificate has to
+    /// lead to is another, or is known now, or it is signed here and files or mesh Secrets have changed. `files` are the
+    /// changes since before that attempt.
+    pub(super) async fn mended(&mut self, mesh: &Arc<str>, backend: &Backend, went_by: &WentBy, files: &mut Changes) {
+        loop {
+            tokio::select! {
+                () = files.next() => {}
+                changed = self.secrets.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+            }
+            let is_signed_here = matches!(backend.kind, BackendKind::Provided(_));
+            if is_signed_here || went_by.0.as_ref() != Some(&self.anchor(mesh, backend).await) {
+                return;
+            }
+        }
+    }
+
     async fn anchor(&mut self, mesh: &Arc<str>, backend: &Backend) -> Result<Anchor, String> {
+        if let BackendKind::Provided(ca) = &backend.kind {
+            for source in [&ca.certificate, &ca.private_key] {
+                if let DataSource::File(path) = source {
+                    self.files.add(path);
+                }
+            }
+        }
         if backend.kind.takes_trust_from_issuer() {
             return Ok(Anchor::Named);
         }
@@ -108,6 +142,7 @@ impl Tester {
             BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Ok(Anchor::Known((**bundle).clone())),
             BackendKind::CertManager { trust: CaSource::File(path), .. } => {
                 let at = |what: String| format!("file {}: {what}", path.display());
+                self.files.add(path);
                 let pem = regular_file::read(path).map_err(|error| at(error.to_string()))?;
                 self.parse(&pem).map_err(at)
             }

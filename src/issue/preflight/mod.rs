@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use self::attempt::{TestError, Tester};
+use self::attempt::{TestError, Tester, WentBy};
 use self::passed::Passed;
 pub use self::record::recall;
 use self::state::{State, Test};
@@ -101,7 +101,7 @@ impl Preflight {
             signers: BTreeSet::new(),
             running: BTreeMap::new(),
             tests: JoinSet::new(),
-            tester: Tester { authorities, secrets, pending, clock: clock.clone() },
+            tester: Tester { authorities, secrets, pending, files: Arc::default(), clock: clock.clone() },
             clock,
             metrics: Metrics::new(registry),
             publish,
@@ -257,8 +257,10 @@ async fn becomes_true(known: &mut watch::Receiver<bool>) {
 
 /// Tests a backend until it passes.
 async fn keep_testing(mut tester: Tester, test: Test, backend: Arc<Backend>, tell: mpsc::UnboundedSender<Told>) {
-    let mut failures = 0;
+    // Before the files are read, so that no change is missed.
+    let (mut failures, mut files) = (0, tester.files.changes());
     loop {
+        let mut went_by = WentBy::default();
         // The receiver is gone only when the program is.
         let say = |outcome| drop(tell.send((test.clone(), outcome)));
         let overdue = |why: Option<String>| {
@@ -267,20 +269,19 @@ async fn keep_testing(mut tester: Tester, test: Test, backend: Arc<Backend>, tel
                 "the CA has not answered the request for a test certificate within {waited:?}{why}; it is still waited for"
             )));
         };
-        let Err(error) = tester.attempt(&test.mesh, &backend, overdue).await else {
+        let Err(error) = tester.attempt(&test.mesh, &backend, &mut went_by, overdue).await else {
             return say(Outcome::Passed);
         };
         failures += 1;
         say(Outcome::Failed(error.to_string()));
-        let (patience, is_source) = match &error {
-            TestError::Source(_) => (Patience::Away, true),
-            TestError::Issue(error) => (error.patience(), false),
+        let patience = match &error {
+            TestError::Source(_) => Patience::Away,
+            TestError::Issue(error) => error.patience(),
         };
         let wait = retry_after(patience, failures, None, fastrand::f64()).min(AT_MOST);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            // A CA certificate that was missing may be there now.
-            Ok(()) = tester.secrets.changed(), if is_source => {}
+            () = tester.mended(&test.mesh, &backend, &went_by, &mut files) => {}
         }
     }
 }

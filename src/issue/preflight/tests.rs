@@ -192,9 +192,45 @@ async fn the_certificate_has_to_lead_to_the_ca_that_the_policy_says() {
     assert_eq!((rig.asked(), rig.signs().as_str()), (asked, "two"));
     let pem = SecretBytes::new(ca.certificate().pem().into_bytes());
     let files = MeshSecrets::from_iter([(("default".into(), "mesh-ca".into()), pem)]);
+    let before = Instant::now();
     rig.secrets.send_replace(Arc::new(KnownSecrets { files: Arc::new(files), ..KnownSecrets::default() }));
     rig.passes("three").await;
+    assert_eq!(before.elapsed(), Duration::ZERO, "not at the next attempt, but at once");
     assert_eq!((rig.asked(), rig.signs().as_str()), (asked + 1, "three"));
+}
+
+/// Whatever the next attempt would have been put off to.
+#[tokio::test]
+async fn what_is_put_into_a_file_is_noticed_though_its_folder_is_made_later() {
+    let (folder, ca, stranger) = (tempfile::tempdir().unwrap(), TestCa::root("CA"), TestCa::root("Stranger"));
+    let file = folder.path().join("mounted/later/ca.pem");
+    let policies = mesh("one", CaSource::File(file.clone()));
+    let (mesh, policy) = policies.meshes.first_key_value().unwrap();
+    let backend = policy.enabled().unwrap();
+    let (_secrets, secrets) = watch::channel(Arc::default());
+    let mut tester = Tester {
+        authorities: Arc::new(FakeCa { signer: Arc::new(Mutex::new(Some(ca.clone()))), ..FakeCa::default() }),
+        secrets,
+        pending: None,
+        files: Arc::default(),
+        clock: Clock::simulated(timestamp(1_800_000_000)),
+    };
+    let mut files = tester.files.changes();
+    let put = |ca: &TestCa| {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(folder.path().join("next"), ca.certificate().pem()).unwrap();
+        std::fs::rename(folder.path().join("next"), &file).unwrap();
+    };
+    for (fails_because, next) in [("No such file", &stranger), ("CN=Stranger", &ca)] {
+        let mut went_by = WentBy::default();
+        let error = tester.attempt(mesh, backend, &mut went_by, |_| {}).await.unwrap_err().to_string();
+        assert!(error.contains(fails_because), "{error}");
+        put(next);
+        let mended = tester.mended(mesh, backend, &went_by, &mut files);
+        // Without an event it would be a minute.
+        tokio::time::timeout(Duration::from_secs(20), mended).await.expect("it is noticed");
+    }
+    tester.attempt(mesh, backend, &mut WentBy::default(), |_| {}).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

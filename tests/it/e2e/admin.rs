@@ -162,6 +162,8 @@ async fn items_45_105_and_106_operators_see_everything_but_secrets() {
         let to_itself = http::get_from(server.admin, "evil.example:5681", page).await.expect("it answers");
         assert_eq!(to_itself.status, 403, "{page}: {}", to_itself.body);
         assert!(!to_itself.body.contains("web-0"), "{page}: {}", to_itself.body);
+        let by_its_name = http::get_from(server.admin, "sds.example:5681", page).await.expect("it answers");
+        assert_eq!(by_its_name.status, 200, "{page}: {}", by_its_name.body);
     }
     for shown in shown {
         assert!(!shown.contains("-----"), "{shown}");

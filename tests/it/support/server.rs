@@ -335,7 +335,7 @@ fn config(
         "listeners:
 - {{address: 127.0.0.1:{port}, tls: {tls}}}
 {six}- {{unix: {socket}, mode: '{mode}'}}
-admin: {{address: '{admin}'}}
+admin: {{address: '{admin}', hostNames: [sds.example]}}
 resources: [{dir}/mesh.yaml]
 stateDir: {dir}/state
 {kubernetes}

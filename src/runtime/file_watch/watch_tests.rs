@@ -1,0 +1,169 @@
+//! With the file system's own events.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+struct Scene {
+    folder: tempfile::TempDir,
+    watch: FileWatch,
+    changes: Changes,
+}
+
+impl Scene {
+    /// Watches `path` in a folder that is empty but for what `prepare` puts there.
+    fn of(path: &str, prepare: impl Fn(&Path)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        prepare(folder.path());
+        let watch = FileWatch::new();
+        watch.add(&folder.path().join(path));
+        let changes = watch.changes();
+        Self { folder, watch, changes }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    /// Waits, with less patience than the safety net has, until it was told of a change after which the file has this content.
+    async fn reads(&mut self, path: &str, content: &str) {
+        let path = self.at(path);
+        let told = async {
+            loop {
+                self.changes.next().await;
+                if std::fs::read_to_string(&path).is_ok_and(|found| found == content) {
+                    return;
+                }
+            }
+        };
+        let within = Duration::from_secs(20);
+        assert!(within < SAFETY_NET);
+        tokio::time::timeout(within, told).await.unwrap_or_else(|_elapsed| panic!("{content:?} is told"));
+    }
+
+    /// Waits until these folders, as seen from the scene's, are watched, and no others.
+    async fn watches(&mut self, expected: &[&str]) {
+        let root = self.folder.path().canonicalize().unwrap();
+        let watching = self.watch.0.clone();
+        let watched = || {
+            let armed = lock(&watching.armed);
+            let folders = armed.folders.keys().map(|path| path.strip_prefix(&root).unwrap().display().to_string());
+            folders.collect::<Vec<_>>()
+        };
+        let told = async {
+            while watched() != expected {
+                self.changes.next().await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(20), told).await;
+        assert!(ended.is_ok(), "{:?} are watched", watched());
+    }
+}
+
+fn write(path: PathBuf, content: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, content).unwrap();
+}
+
+#[tokio::test]
+async fn a_replaced_file_is_noticed() {
+    let mut scene = Scene::of("mesh.yaml", |folder| write(folder.join("mesh.yaml"), "one"));
+    write(scene.at("next"), "two");
+    std::fs::rename(scene.at("next"), scene.at("mesh.yaml")).unwrap();
+    scene.reads("mesh.yaml", "two").await;
+}
+
+#[tokio::test]
+async fn a_file_in_a_folder_that_is_made_later_is_noticed() {
+    let mut scene = Scene::of("a/b/ca.pem", |_| {});
+    scene.watches(&[""]).await;
+    std::fs::create_dir(scene.at("a")).unwrap();
+    scene.watches(&["a"]).await;
+    write(scene.at("a/b/ca.pem"), "one");
+    scene.reads("a/b/ca.pem", "one").await;
+    write(scene.at("a/b/ca.pem"), "two");
+    scene.reads("a/b/ca.pem", "two").await;
+    scene.watches(&["a/b"]).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_is_made_anew_or_exchanged_is_watched_again() {
+    let mut scene = Scene::of("conf/ca.pem", |folder| write(folder.join("conf/ca.pem"), "one"));
+    std::fs::remove_dir_all(scene.at("conf")).unwrap();
+    write(scene.at("conf/ca.pem"), "two");
+    scene.reads("conf/ca.pem", "two").await;
+    write(scene.at("next/ca.pem"), "three");
+    std::fs::rename(scene.at("conf"), scene.at("before")).unwrap();
+    std::fs::rename(scene.at("next"), scene.at("conf")).unwrap();
+    scene.reads("conf/ca.pem", "three").await;
+    write(scene.at("conf/ca.pem"), "four");
+    scene.reads("conf/ca.pem", "four").await;
+}
+
+#[tokio::test]
+async fn a_mounted_config_map_is_followed_from_link_to_link() {
+    let mut scene = Scene::of("mount/ca.pem", |folder| {
+        write(folder.join("mount/..one/ca.pem"), "one");
+        symlink("..one", folder.join("mount/..data")).unwrap();
+        symlink("..data/ca.pem", folder.join("mount/ca.pem")).unwrap();
+    });
+    for (before, next) in [("..one", "..two"), ("..two", "..three")] {
+        write(scene.at("mount").join(next).join("ca.pem"), next);
+        symlink(next, scene.at("mount/..data_tmp")).unwrap();
+        std::fs::rename(scene.at("mount/..data_tmp"), scene.at("mount/..data")).unwrap();
+        std::fs::remove_dir_all(scene.at("mount").join(before)).unwrap();
+        scene.reads("mount/ca.pem", next).await;
+    }
+    // What is gone is forgotten.
+    scene.watches(&["mount", "mount/..three"]).await;
+}
+
+#[tokio::test]
+async fn a_link_to_a_folder_that_is_made_later_is_followed() {
+    let mut scene = Scene::of("ca.pem", |folder| symlink("later/ca.pem", folder.join("ca.pem")).unwrap());
+    write(scene.at("later/ca.pem"), "one");
+    scene.reads("ca.pem", "one").await;
+}
+
+#[tokio::test]
+async fn in_a_folder_every_file_counts_and_beside_a_file_none() {
+    let mut scene = Scene::of("keys", |folder| std::fs::create_dir(folder.join("keys")).unwrap());
+    write(scene.at("keys/any.pem"), "one");
+    scene.reads("keys/any.pem", "one").await;
+
+    let scene = Scene::of("ca.pem", |_| {});
+    let (neighbour, file) = (scene.at("neighbour"), scene.at("ca.pem"));
+    write(neighbour.clone(), "");
+    write(file.clone(), "");
+    let mut changed = scene.changes.changed.clone();
+    // Events come in order: those of the neighbour would be there before that of the file.
+    let file = file.canonicalize().unwrap();
+    let told = changed.wait_for(|quiet| quiet.is_writing(&file));
+    let quiet = tokio::time::timeout(Duration::from_secs(20), told).await.expect("the file is told").unwrap();
+    assert!(!quiet.is_writing(&neighbour.canonicalize().unwrap()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_looked_at_when_it_is_quiet_and_in_time_if_it_never_is() {
+    let watching = FileWatch::new().0;
+    for (every, told_after) in [(None, quiet::QUIET), (Some(Duration::from_millis(20)), AT_MOST)] {
+        let (tell, changed) = watch::channel(Quiet::default());
+        let mut changes = Changes { watching: watching.clone(), changed };
+        let begin = Instant::now();
+        let write = || tell.send_modify(|quiet| quiet.hear(quiet::Happened::Begun("file".into()), Instant::now()));
+        let writer = async {
+            write();
+            while let Some(every) = every {
+                tokio::time::sleep(every).await;
+                write();
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = changes.next() => {}
+            () = writer => {}
+        }
+        let after = begin.elapsed();
+        assert!((told_after..told_after + Duration::from_millis(2)).contains(&after), "{every:?}: {after:?}");
+    }
+}
