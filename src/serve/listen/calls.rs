@@ -2,7 +2,8 @@
 //!
 //! A call and its connection speak to each other at every frame, under a lock that they share (h2's). In tasks of their own
 //! they are on two threads as soon as there are two: each waits for the other's lock, and one has to be woken for what the
-//! other could do at once. One peer's calls take turns instead, and no peer gets more of the machine by opening more of them.
+//! other could do at once. One peer's calls take turns instead (with the connection by [`super::turns`]), and no peer gets more
+//! of the machine by opening more of them.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -16,12 +17,19 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use hyper::rt::Executor;
 use tokio::task::unconstrained;
 
+use super::turns::Turns;
+
+/// How often a connection and its calls look after each other at a time, before others have their turn: a request that is
+/// read, answered, and the answer written is two.
+const AT_A_TIME: usize = 4;
+
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A connection, with the calls that are under way on it. Resolves when the connection has come to its end.
 pub(super) struct WithCalls<C> {
-    pub(super) connection: Pin<Box<C>>,
+    connection: Pin<Box<C>>,
     calls: Calls,
+    turns: Turns,
 }
 
 struct Calls {
@@ -44,7 +52,14 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
 impl<C> WithCalls<C> {
     /// The connection that leaves its calls in `begun`.
     pub(super) fn new(connection: C, begun: Begun) -> Self {
-        Self { connection: Box::pin(connection), calls: Calls { running: FuturesUnordered::new(), begun } }
+        let calls = Calls { running: FuturesUnordered::new(), begun };
+        Self { connection: Box::pin(connection), calls, turns: Turns::new() }
+    }
+
+    /// The connection, for something that it is to do when this is polled next.
+    pub(super) fn connection(&mut self) -> Pin<&mut C> {
+        self.turns.connection.ring();
+        self.connection.as_mut()
     }
 
     /// Lets go of the connection, and runs what is left of its calls, which end soon then.
@@ -58,11 +73,24 @@ impl<C: Future> Future for WithCalls<C> {
     type Output = C::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<C::Output> {
-        // What it has read is there for the calls when it returns. What they write has it woken again.
-        let ended = self.connection.as_mut().poll(cx);
-        // A peer that never stops sending uses up what a task may do at a time (tokio's budget), and its calls are to notice
-        // all the same that their time is over. They do little each time, and no more than their peer has sent.
-        let _ = pin!(unconstrained(poll_fn(|cx| self.calls.poll(cx)))).poll(cx);
+        let Self { connection, calls, turns } = &mut *self;
+        let mut ended = Poll::Pending;
+        turns.look(cx.waker());
+        for _ in 0..AT_A_TIME {
+            if turns.connection.has_called() {
+                ended = connection.as_mut().poll(&mut Context::from_waker(turns.connection.waker()));
+            }
+            // What has been read is there for them; what they write has the connection called.
+            turns.calls.has_called();
+            // A peer that never stops sending uses up what a task may do at a time (tokio's budget), and its calls are to notice
+            // all the same that their time is over. They do little each time, and no more than their peer has sent.
+            let mut of_calls = Context::from_waker(turns.calls.waker());
+            let _ = pin!(unconstrained(poll_fn(|cx| calls.poll(cx)))).poll(&mut of_calls);
+            if ended.is_ready() || !turns.any() {
+                break;
+            }
+        }
+        turns.rest();
         ended
     }
 }

@@ -104,7 +104,7 @@ async fn run(connection: Connection, server: SdsServer, tasks: Tasks, lifetimes:
         Some(()) = retired.next() => {
             // Envoy does not move its streams because of the GOAWAY, so they are ended too, each at a time of its own
             // (items 102 and 103).
-            served.connection.as_mut().graceful_shutdown();
+            served.connection().graceful_shutdown();
             peer.leave.cancel();
             match tokio::time::timeout(lifetimes.drain, &mut served).await {
                 Ok(ended) => ended,

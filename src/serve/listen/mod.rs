@@ -12,6 +12,7 @@ mod raw_http2;
 mod tcp;
 mod tls;
 mod tls_dates;
+mod turns;
 mod unix;
 
 use std::io;
