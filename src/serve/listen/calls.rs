@@ -132,6 +132,8 @@ impl fmt::Debug for Begun {
 #[cfg(test)]
 mod tests {
     use std::future::pending;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Waker;
 
     use tokio::sync::oneshot;
 
@@ -179,6 +181,50 @@ mod tests {
             told = told => told.unwrap(),
             () = tokio::time::sleep(std::time::Duration::from_secs(10)) => panic!("it has not noticed"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_has_nothing_to_do_is_not_looked_at() {
+        let (begun, looks) = (Begun::default(), AtomicUsize::new(0));
+        let ((go, gone), (tell, told)) = (oneshot::channel::<()>(), oneshot::channel());
+        begun.execute(async move {
+            gone.await.unwrap();
+            tell.send(()).unwrap();
+        });
+        let connection = poll_fn(|_cx| {
+            looks.fetch_add(1, Ordering::Relaxed);
+            Poll::<()>::Pending
+        });
+        let mut served = WithCalls::new(connection, begun);
+        tokio::select! {
+            biased;
+            () = &mut served => {}
+            told = async move { go.send(()).unwrap(); told.await } => told.unwrap(),
+        }
+        assert_eq!(looks.load(Ordering::Relaxed), 1);
+        let _ = served.connection();
+        assert!((&mut served).now_or_never().is_none());
+        assert_eq!(looks.load(Ordering::Relaxed), 2, "it has been given something to do");
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_looked_at_again_for_what_a_call_has_left() {
+        let (begun, left) = (Begun::default(), Arc::new(Mutex::new((false, None::<Waker>))));
+        let from_call = left.clone();
+        begun.execute(async move {
+            let waker = {
+                let mut left = from_call.lock().unwrap();
+                left.0 = true;
+                left.1.take()
+            };
+            waker.unwrap().wake();
+        });
+        let connection = poll_fn(|cx| {
+            let mut left = left.lock().unwrap();
+            left.1 = Some(cx.waker().clone());
+            if left.0 { Poll::Ready("ended") } else { Poll::Pending }
+        });
+        assert_eq!(WithCalls::new(connection, begun).now_or_never(), Some("ended"), "all at once");
     }
 
     #[tokio::test]
