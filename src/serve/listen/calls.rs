@@ -202,9 +202,10 @@ mod tests {
             told = async move { go.send(()).unwrap(); told.await } => told.unwrap(),
         }
         assert_eq!(looks.load(Ordering::Relaxed), 1);
-        let _ = served.connection();
+        assert!(served.connection().now_or_never().is_none());
+        assert_eq!(looks.load(Ordering::Relaxed), 2);
         assert!((&mut served).now_or_never().is_none());
-        assert_eq!(looks.load(Ordering::Relaxed), 2, "it has been given something to do");
+        assert_eq!(looks.load(Ordering::Relaxed), 3, "somebody had it in hand");
     }
 
     #[tokio::test]
