@@ -4,6 +4,10 @@
 #   docker build -t envoy-sds --build-arg PROFILE=dev .    # built sooner, runs slower
 #
 # It needs one place to write, the configuration's stateDir, or else /var/lib/envoy-sds: mount a volume there.
+#
+# What it is made from has a release (Rust 1.95, Debian 12) and no digest, on purpose: a build takes the fixes of that day, in
+# Debian's C library and CA certificates above all. What the program depends on is as Cargo.lock says. For a build that can be
+# repeated, put digests behind the two names, and keep them up to date.
 
 FROM rust:1.95-bookworm AS build
 ARG PROFILE=release

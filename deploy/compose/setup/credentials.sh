@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the keys and certificates that are needed before anything runs, in /volumes; those that are there stay. Which of
-# them there are follows from the volumes that are mounted.
+# Makes the keys and certificates that are needed before anything runs, in /volumes; those that are there stay, a certificate
+# until a day before its end. Which of them there are follows from the volumes that are mounted.
 set -euo pipefail
 umask 077
 
@@ -36,21 +36,29 @@ subjectAltName = ${ENV::NAMES}
 CONFIG
 export NAMES=
 
-certificate() { # FILE COMMON-NAME EXTENSIONS [ARGUMENTS]: makes FILE.key and FILE.crt
+certificate() { # FILE COMMON-NAME EXTENSIONS [ARGUMENTS]: makes FILE.crt, and FILE.key if there is none
   local file=$1 name=$2 extensions=$3
   shift 3
+  # With the key that it had, what was signed under a root stays good, and so do copies of the root that somebody still has.
+  [ -s "$file.key" ] || openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$file.key"
   openssl req -x509 -config "$config" -extensions "$extensions" -subj "/CN=$name" -days "$days" \
-    -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout "$file.key" -out "$file.crt" "$@" 2>/dev/null
+    -key "$file.key" -out "$file.crt" "$@"
+}
+
+lasts() { # FILE: whether its certificate is there, and good for another day
+  [ -f "$1.crt" ] && openssl x509 -in "$1.crt" -noout -checkend 86400 &>/dev/null
 }
 
 root() { # FILE COMMON-NAME
-  [ -f "$1.crt" ] || certificate "$1" "$2" root
+  lasts "$1" || certificate "$1" "$2" root
 }
 
 server() { # FILE CA-FILE NAME...: a certificate for a server of these names
   local file=$1 ca=$2
   shift 2
-  [ ! -f "$file.crt" ] || return 0
+  if lasts "$file" && openssl verify -CAfile "$ca.crt" "$file.crt" &>/dev/null; then
+    return
+  fi
   NAMES=$(printf 'DNS:%s,' "$@")
   NAMES=${NAMES%,}
   certificate "$file" "$1" server -CA "$ca.crt" -CAkey "$ca.key"

@@ -139,10 +139,43 @@ async fn the_local_docker_compose_serves_mtls_without_kubernetes() {
     client.renewed("a new certificate", "").await;
     compose.run(&["stop", "envoy-sds"]).await;
     client.goes_on("while the server is stopped").await;
+    renews_what_is_about_to_end(&compose).await;
     // As Compose v2 does for `start`.
     compose.run(&["run", "--rm", "shop-token"]).await;
     compose.run(&["up", "-d", "--no-deps", "envoy-sds"]).await;
     client.goes_on("now that the server is back").await;
+    eventually("the Envoys, which still have the CA from before, come back", COMING_UP, async || {
+        let proxies = compose.run(&["exec", "-T", "envoy-sds", "envoy-sds", "proxies"]).await;
+        if proxies.contains("shop-0") && proxies.contains("web-0") { Ok(()) } else { Err(proxies) }
+    })
+    .await;
+}
+
+/// What `up` makes a year later: certificates that last, with the keys that there were, and copies of them for all who have one.
+async fn renews_what_is_about_to_end(compose: &Compose) {
+    /// As they are in their last day.
+    const AGED: &str = "rm /volumes/*/*.crt && sed 's/^days=.*/days=1/' /compose/setup/credentials.sh | bash";
+    const LOOK: &str = "cd /volumes
+        for file in sds-ca/sds-ca server/tls web/sds-ca shop/sds-ca; do
+          openssl x509 -in $file.crt -noout -checkend 86400 >/dev/null && state=lasts || state=ends
+          echo \"$file $state $(openssl x509 -in $file.crt -noout -pubkey | sha256sum)\"
+        done
+        openssl verify -CAfile web/sds-ca.crt server/tls.crt";
+    let type_there =
+        async |what: &str| compose.run(&["run", "--rm", "--no-deps", "credentials", "bash", "-ec", what]).await;
+    let look = async || {
+        let said = type_there(LOOK).await;
+        assert!(said.contains("server/tls.crt: OK"), "{said}");
+        let is_state = |line: &&str| line.contains(" lasts ") || line.contains(" ends ");
+        said.lines().map(str::trim).filter(is_state).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let fresh = look().await;
+    assert!(fresh.len() == 4 && fresh.iter().all(|line| line.contains(" lasts ")), "{fresh:?}");
+    type_there(AGED).await;
+    let aged: Vec<_> = fresh.iter().map(|line| line.replace(" lasts ", " ends ")).collect();
+    assert_eq!(look().await, aged);
+    compose.run(&["run", "--rm", "credentials"]).await;
+    assert_eq!(look().await, fresh);
 }
 
 /// A new volume for the state belongs to the program alone, as the image has it.

@@ -137,9 +137,12 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
         (socket_address("127.0.0.1", 8080), outbound),
     ];
     let mut web = envoy(&web, &places).await;
-    let mut shop = envoy(&shop, &places).await;
+    let shop_opens = || shop.probe("readinessProbe", ("127.0.0.1/8080", &format!("127.0.0.1/{}", outbound.port())));
+    assert!(!shop_opens());
+    let mut shop_envoy = envoy(&shop, &places).await;
     web.ready(PATIENCE).await;
-    shop.ready(PATIENCE).await;
+    shop_envoy.ready(PATIENCE).await;
+    assert!(shop_opens());
 
     let [shop_id, web_id] = ["shop", "web"].map(|name| format!("spiffe://default/ns/{EXAMPLE}/sa/{name}"));
     let request_arrives = async || {
@@ -148,7 +151,7 @@ async fn a_cluster_with_cert_manager_needs_no_more_than_the_manifests() {
         assert_eq!((answer.status, seen), (200, ["hello from web\n", shop_id.as_str(), web_id.as_str()]));
         answer
     };
-    guide::shows(&request_arrives().await);
+    guide::shows(&request_arrives().await, &applied);
     server.has_two("ROOTCA ACKED, default ACKED").await;
 
     // Each Service's name is one that the server can be known by.

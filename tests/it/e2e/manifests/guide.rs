@@ -6,8 +6,8 @@ use std::process::Command;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
-use super::SYSTEM;
 use super::applied::{Applied, documents, folder, kustomized, read};
+use super::{EXAMPLE, SYSTEM};
 use crate::support::http::Answer;
 use crate::support::{parts, scratch};
 
@@ -24,16 +24,20 @@ pub(super) fn copy_ca(applied: &Applied) {
     run(&commands, applied);
 }
 
-/// README and guide show what shop's Envoy answers, but for the moment at which it did: ports are forwarded by nodes, so here the port
-/// is asked itself.
-pub(super) fn shows(answer: &Answer) {
-    const COMMANDS: &str = "\
+/// README and guide show what shop's Envoy answers, but for the moment at which it did, once both workloads are there: ports are
+/// forwarded by nodes, so here the port is asked itself.
+pub(super) fn shows(answer: &Answer, applied: &Applied) {
+    const WAIT: &str =
+        "kubectl -n envoy-sds-example wait --for=condition=Available deployment/shop deployment/web --timeout=5m";
+    const REQUEST: &str = "\
         $ kubectl -n envoy-sds-example port-forward deployment/shop 8080 >/dev/null &\n\
-        $ curl -si --retry 20 --retry-delay 1 --retry-connrefused 127.0.0.1:8080\n";
+        $ curl -si --retry 20 --retry-delay 1 --retry-all-errors 127.0.0.1:8080\n";
+    are_available(&["shop", "web"], applied);
+    let commands = format!("$ {WAIT}\n{}{REQUEST}", run(WAIT, applied));
     let varies = |name: &str| ["date", "x-envoy-upstream-service-time"].contains(&name);
     for page in ["README.md", "docs/kubernetes.md"] {
         let text = read(&folder().join("..").join(page));
-        let (_, session) = text.split_once(COMMANDS).unwrap_or_else(|| panic!("{page} does not have {COMMANDS}"));
+        let (_, session) = text.split_once(&commands).unwrap_or_else(|| panic!("{page} does not have {commands}"));
         let (head, rest) = session.split_once("\n\n").expect("a body follows");
         let (body, _) = rest.split_at(answer.body.len());
         let mut head = head.lines();
@@ -47,8 +51,22 @@ pub(super) fn shows(answer: &Answer) {
     }
 }
 
-/// Types commands at the top of the repository, as the cluster's administrator.
-fn run(commands: &str, applied: &Applied) {
+/// What the controller of Deployments says when their pods are ready, which is when their probes say so: without one, it would be as
+/// soon as the program runs.
+fn are_available(deployments: &[&str], applied: &Applied) {
+    let status = json!({"status": {"conditions": [{"type": "Available", "status": "True"}]}});
+    for name in deployments {
+        let deployment = applied.the("Deployment", EXAMPLE, name);
+        let probe = deployment.pointer("/spec/template/spec/containers/0/readinessProbe");
+        assert!(probe.is_some_and(Value::is_object), "{name} has no readinessProbe");
+        let patch =
+            format!("kubectl -n {EXAMPLE} patch deployment/{name} --subresource=status --type=merge -p '{status}'");
+        run(&patch, applied);
+    }
+}
+
+/// Types commands at the top of the repository, as the cluster's administrator; gives what they say.
+fn run(commands: &str, applied: &Applied) -> String {
     let kubectl = parts::program("kubectl");
     let mut path = kubectl.parent().expect("it is in a folder").as_os_str().to_owned();
     path.push(":");
@@ -62,6 +80,7 @@ fn run(commands: &str, applied: &Applied) {
         .output()
         .expect("bash starts");
     assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The rest of what docs/kubernetes.md has typed, but for what only a cluster with nodes can do.

@@ -162,6 +162,16 @@ impl Pod {
         args.map(|arg| self.here(arg.as_str().expect("it is text")).replace("$(POD_NAME)", &self.name)).collect()
     }
 
+    /// What a probe says that looks from inside the pod, at a place that is another one here.
+    pub(super) fn probe(&self, name: &str, (place, here): (&str, &str)) -> bool {
+        let command = &self.container[name]["exec"]["command"];
+        let words: Vec<_> = command.as_array().expect("it has one").iter().filter_map(Value::as_str).collect();
+        assert!(words.iter().any(|word| word.contains(place)), "{place} is not in {words:?}");
+        let words = words.iter().map(|word| word.replace(place, here));
+        let output = Command::new("env").args(words).output().expect("the probe can be run");
+        output.status.success()
+    }
+
     pub(super) fn port(&self, name: &str) -> u64 {
         let ports = self.container["ports"].as_array().expect("it has ports");
         let port = ports.iter().find(|port| port["name"] == name).unwrap_or_else(|| panic!("no port is called {name}"));
