@@ -53,6 +53,17 @@ struct Line {
 }
 
 impl Line {
+    /// Whether it has somebody who may begin as soon as there is a turn. (A line that is full waits for answers, not for turns.)
+    fn waits_for_a_turn(&self, limit: usize) -> bool {
+        let is_full = self.slow >= limit.saturating_mul(SLOW_PER_TURN);
+        self.open && !is_full && !self.ready.is_empty()
+    }
+
+    /// Whether nobody is in it, and nobody may begin from it.
+    fn is_over(&self) -> bool {
+        !self.open && self.slow == 0 && self.ready.is_empty()
+    }
+
     fn insert(&mut self, turn: Turn, key: ProxyKey) {
         if self.ready.insert((turn, key)) {
             self.unserved += usize::from(turn.is_unserved());
@@ -78,10 +89,8 @@ impl Queue {
         if self.in_flight >= limit {
             return None;
         }
-        let most_slow = limit.saturating_mul(SLOW_PER_TURN);
-        let lines = self.lines.values_mut().filter(|line| line.open && line.slow < most_slow);
-        let first = lines.filter(|line| !line.ready.is_empty()).min_by(|a, b| a.ready.first().cmp(&b.ready.first()))?;
-        first.pop()
+        let lines = self.lines.values_mut().filter(|line| line.waits_for_a_turn(limit));
+        lines.min_by(|a, b| a.ready.first().cmp(&b.ready.first()))?.pop()
     }
 
     /// Somebody waits for a turn.
@@ -146,14 +155,14 @@ impl Queue {
     }
 
     /// Whether one that is in flight since `began` is to give its turn back: the signer answers others and not this one, or has
-    /// not answered anybody for long, or others wait for another signer. A signer that answers one after the other, however
-    /// slowly, has as many requests as it may have, and not more and more.
-    pub(super) fn is_stuck(&self, key: &ProxyKey, began: Timestamp, now: Timestamp) -> bool {
+    /// not answered anybody for long, or others wait for a turn of another signer. A signer that answers one after the other,
+    /// however slowly, has as many requests as it may have, and not more and more.
+    pub(super) fn is_stuck(&self, key: &ProxyKey, began: Timestamp, now: Timestamp, limit: usize) -> bool {
         let Some(line) = self.lines.get(&key.identity_policy) else { return true };
         let is_overtaken = line.newest_answered.is_some_and(|newest| newest.duration_since(began) >= OVERTAKEN_BY);
         let is_silent = line.answered_at.is_none_or(|at| now.duration_since(at) >= SLOW_AFTER);
         let mut others = self.lines.iter().filter(|(policy, _)| **policy != key.identity_policy);
-        is_overtaken || is_silent || others.any(|(_, line)| line.open && !line.ready.is_empty())
+        is_overtaken || is_silent || others.any(|(_, line)| line.waits_for_a_turn(limit))
     }
 
     /// One that has no leaf is not in line because it has failed, or no longer so.
@@ -184,7 +193,12 @@ impl Queue {
     pub(super) fn close_others(&mut self, keep: impl Fn(&Option<Arc<str>>) -> bool) {
         self.lines.retain(|identity_policy, line| {
             line.open &= keep(identity_policy);
-            line.open || line.slow > 0 || !line.ready.is_empty()
+            !line.is_over()
         });
+    }
+
+    /// Whether nothing is left of the mesh, neither a signer nor anybody who is counted here.
+    pub(super) fn is_over(&self) -> bool {
+        self.in_flight == 0 && self.retrying == 0 && self.lines.values().all(Line::is_over)
     }
 }

@@ -149,6 +149,73 @@ fn who_waits_for_another_signer_gets_the_turns_of_a_slow_one() {
     assert_eq!(schedule.steps(at(40)), [Step::Sign(of("other", "web"))]);
 }
 
+/// Whoever waits for a signer that has as many pending requests as it may have is not helped by a turn.
+#[test]
+fn who_waits_for_a_signer_that_is_full_takes_no_turn_from_another() {
+    let of =
+        |policy: &str, number: usize| ProxyKey { identity_policy: Some(policy.into()), ..key(&format!("{number:02}")) };
+    let (limit, mut now) = (2, 0);
+    let full = limit * SLOW_PER_TURN;
+    let mut schedule = Schedule::new(limit);
+    for policy in ["full", "slow"] {
+        schedule.open(&Signer { identity_policy: Some(policy.into()), ..Signer::classic("default") }, true);
+    }
+    for number in 0..=full {
+        schedule.wanted(&of("full", number), None, at(now));
+    }
+    for _ in 0..full / limit {
+        assert_eq!(schedule.steps(at(now)).len(), limit);
+        now += 30;
+    }
+    assert_eq!(schedule.steps(at(now)), [], "one waits, and all are pending that may be");
+
+    for number in 0..4 {
+        schedule.wanted(&of("slow", number), None, at(now));
+    }
+    schedule.steps(at(now));
+    schedule.issued(&of("slow", 0), at(100_000), at(200_000));
+    assert_eq!(schedule.steps(at(now + 20)), [Step::Sign(of("slow", 2))]);
+    assert_eq!(schedule.steps(at(now + 30)), [], "it answers one after the other");
+    let (_, backlog) = schedule.backlogs().next().unwrap();
+    assert_eq!((backlog.in_flight, backlog.pending), (limit, full));
+    schedule.issued(&of("full", 0), at(100_000), at(200_000));
+    assert_eq!(schedule.steps(at(now + 40)), [Step::Sign(of("full", full))], "it is not full any more");
+}
+
+#[test]
+fn a_mesh_that_is_gone_is_forgotten_with_its_last_proxy() {
+    let meshes = |schedule: &Schedule| schedule.backlogs().map(|(mesh, _)| mesh.to_string()).collect::<Vec<_>>();
+    let gone = |name: &str| key_in("gone", name);
+    let mut schedule = opened(2);
+    schedule.open(&Signer::classic("gone"), true);
+    for name in ["served", "fails", "pending"] {
+        schedule.wanted(&gone(name), None, at(0));
+        schedule.steps(at(0));
+        match name {
+            "served" => schedule.issued(&gone(name), at(1_000), at(2_000)),
+            "fails" => {
+                schedule.failed(&gone(name), at(0), |_, _| Duration::from_secs(20_000));
+            }
+            _ => {}
+        }
+    }
+    schedule.wanted(&gone("waits"), None, at(10_000));
+    schedule.close_others(&HashSet::from([Signer::classic("default")]));
+    for name in ["served", "fails", "pending", "waits"] {
+        schedule.steps(at(10_000));
+        assert_eq!(meshes(&schedule).len(), 2, "before {name}");
+        schedule.unwanted(&gone(name), None, at(10_000));
+    }
+    schedule.steps(at(10_599));
+    assert_eq!(meshes(&schedule).len(), 2, "they may come back");
+    schedule.steps(at(10_600));
+    assert_eq!(meshes(&schedule), ["default"], "where the signer is");
+    schedule.wanted(&gone("served"), None, at(10_700));
+    schedule.steps(at(10_700));
+    schedule.open(&Signer::classic("gone"), true);
+    assert_eq!(schedule.steps(at(10_701)), [Step::Sign(gone("served"))], "a mesh of that name comes again");
+}
+
 #[test]
 fn a_renewal_whose_leaf_ends_while_it_waits_goes_before_those_that_have_one() {
     for is_held in [false, true] {
