@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::listen::HandshakeFailure;
 use super::naming::SecretKind;
 use super::refusal::Refusal;
 
@@ -24,6 +25,7 @@ pub struct Metrics {
     refused: Family<RefusalLabel, Counter>,
     stalled: Counter,
     handshakes_given_up: Counter,
+    handshakes_failed: Family<HandshakeLabel, Counter>,
     tls_files_broken: Gauge,
     stale_nonces: Counter,
     large_responses: Counter,
@@ -87,6 +89,11 @@ struct RefusalLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabel {
+    reason: HandshakeFailure,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProtocolLabel {
     protocol: Protocol,
 }
@@ -140,6 +147,7 @@ impl Metrics {
             refused: Family::default(),
             stalled: Counter::default(),
             handshakes_given_up: Counter::default(),
+            handshakes_failed: Family::default(),
             tls_files_broken: Gauge::default(),
             stale_nonces: Counter::default(),
             large_responses: Counter::default(),
@@ -165,6 +173,7 @@ impl Metrics {
             "TLS handshakes that led nowhere and made way for others",
             metrics.handshakes_given_up.clone(),
         );
+        registry.register("tls_handshakes_failed", "TLS handshakes that failed", metrics.handshakes_failed.clone());
         registry.register(
             "tls_files_broken",
             "Listeners whose TLS files, client CA or revocation lists have changed and are no good; the last good stay",
@@ -209,6 +218,9 @@ impl Metrics {
         }
         for reason in Refusal::ALL {
             self.refused.get_or_create(&RefusalLabel { reason }).inc_by(0);
+        }
+        for reason in HandshakeFailure::ALL {
+            self.handshakes_failed.get_or_create(&HandshakeLabel { reason }).inc_by(0);
         }
     }
 
@@ -255,6 +267,10 @@ impl Metrics {
 
     pub(crate) fn handshake_given_up(&self) {
         self.handshakes_given_up.inc();
+    }
+
+    pub(crate) fn handshake_failed(&self, reason: HandshakeFailure) {
+        self.handshakes_failed.get_or_create(&HandshakeLabel { reason }).inc();
     }
 
     /// The changed TLS files of one more listener are no good.
@@ -327,6 +343,7 @@ mod tests {
         let _others = Protocol::ALL[1..].iter().map(|protocol| metrics.live_stream(*protocol)).collect::<Vec<_>>();
         metrics.withheld(Withheld::UnknownName);
         metrics.refused(Refusal::StreamsPerIdentity);
+        metrics.handshake_failed(HandshakeFailure::ServerCertificate);
         let text = |registry: &Registry| {
             let mut text = String::new();
             prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
@@ -339,6 +356,8 @@ mod tests {
             "envoy_sds_nacks_total{secret=\"bundle\"} 1",
             "envoy_sds_withheld_total{reason=\"unknown_name\"} 1",
             "envoy_sds_refused_total{reason=\"streams_per_identity\"} 1",
+            "envoy_sds_tls_handshakes_failed_total{reason=\"server_certificate\"} 1",
+            "envoy_sds_tls_handshakes_failed_total{reason=\"closed\"} 0",
             "envoy_sds_push_duration_seconds_count 1",
             "envoy_sds_ack_duration_seconds_count 2",
             "envoy_sds_stale_nonces_total 1",
@@ -354,6 +373,16 @@ mod tests {
         ] {
             assert!(text(&registry).contains(line), "{line} is not in\n{}", text(&registry));
         }
+        // An alert adds the two up, and would leave out one of two series with the same labels.
+        let page = text(&registry);
+        let reasons = |name: &str| -> Vec<String> {
+            let labels = page.lines().filter_map(|line| line.strip_prefix(name));
+            labels.filter_map(|labels| labels.split_whitespace().next().map(str::to_owned)).collect()
+        };
+        let refused = reasons("envoy_sds_refused_total{");
+        let failed = reasons("envoy_sds_tls_handshakes_failed_total{");
+        assert_eq!((refused.len(), failed.len()), (Refusal::ALL.len(), HandshakeFailure::ALL.len()));
+        assert!(failed.iter().all(|labels| !refused.contains(labels)), "{refused:?} {failed:?}");
         drop((stream, subscribed));
         assert!(text(&registry).contains("envoy_sds_subscriptions 0"));
         assert!(text(&registry).contains("envoy_sds_streams{protocol=\"sotw\"} 0"));

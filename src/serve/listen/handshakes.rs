@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
+use super::failed_handshakes::FailedHandshakes;
 use super::places::ConnectionPlace;
 use crate::identify::client_ca::ClientCaWatch;
 use crate::runtime::tasks::Tasks;
@@ -36,16 +37,19 @@ pub(super) struct Handshakes {
     client_ca: Option<ClientCaWatch>,
     places: Places,
     metrics: Metrics,
+    failed: Arc<FailedHandshakes>,
 }
 
 impl Handshakes {
-    /// Handshakes with whatever `config` is when they begin. `client_ca` is what it verifies client certificates against.
+    /// Handshakes with whatever `config` is when they begin. `client_ca` is what it verifies client certificates against;
+    /// `failed` is told of those that fail.
     pub(super) fn new(
         config: watch::Receiver<Arc<ServerConfig>>,
         client_ca: Option<ClientCaWatch>,
         metrics: Metrics,
+        failed: FailedHandshakes,
     ) -> Self {
-        Self { config, client_ca, places: Places::default(), metrics }
+        Self { config, client_ca, places: Places::default(), metrics, failed: Arc::new(failed) }
     }
 
     /// Waits until another one can begin. To be called by the one loop that also starts them.
@@ -66,10 +70,10 @@ impl Handshakes {
             tracing::debug!(peer = ?stream.peer_addr(), "too many TLS handshakes; the connection is closed");
             return;
         };
-        let (metrics, client_ca) = (self.metrics.clone(), self.client_ca.clone());
+        let (metrics, failed, client_ca) = (self.metrics.clone(), self.failed.clone(), self.client_ca.clone());
         let acceptor = TlsAcceptor::from(self.config.borrow().clone());
         tasks.spawn(async move {
-            let peer = stream.peer_addr();
+            let peer = stream.peer_addr().ok();
             let handshake = tokio::time::timeout_at(deadline, acceptor.accept(stream));
             match place.given_up.run_until_cancelled(handshake).await {
                 Some(Ok(Ok(stream))) => {
@@ -78,8 +82,8 @@ impl Handshakes {
                     // An error means that the server is gone.
                     drop(accepted.send(made).await);
                 }
-                Some(Ok(Err(error))) => tracing::debug!(?peer, %error, "TLS handshake failed"),
-                Some(Err(_elapsed)) => tracing::debug!(?peer, "TLS handshake took too long"),
+                Some(Ok(Err(error))) => failed.failed(peer, &error),
+                Some(Err(_elapsed)) => failed.timed_out(peer),
                 None => {
                     metrics.handshake_given_up();
                     tracing::debug!(?peer, "a TLS handshake that led nowhere made way for another");

@@ -304,6 +304,34 @@ async fn revocation_lists_that_have_ended_are_told() {
 }
 
 #[tokio::test]
+async fn handshakes_that_fail_are_counted_and_who_fails_for_a_certificate_is_remembered() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, clients, stranger) = (ca("CA"), ca("client CA"), ca("CA of a stranger"));
+    std::fs::write(folder.path().join("client-ca.crt"), clients.certificate.pem()).unwrap();
+    let tls = Some(write(folder.path(), &ca));
+    let settings = ListenerSettings { endpoint: Endpoint::Tcp("127.0.0.1:0".to_owned()), tls };
+    let server = TestServer::start(ServeSettings::default(), &[settings]).await;
+    let address = server.addresses[0].as_str();
+
+    connect(address, &stranger, None).await.unwrap_err();
+    let mut refused = connect(address, &ca, Some(client_certificate(&stranger))).await.unwrap();
+    refused.read_u8().await.unwrap_err();
+    drop(TcpStream::connect(address).await.unwrap());
+    let mut rude = TcpStream::connect(address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut rude, b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    for reason in ["server_certificate", "client_certificate", "closed", "other"] {
+        let line = format!("tls_handshakes_failed_total{{reason=\"{reason}\"}} 1\n");
+        eventually(|| server.metrics().contains(&line)).await;
+    }
+    let remembered = server.service.refusals().snapshot();
+    let mut remembered: Vec<_> = remembered.iter().map(|refused| (refused.method, &*refused.reason)).collect();
+    remembered.sort_unstable();
+    let of_client = "in TLS, its client certificate is not accepted: no CA in clientCa has issued it";
+    let of_server = "in TLS, it does not accept this server's certificate: alert UnknownCA";
+    assert_eq!(remembered, [(None, of_server), (Some("clientCertificate"), of_client)]);
+}
+
+#[tokio::test]
 async fn handshakes_that_are_not_made_make_way_for_those_that_are() {
     let folder = tempfile::tempdir().unwrap();
     let ca = ca("CA");

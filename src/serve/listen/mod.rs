@@ -3,6 +3,7 @@
 
 mod calls;
 mod connection;
+mod failed_handshakes;
 mod handshakes;
 mod http2;
 mod last_good;
@@ -24,6 +25,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
 pub use connection::{Connection, Peer};
+pub(crate) use failed_handshakes::HandshakeFailure;
 pub use tls::{Checked, TlsError, TlsFiles, check};
 
 use self::places::ConnectionPlaces;
@@ -193,7 +195,7 @@ pub async fn serve(
         let accepted = accepted.clone();
         match listener {
             Listener::Tcp(socket, tls) => {
-                let tls = tls.map(|tls| tls.start(&tasks, clock.clone(), metrics.clone()));
+                let tls = tls.map(|tls| tls.start(&tasks, clock.clone(), metrics.clone(), server.refusals()));
                 tasks
                     .spawn_essential("tcp listener", tcp::accept(socket, tls, tasks.clone(), places.clone(), accepted));
             }

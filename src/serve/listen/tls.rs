@@ -13,6 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::failed_handshakes::FailedHandshakes;
 use super::handshakes::Handshakes;
 use super::last_good::{Contents, LastGood};
 use super::tls_dates::{NotNow, next_date, validity};
@@ -25,6 +26,7 @@ use crate::runtime::publish;
 use crate::runtime::regular_file;
 use crate::runtime::tasks::Tasks;
 use crate::serve::metrics::Metrics;
+use crate::serve::refusals::Refusals;
 
 /// The files that a listener's TLS is made of, all PEM.
 #[derive(Debug, Clone)]
@@ -154,13 +156,14 @@ impl Tls {
         self.validity.subscribe()
     }
 
-    /// Starts watching the files.
-    pub(super) fn start(self, tasks: &Tasks, clock: Clock, metrics: Metrics) -> Handshakes {
+    /// Starts watching the files. Who fails in a handshake for a certificate is among `refusals`.
+    pub(super) fn start(self, tasks: &Tasks, clock: Clock, metrics: Metrics, refusals: Refusals) -> Handshakes {
         let config = self.config.subscribe();
         let judges = self.clients.made().clone().map(watch::Sender::new);
         let client_ca = judges.as_ref().map(watch::Sender::subscribe);
+        let failed = FailedHandshakes::new(metrics.clone(), refusals, clock.clone());
         tasks.spawn_essential("tls files", self.keep_current(judges, clock, metrics.clone()));
-        Handshakes::new(config, client_ca, metrics)
+        Handshakes::new(config, client_ca, metrics, failed)
     }
 
     async fn keep_current(mut self, judges: Option<watch::Sender<Arc<ClientCa>>>, clock: Clock, metrics: Metrics) {

@@ -41,7 +41,7 @@ async fn the_end_of_a_certificate_or_a_client_ca_is_told_when_it_comes() {
     let (tasks, _deaths) = Tasks::new();
     let tls = Tls::load(files.clone(), &clock).unwrap();
     let mut problems = tls.problems();
-    let _handshakes = tls.start(&tasks, clock.clone(), metrics());
+    let _handshakes = tls.start(&tasks, clock.clone(), metrics(), Refusals::default());
     assert!(problems.borrow_and_update().is_empty());
     for (end, told) in [(NOW + 50, "the CA CN=clients has ended"), (NOW + 100, "the server's certificate has ended")] {
         problems.changed().await.unwrap();

@@ -279,6 +279,13 @@ async fn another_ca_of_the_server_is_taken_up_as_envoy_runs() {
     for proxy in &both {
         proxy.envoy.stat_becomes("cluster.sds.ssl.fail_verify_error", PATIENCE, |refused| refused > 0).await;
     }
+    // It hears why from each, and says so.
+    server
+        .metric_becomes("tls_handshakes_failed_total", &[("reason", "server_certificate")], |failed| failed > 1.0)
+        .await;
+    server.logs("WARN", &["TLS handshakes fail", "does not accept this server's certificate: alert UnknownCA"]).await;
+    let page = http::get(server.admin, "/").await.expect("there is a status page").body;
+    assert!(page.contains("does not accept this server's certificate"), "{page}");
     assert!(server.stop(SHUTDOWN).await.success());
 }
 

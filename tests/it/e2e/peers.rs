@@ -99,7 +99,10 @@ async fn client_certificates_that_prove_nothing_or_no_longer() {
     let nobody = ca.issue(&Leaf::spiffe("spiffe://default"));
     let foreign = start(&server, "foreign", Login::ClientCertificate { identity: &foreign }).await;
     let nobody = start(&server, "nobody", Login::ClientCertificate { identity: &nobody }).await;
-    server.logs("DEBUG", &["TLS handshake failed"]).await;
+    server.logs("WARN", &["TLS handshakes fail", "its client certificate is not accepted"]).await;
+    server
+        .metric_becomes("tls_handshakes_failed_total", &[("reason", "client_certificate")], |failed| failed > 0.0)
+        .await;
     server.logs("INFO", &["refused", "names no workload", "/ns/<namespace>/sa/<service account>"]).await;
     // Without one, the handshake is fine, and that is all.
     let without = sds::fetch(&server.socket, Caller { node: "web", ..Caller::default() }, &["default"]).await;
