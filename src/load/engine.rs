@@ -71,7 +71,8 @@ pub async fn run(
     let server =
         Server::find(&plan.target, plan.server_name.as_deref(), plan.tls.clone(), meters.counters.clone()).await?;
     let (renew_by, silence) = (plan.renew_by, plan.silence());
-    let run = Surroundings { meters: meters.clone(), clock: clock.clone(), renew_by, silence };
+    let contexts = Arc::default();
+    let run = Surroundings { meters: meters.clone(), clock: clock.clone(), renew_by, silence, contexts };
     let shared = Arc::new(Shared {
         uri: uri(&plan, &server)?,
         run,
