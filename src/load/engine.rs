@@ -117,6 +117,7 @@ pub async fn run(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: started.to_string(),
         target: plan.target_text.clone(),
+        address: course.shared.server.address().map(|address| address.to_string()),
         proxies: plan.proxies as u64,
         connections: connections as u64,
         streams: (plan.proxies * plan.streams_each()) as u64,
