@@ -10,6 +10,7 @@ use crate::line;
 use crate::server::{Ca, Server};
 use crate::support::cluster::{Cluster, ClusterOptions};
 use crate::support::in_flight::InFlight;
+use crate::support::pipes::Pipes;
 use crate::{Case, Options, print};
 
 pub(crate) async fn run(options: &Options, case: Case) -> Result<(), String> {
@@ -30,13 +31,8 @@ pub(crate) async fn run(options: &Options, case: Case) -> Result<(), String> {
         Ca::CertManager { cluster, namespace, .. } => Some(InFlight::watch(cluster, namespace).await),
         Ca::Own => None,
     };
-    let pipes = ["begun", "go-on"].map(|name| server.dir.join(name));
-    let made =
-        std::process::Command::new("mkfifo").args(&pipes).status().map_err(|error| format!("mkfifo: {error}"))?;
-    if !made.success() {
-        return Err("mkfifo has failed".to_owned());
-    }
-    let (admin, arguments) = (server.admin, arguments(options, case, &server, &pipes));
+    let (command, mut pipes) = Pipes::make(&server.dir);
+    let (admin, arguments) = (server.admin, arguments(options, case, &server, &command));
     let follow = async {
         match requests {
             Some(_) => line::follow(admin).await,
@@ -46,9 +42,9 @@ pub(crate) async fn run(options: &Options, case: Case) -> Result<(), String> {
     let restart = async {
         if case != Case::Churn {
             // The client says that it is time, and waits until it is done.
-            let _ = tokio::fs::read(&pipes[0]).await;
+            pipes.begun().await;
             server.restart();
-            let _ = tokio::fs::write(&pipes[1], "now\n").await;
+            pipes.go_on().await;
         }
         std::future::pending::<()>().await;
     };
@@ -76,9 +72,10 @@ pub(crate) async fn run(options: &Options, case: Case) -> Result<(), String> {
     if results.passed { Ok(()) } else { Err(format!("the run has failed: {:?}", results.failures)) }
 }
 
-fn arguments(options: &Options, case: Case, server: &Server, pipes: &[std::path::PathBuf; 2]) -> Vec<String> {
+fn arguments(options: &Options, case: Case, server: &Server, storm: &str) -> Vec<String> {
     let proxies = options.proxies.to_string();
     let rest = if options.proxies > 100 { "2s" } else { "100ms" };
+    let patience = |measured| if options.common.is_smoke() { "2m" } else { measured };
     let mut arguments: Vec<String> = vec!["load".into(), server.target.clone(), "--output".into(), "json".into()];
     let mut flag = |name: &str, value: &str| arguments.extend([format!("--{name}"), value.to_owned()]);
     flag("proxies", &proxies);
@@ -89,12 +86,11 @@ fn arguments(options: &Options, case: Case, server: &Server, pipes: &[std::path:
         Case::Churn => {
             flag("churn", &options.rate.to_string());
             flag("churn-for", &options.lasts);
-            flag("timeout", "30h");
+            flag("timeout", patience("30h"));
         }
         Case::Restart | Case::Nothing | Case::CertManager => {
-            let [begun, go_on] = [&pipes[0], &pipes[1]].map(|pipe| pipe.display());
-            flag("storm-command", &format!("echo now > {begun} && read -r _ < {go_on}"));
-            flag("timeout", "30m");
+            flag("storm-command", storm);
+            flag("timeout", patience("30m"));
         }
     }
     if case == Case::Restart {

@@ -81,7 +81,7 @@ pub(crate) async fn run(shared: Arc<Shared>, index: usize, mut proxies: Vec<Prox
         let (mut wait, was_nudged) = (None, matches!(ended, Ended::Nudged));
         match ended {
             Ended::Nudged => backoff.reset(),
-            Ended::Lost(why) if !shared.reconnect => {
+            Ended::Lost(why) if !shared.reconnect || why.is_final => {
                 for proxy in proxies.iter_mut().filter(|proxy| !proxy.failed) {
                     proxy.fail(&shared.run, why.what.clone(), &why.detail);
                 }
@@ -139,7 +139,8 @@ async fn session(
         Err(error) => return lost(&error),
     };
     let (streams, unopened, waiting) = (Vec::new(), unopened(proxies), FuturesUnordered::new());
-    let mut session = Session { shared, index, requests, connection, streams, unopened, waiting };
+    let needed = unopened.len();
+    let mut session = Session { shared, index, requests, connection, needed, streams, unopened, waiting };
     session.drive(proxies, permit, backoff).await
 }
 
@@ -156,11 +157,25 @@ fn lost(error: &h2::Error) -> End {
     End::new("connection lost", error)
 }
 
+/// Proxies need more streams at a time than the server allows on one connection (RFC 9113, section 5.1.2).
+fn too_many(needed: usize, proxies: usize, allowed: usize) -> End {
+    let advice = match allowed * proxies / needed {
+        0 => "let each proxy have one stream for all its names (--one-stream)".to_owned(),
+        fit => format!("let no more than {fit} share a connection (--connections)"),
+    };
+    End::for_good(
+        "more streams on a connection than the server allows",
+        format!("{needed} for {proxies} proxies, and {allowed} are allowed at a time; {advice}"),
+    )
+}
+
 struct Session<'s> {
     shared: &'s Shared,
     index: usize,
     requests: SendRequest<Bytes>,
     connection: Connection<Box<dyn Io>, Bytes>,
+    /// Streams at a time.
+    needed: usize,
     streams: Vec<Stream>,
     unopened: Vec<(usize, usize)>,
     /// Those that have ended and are opened again, each in its own time.
@@ -216,6 +231,12 @@ impl Session<'_> {
 
     /// Opens streams and drives those that are open; says whether there was anything to do.
     fn advance(&mut self, cx: &mut std::task::Context<'_>, proxies: &mut [Proxy]) -> Result<bool, End> {
+        // Any number, until the server's SETTINGS are there, which may come as late as its first answer. Streams beyond it would
+        // wait in HTTP/2 for ever, as none of the others ends.
+        let allowed = self.requests.current_max_send_streams();
+        if allowed < self.needed {
+            return Err(too_many(self.needed, proxies.iter().filter(|proxy| !proxy.failed).count(), allowed));
+        }
         let (mut advanced, mut has_ended) = (false, false);
         while let Poll::Ready(Some(next)) = self.waiting.poll_next_unpin(cx) {
             self.unopened.push(next);
@@ -238,7 +259,7 @@ impl Session<'_> {
                 Ok(this) => advanced |= this,
                 Err(end) => {
                     has_ended = true;
-                    if !self.shared.reconnect || end.is_violation {
+                    if !self.shared.reconnect || end.is_final {
                         proxy.fail(&self.shared.run, end.what, &end.detail);
                     } else if !proxy.failed {
                         self.waiting.push(again(self.shared, stream, proxy, end));
@@ -279,3 +300,7 @@ fn again(shared: &Shared, stream: &Stream, proxy: &mut Proxy, end: End) -> BoxFu
     let which = (stream.proxy, stream.channel);
     sleep_until(at).map(move |()| which).boxed()
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

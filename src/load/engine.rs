@@ -71,7 +71,8 @@ pub async fn run(
     let server =
         Server::find(&plan.target, plan.server_name.as_deref(), plan.tls.clone(), meters.counters.clone()).await?;
     let (renew_by, silence) = (plan.renew_by, plan.silence());
-    let run = Surroundings { meters: meters.clone(), clock: clock.clone(), renew_by, silence };
+    let contexts = Arc::default();
+    let run = Surroundings { meters: meters.clone(), clock: clock.clone(), renew_by, silence, contexts };
     let shared = Arc::new(Shared {
         uri: uri(&plan, &server)?,
         run,
@@ -116,6 +117,7 @@ pub async fn run(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: started.to_string(),
         target: plan.target_text.clone(),
+        address: course.shared.server.address().map(|address| address.to_string()),
         proxies: plan.proxies as u64,
         connections: connections as u64,
         streams: (plan.proxies * plan.streams_each()) as u64,

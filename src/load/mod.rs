@@ -8,6 +8,7 @@ mod check;
 mod churn;
 mod command;
 mod connection;
+mod contexts;
 mod engine;
 mod inspect;
 mod latency;

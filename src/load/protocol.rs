@@ -94,8 +94,10 @@ pub(crate) struct Change {
     pub(crate) news: News,
     /// The version that was held before.
     pub(crate) before: String,
-    /// The Secret, encoded.
+    /// The Secret, encoded: a part of what was read, all of which stays in memory for as long as this does.
     pub(crate) secret: Bytes,
+    /// Its digest.
+    pub(crate) digest: u64,
 }
 
 /// What a secret says to who had one.
@@ -290,8 +292,7 @@ impl Subscription {
             if !manner.refuses {
                 (held.version, held.digest, held.kind, held.came) = (item.version, Some(digest), Some(kind), true);
             }
-            // A copy: a slice would keep all that was read from the connection with it.
-            changes.push(Change { index, kind, news, before, secret: Bytes::copy_from_slice(&item.value) });
+            changes.push(Change { index, kind, news, before, secret: item.value, digest });
         }
         Ok(changes)
     }

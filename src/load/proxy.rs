@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::check::Leaf;
+use super::contexts::Contexts;
 use super::messages::Node;
 use super::meters::{Current, Meters, lock};
 use super::plan::Role;
@@ -85,6 +86,7 @@ pub(crate) struct Surroundings {
     pub(crate) renew_by: f64,
     /// What the server may leave unsaid to who comes back.
     pub(crate) silence: Silence,
+    pub(crate) contexts: Arc<Contexts>,
 }
 
 impl Channel {
@@ -210,8 +212,12 @@ impl Proxy {
                 News::Again => {}
             }
             let place = self.channels[channel].names[change.index];
+            let secret = match change.kind {
+                Kind::Certificate => Bytes::copy_from_slice(&change.secret),
+                Kind::ValidationContext => run.contexts.shared(change.digest, &change.secret),
+            };
             let mut kept = lock(&self.kept.secrets);
-            kept.latest[place] = Some(change.secret);
+            kept.latest[place] = Some(secret);
             kept.unchecked = true;
         }
         if self.role == Role::Refuses || self.channels[channel].subscription.is_settled(self.silence) {

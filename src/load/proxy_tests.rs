@@ -25,7 +25,8 @@ impl Scene {
             let node = Node { own: Arc::from(&b""[..]), shared: Bytes::new() };
             proxy.subscribe(&[(place, name.into())], node);
         }
-        let run = Surroundings { meters, clock, renew_by: 0.5, silence: Silence::OnCertificates };
+        let contexts = Arc::default();
+        let run = Surroundings { meters, clock, renew_by: 0.5, silence: Silence::OnCertificates, contexts };
         proxy.begin(Instant::now(), false, &run);
         Self { run, proxy }
     }
@@ -58,7 +59,8 @@ impl Scene {
 
     fn gets(&mut self, channel: usize, news: News, before: &str) {
         let kind = if channel == 0 { Kind::Certificate } else { Kind::ValidationContext };
-        let change = Change { index: 0, kind, news, before: before.to_owned(), secret: Bytes::from_static(b"x") };
+        let (before, secret) = (before.to_owned(), Bytes::from_static(b"x"));
+        let change = Change { index: 0, kind, news, before, secret, digest: 0 };
         self.proxy.received(channel, vec![change], Instant::now(), &self.run);
     }
 
@@ -249,6 +251,23 @@ async fn one_stream_that_ends_takes_no_other_with_it() {
     assert_eq!((scene.proxy.served, scene.run.meters.away()), (true, 0), "the other stream was there all the time");
     let again = scene.run.meters.current().latencies()["let-in"].p50_ms;
     assert!((again - 2000.0).abs() < 10.0, "from when it was opened again: {again}");
+}
+
+/// Ten thousand proxies with one bundle are to cost the client one bundle.
+#[tokio::test(start_paused = true)]
+async fn proxies_share_the_bundle_that_they_have_alike() {
+    let new = || Scene::new(Role::Sound, PhaseKind::Connect, Concerns::Nothing);
+    let (mut one, mut other) = (new(), new());
+    other.run.contexts = one.run.contexts.clone();
+    for scene in [&mut one, &mut other] {
+        scene.are_all(Scene::is_answered);
+    }
+    let kept = |scene: &Scene| lock(&scene.proxy.kept.secrets).latest.iter().flatten().cloned().collect::<Vec<_>>();
+    let (one, other) = (kept(&one), kept(&other));
+    assert_eq!((one.len(), &one), (2, &other));
+    let are_shared: Vec<bool> = one.iter().zip(&other).map(|(one, other)| one.as_ptr() == other.as_ptr()).collect();
+    assert_eq!(are_shared, [false, true], "the certificate is each one's own");
+    assert!(one.iter().all(|secret| !secret.is_empty()));
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub struct Results {
     pub started: String,
     /// The server, as given on the command line.
     pub target: String,
+    /// The address behind the server's name that was connected to; `None` for a unix socket, or while none was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
     /// What was to be done, as `name: value` in the order of the help: for who reads the page later.
     pub plan: Vec<(String, String)>,
     /// Simulated proxies.

@@ -44,18 +44,19 @@ enum State {
 pub(crate) struct End {
     pub(crate) what: String,
     pub(crate) detail: String,
-    /// Whether the server has said what none should say: that is wrong whether the client comes back or not.
-    pub(crate) is_violation: bool,
+    /// Whether it is wrong even if the client comes back: the server has said what none should say, or can never serve all of it.
+    pub(crate) is_final: bool,
 }
 
 impl End {
     /// One that may happen to a good server, too.
     pub(crate) fn new(what: impl Into<String>, detail: impl ToString) -> Self {
-        Self { what: what.into(), detail: detail.to_string(), is_violation: false }
+        Self { what: what.into(), detail: detail.to_string(), is_final: false }
     }
 
-    fn violation(what: impl Into<String>, detail: impl ToString) -> Self {
-        Self { is_violation: true, ..Self::new(what, detail) }
+    /// One that coming back does not mend.
+    pub(crate) fn for_good(what: impl Into<String>, detail: impl ToString) -> Self {
+        Self { is_final: true, ..Self::new(what, detail) }
     }
 }
 
@@ -146,7 +147,7 @@ impl Stream {
             let at = Instant::now();
             let subscription = &mut proxy.channels[self.channel].subscription;
             let received = subscription.receive(message, &proxy.manner);
-            let received = received.map_err(|violation| End::violation(violation.what, violation.detail))?;
+            let received = received.map_err(|violation| End::for_good(violation.what, violation.detail))?;
             self.send(received.answer)?;
             self.send.reserve_capacity(1);
             self.unsent.push_back(at);
@@ -163,11 +164,11 @@ impl Stream {
 fn next_message(partial: &mut BytesMut) -> Result<Option<Bytes>, End> {
     let Some(header) = partial.get(..HEADER) else { return Ok(None) };
     if header[0] != 0 {
-        return Err(End::violation("a compressed message", "none was asked for"));
+        return Err(End::for_good("a compressed message", "none was asked for"));
     }
     let length = (&header[1..]).get_u32() as usize;
     if length > LARGEST {
-        return Err(End::violation("a message that is too large", format!("{length} bytes")));
+        return Err(End::for_good("a message that is too large", format!("{length} bytes")));
     }
     if partial.len() < HEADER + length {
         return Ok(None);
@@ -235,7 +236,7 @@ mod tests {
             [(b"\x01\0\0\0\0", "a compressed message"), (b"\0\xff\0\0\0", "a message that is too large")]
         {
             let end = refused(wire);
-            assert!(end.what == expected && end.is_violation, "{end:?}");
+            assert!(end.what == expected && end.is_final, "{end:?}");
         }
     }
 

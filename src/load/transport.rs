@@ -4,13 +4,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpSocket, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::meters::Counters;
@@ -19,6 +21,10 @@ use super::plan::Target;
 /// A loopback address has 28,000 ports for clients, and those of connections that have ended linger: so many come from
 /// several addresses.
 const PER_SOURCE: usize = 5000;
+
+/// How long an address may take to accept a connection while another one of the same name may be the server's: as long as a
+/// connection may take with Envoy (`connect_timeout`).
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What HTTP/2 runs on.
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -37,12 +43,19 @@ pub(crate) struct Server {
 
 #[derive(Debug, Clone)]
 enum Place {
-    Tcp(SocketAddr),
+    Tcp(Addresses),
     Unix(PathBuf),
 }
 
+/// What a name stands for, as the resolver prefers it. The first that accepts a connection is the server from then on.
+#[derive(Debug, Clone)]
+struct Addresses {
+    all: Vec<SocketAddr>,
+    found: OnceLock<SocketAddr>,
+}
+
 impl Server {
-    /// Looks the server up.
+    /// Looks the server up. Where its name stands for several addresses, it is looked for at each, before anything is timed.
     ///
     /// # Errors
     /// If its name is not known, or cannot be in a certificate.
@@ -56,10 +69,16 @@ impl Server {
             Target::Unix(path) => (Place::Unix(path.clone()), "localhost", "localhost".to_owned()),
             Target::Tcp(host, port) => {
                 let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-                let found = found.ok().and_then(|mut addresses| addresses.next());
-                let address = found.ok_or_else(|| format!("nobody knows the host {host:?}"))?;
+                let addresses = Addresses::new(found.map(Iterator::collect).unwrap_or_default());
+                if addresses.all.is_empty() {
+                    return Err(format!("nobody knows the host {host:?}"));
+                }
+                if addresses.found.get().is_none() {
+                    // If there is none yet, each connection looks for it again.
+                    let _ = addresses.connect(0, 0, 1).await;
+                }
                 let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-                (Place::Tcp(address), host.as_str(), shown)
+                (Place::Tcp(addresses), host.as_str(), shown)
             }
         };
         let name = server_name.unwrap_or(host);
@@ -78,6 +97,14 @@ impl Server {
         if self.tls.is_some() { "https" } else { "http" }
     }
 
+    /// Where it was found; `None` if it is a unix socket, or no address of its name has accepted a connection.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match &self.place {
+            Place::Tcp(addresses) => addresses.found.get().copied(),
+            Place::Unix(_) => None,
+        }
+    }
+
     /// Connects, TLS included. `index` is the connection's, and `attempt` counts those that it has made before.
     ///
     /// # Errors
@@ -86,13 +113,9 @@ impl Server {
         let counters = self.counters.clone();
         match &self.place {
             Place::Unix(path) => self.secure(Counted { io: UnixStream::connect(path).await?, counters }, index).await,
-            Place::Tcp(address) => {
-                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-                socket.set_nodelay(true)?;
-                if let Some(source) = source(*address, index, attempt, of) {
-                    socket.bind(source)?;
-                }
-                self.secure(Counted { io: socket.connect(*address).await?, counters }, index).await
+            Place::Tcp(addresses) => {
+                let io = addresses.connect(index, attempt, of).await?;
+                self.secure(Counted { io, counters }, index).await
             }
         }
     }
@@ -110,6 +133,47 @@ impl Server {
             }
         }
     }
+}
+
+impl Addresses {
+    fn new(all: Vec<SocketAddr>) -> Self {
+        let found = match all[..] {
+            [only] => OnceLock::from(only),
+            _ => OnceLock::new(),
+        };
+        Self { all, found }
+    }
+
+    /// Connects to the one that was found, or else to the first that accepts.
+    async fn connect(&self, index: usize, attempt: usize, of: usize) -> io::Result<TcpStream> {
+        if let Some(found) = self.found.get() {
+            return connect(*found, index, attempt, of).await;
+        }
+        let (mut kind, mut tried) = (io::ErrorKind::AddrNotAvailable, Vec::new());
+        for address in &self.all {
+            let connected = timeout(PATIENCE, connect(*address, index, attempt, of)).await;
+            match connected.unwrap_or_else(|_late| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(stream) => {
+                    self.found.get_or_init(|| *address);
+                    return Ok(stream);
+                }
+                Err(error) => {
+                    kind = error.kind();
+                    tried.push(format!("{address}: {error}"));
+                }
+            }
+        }
+        Err(io::Error::new(kind, tried.join("; ")))
+    }
+}
+
+async fn connect(server: SocketAddr, index: usize, attempt: usize, of: usize) -> io::Result<TcpStream> {
+    let socket = if server.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    if let Some(source) = source(server, index, attempt, of) {
+        socket.bind(source)?;
+    }
+    socket.connect(server).await
 }
 
 /// The address to connect from; `None` leaves it to the system.
@@ -184,5 +248,38 @@ mod tests {
         assert_ne!(from(0, 1, 10), from(0, 2, 10), "ports of the connection before linger");
         assert_eq!(source(server("192.0.2.1:1"), 0, 1, 10_000), None);
         assert_eq!(source(server("[::1]:1"), 0, 1, 10_000), None);
+    }
+
+    #[tokio::test]
+    async fn the_first_address_that_accepts_is_kept() {
+        // Their ports are taken, and nobody listens there.
+        let silent = ["127.0.0.1:0", "127.0.0.1:0"].map(|any| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(any.parse().unwrap()).unwrap();
+            socket
+        });
+        let [nobody, nobody_else] = silent.each_ref().map(|socket| socket.local_addr().unwrap());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let somebody = listener.local_addr().unwrap();
+        let server = |addresses: Addresses| {
+            let place = Place::Tcp(addresses);
+            Server { place, tls: None, authority: String::new(), counters: Arc::default() }
+        };
+
+        let reached = server(Addresses::new(vec![nobody, somebody]));
+        assert_eq!(reached.address(), None);
+        assert!(reached.connect(0, 0, 1).await.is_ok());
+        assert_eq!(reached.address(), Some(somebody));
+
+        let kept = server(Addresses { all: vec![nobody, somebody], found: nobody.into() });
+        assert!(kept.connect(0, 0, 1).await.is_err(), "no other one is tried");
+        assert_eq!(server(Addresses::new(vec![nobody])).address(), Some(nobody), "there is no choice");
+
+        let away = server(Addresses::new(vec![nobody, nobody_else]));
+        let error = away.connect(0, 0, 1).await.err().unwrap();
+        assert_eq!((error.kind(), away.address()), (io::ErrorKind::ConnectionRefused, None));
+        for address in [nobody, nobody_else] {
+            assert!(error.to_string().contains(&format!("{address}: Connection refused")), "{error}");
+        }
     }
 }

@@ -3,4 +3,5 @@
 mod cluster;
 mod envoy;
 mod issuers;
+mod pipes;
 mod process;

@@ -2,6 +2,7 @@
 //! said is `None`, and written as `-`.
 
 use crate::load::results::{Phase, PhaseKind, Results};
+use crate::model::text::escaped;
 
 /// What stands for a figure that there is not.
 pub(super) const NONE: &str = "-";
@@ -11,6 +12,14 @@ const KIB: f64 = 1024.0;
 /// The server's memory before the first proxy connected: the run's first sample, if nobody was connected then.
 pub(super) fn base_rss(results: &Results) -> Option<u64> {
     results.samples.first().filter(|sample| sample.connected == 0).and_then(|sample| sample.server_rss_bytes)
+}
+
+/// The server as it was given, with the address that its name stood for, if it was one.
+pub(super) fn target(results: &Results) -> String {
+    match &results.address {
+        Some(address) if *address != results.target => format!("{} ({})", escaped(&results.target), escaped(address)),
+        _ => escaped(&results.target),
+    }
 }
 
 /// Server CPU time of a phase for each proxy of the run, in microseconds.

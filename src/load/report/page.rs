@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::figures::{
     self, base_rss, bytes, cpu_micros_per_proxy, figure, figure_or_none, left_out, of_some, reached, rss_kib_per_proxy,
-    run_seconds, verdict,
+    run_seconds, target, verdict,
 };
 use super::plots::{self, Plot};
 use crate::load::results::{FailureCount, Phase, Results};
@@ -19,7 +19,6 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 type Head<'a> = &'a [(&'a str, &'a str)];
 
 pub(super) fn html(results: &Results) -> String {
-    let target = escaped(&results.target);
     let latencies = plots::latencies(results);
     let markup = html! {
         (DOCTYPE)
@@ -29,12 +28,12 @@ pub(super) fn html(results: &Results) -> String {
                 meta http-equiv="Content-Security-Policy" content=(POLICY);
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="color-scheme" content="light dark";
-                title { (if results.passed { "Passed" } else { "Failed" }) ": load on " (target) }
+                title { (if results.passed { "Passed" } else { "Failed" }) ": load on " (escaped(&results.target)) }
                 style { (PreEscaped(include_str!("page.css"))) }
             }
             body {
                 header {
-                    h1 { "Load on " code { (target) } }
+                    h1 { "Load on " code { (target(results)) } }
                     p class=(if results.passed { "verdict passed" } else { "verdict failed" }) { (verdict(results)) }
                     p.quiet { (escaped(&results.started)) ", envoy-sds " (escaped(&results.version)) }
                 }

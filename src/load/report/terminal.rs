@@ -4,7 +4,7 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 
 use super::figures::{
     NONE, base_rss, bytes, cpu_micros_per_proxy, figure, figure_or_none, left_out, of_some, reached, rss_kib_per_proxy,
-    run_seconds, verdict,
+    run_seconds, target, verdict,
 };
 use crate::load::results::{FailureCount, Phase, PhaseKind, Results, Usage};
 use crate::model::text::escaped;
@@ -36,7 +36,7 @@ pub(super) fn table(results: &Results) -> String {
 
 fn run(results: &Results) -> String {
     let mut rows = vec![
-        ["target".to_owned(), escaped(&results.target)],
+        ["target".to_owned(), target(results)],
         ["started".to_owned(), format!("{}, envoy-sds {}", escaped(&results.started), escaped(&results.version))],
         [
             "load".to_owned(),

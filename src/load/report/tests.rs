@@ -84,7 +84,8 @@ fn passed() -> Results {
     Results {
         version: "0.1.0".to_owned(),
         started: "2026-11-22T10:00:00Z".to_owned(),
-        target: "https://sds.example:15012".to_owned(),
+        target: "sds.example:15012".to_owned(),
+        address: Some("192.0.2.7:15012".to_owned()),
         plan: vec![
             ("protocol".to_owned(), "delta".to_owned()),
             ("as-envoy".to_owned(), "61 KB node in every request".to_owned()),
@@ -138,6 +139,7 @@ fn nothing() -> Results {
         version: String::new(),
         started: String::new(),
         target: String::new(),
+        address: None,
         plan: Vec::new(),
         proxies: 0,
         connections: 0,
@@ -194,6 +196,7 @@ fn hostile() -> Results {
         version: HOSTILE.to_owned(),
         started: HOSTILE.to_owned(),
         target: HOSTILE.to_owned(),
+        address: Some(format!("{HOSTILE}:1")),
         plan: vec![(HOSTILE.to_owned(), HOSTILE.to_owned())],
         phases: vec![phase],
         failures: vec![FailureCount { what: HOSTILE.to_owned(), count: 1, example: HOSTILE.to_owned() }],
@@ -310,7 +313,7 @@ fn the_page_loads_and_runs_nothing() {
 fn hostile_text_is_text() {
     let shown = crate::model::text::escaped(HOSTILE);
     with_page(&hostile(), |page| {
-        assert_eq!(text(named(page, "h1").next().unwrap()), format!("Load on {shown}"));
+        assert_eq!(text(named(page, "h1").next().unwrap()), format!("Load on {shown} ({shown}:1)"));
         assert!(named(page, "code").any(|node| text(node) == shown), "the failure's example");
         assert!(named(page, "th").any(|node| text(node) == shown), "the phase's name");
         assert!(named(page, "text").any(|node| text(node).contains(&shown[..12])), "the phase's name in a chart");

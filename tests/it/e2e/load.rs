@@ -12,6 +12,7 @@ use super::SHUTDOWN;
 use super::cli::run;
 use crate::support::eventually::eventually;
 use crate::support::mesh::builtin_mesh;
+use crate::support::pipes::Pipes;
 use crate::support::pki::{Leaf, TestCa};
 use crate::support::process::Process;
 use crate::support::server::{Listeners, NODE_ID, PROGRAM, Server, Settings};
@@ -151,20 +152,16 @@ async fn proxies_come_back() {
     assert_eq!(server.metric("issuances_total", &[("outcome", "issued")]).await, Ok(100.0), "the same hundred");
 
     // The storm's command says that it runs, and ends when this test has started the server again.
-    let pipes = ["begun", "restarted"].map(|name| dir.join(name));
-    let made = std::process::Command::new("mkfifo").args(&pipes).status().expect("mkfifo starts");
-    assert!(made.success());
-    let [begun, restarted] = &pipes;
-    let command = format!("echo now > {} && read -r _ < {}", begun.display(), restarted.display());
+    let (command, mut pipes) = Pipes::make(&dir);
     let admin = server.admin.to_string();
     let course = ["--proxies", "100", "--api", "delta", "--reconnect", "--storm-command", &command, &target];
     let course = [&course[..], &["--server-admin", &admin, "--expect-issued", "0"]].concat();
     let restart = async {
-        tokio::fs::read(begun).await.expect("the pipe can be read");
+        pipes.begun().await;
         server.kill();
         server.start_again().await;
         server.ready().await;
-        tokio::fs::write(restarted, "now\n").await.expect("the pipe can be written");
+        pipes.go_on().await;
     };
     let (told, ()) = tokio::join!(passes(&course, &dir), restart);
     assert_eq!(phase(&told, "storm")["reached"], 100);

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,6 +15,7 @@ use crate::support::fleet::{Fleet, Route, Subscription, Variant};
 use crate::support::in_flight::InFlight;
 use crate::support::ledger::no_requests_left;
 use crate::support::mesh::{Backend, Ca, builtin_mesh, mesh};
+use crate::support::pipes::Pipes;
 use crate::support::server::{NODE_ID, Server, Settings};
 use crate::support::{PATIENCE, http, scratch};
 
@@ -39,13 +39,13 @@ async fn thousands_come_back_after_a_crash_and_cost_no_certificate() {
     let note_pid = |server: &Server| fs::write(&pid_file, server.pid().to_string()).expect("it can be written");
     note_pid(&server);
 
-    let pipes = Pipes::make(&dir);
+    let (command, mut pipes) = Pipes::make(&dir);
     let (proxies, target, admin) =
         (ALL.to_string(), format!("unix:{}", server.socket.display()), server.admin.to_string());
     let pid = pid_file.display().to_string();
     let arguments = [
         &["load", "--proxies", &proxies, "--output", "json", "--rest", "0s", "--timeout", "5m"][..],
-        &["--reconnect", "--storm-command", &pipes.command, "--server-admin", &admin, "--expect-issued", "0"],
+        &["--reconnect", "--storm-command", &command, "--server-admin", &admin, "--expect-issued", "0"],
         &["--server-pid-file", &pid, &target],
     ]
     .concat();
@@ -183,29 +183,4 @@ fn ended(version: &str) -> String {
     assert_eq!(parts[0], "certificate", "{version}");
     (parts[1], parts[2]) = ("1700000000", "1700086400");
     parts.join(".")
-}
-
-/// By which a storm's command says that it runs, and is told to end.
-struct Pipes {
-    begun: std::path::PathBuf,
-    go_on: std::path::PathBuf,
-    command: String,
-}
-
-impl Pipes {
-    fn make(dir: &Path) -> Self {
-        let [begun, go_on] = ["begun", "go-on"].map(|name| dir.join(name));
-        let made = std::process::Command::new("mkfifo").args([&begun, &go_on]).status().expect("mkfifo starts");
-        assert!(made.success());
-        let command = format!("echo now > {} && read -r _ < {}", begun.display(), go_on.display());
-        Self { begun, go_on, command }
-    }
-
-    async fn begun(&self) {
-        tokio::fs::read(&self.begun).await.expect("the pipe can be read");
-    }
-
-    async fn go_on(&self) {
-        tokio::fs::write(&self.go_on, "now\n").await.expect("the pipe can be written");
-    }
 }

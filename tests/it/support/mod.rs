@@ -12,6 +12,7 @@ pub mod in_flight;
 pub mod ledger;
 pub mod mesh;
 pub mod parts;
+pub mod pipes;
 pub mod pki;
 pub mod ports;
 pub mod process;
