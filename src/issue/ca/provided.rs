@@ -5,6 +5,7 @@
 //! told. Nothing in what is told is of a key.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +21,7 @@ use crate::model::certificate::Certificate;
 use crate::model::policy::{DataSource, ProvidedCa};
 use crate::model::secrets::{KnownSecrets, SecretBytes, SecretLookup};
 use crate::runtime::clock::Clock;
-use crate::runtime::file_watch::FileWatch;
+use crate::runtime::file_watch::{FileWatch, Held};
 use crate::runtime::regular_file;
 
 const CERTIFICATE: &str = "certificate";
@@ -32,6 +33,7 @@ pub struct Provided {
     mesh: Arc<str>,
     sources: ProvidedCa,
     surroundings: Surroundings,
+    _watched: Held,
     /// A lock, because it is held for a moment and never across an await.
     known: Mutex<Known>,
     /// How many follow it, each of which sees to it that what is known is what is there.
@@ -71,7 +73,10 @@ enum Missing {
 
 impl Provided {
     pub(super) fn new(mesh: Arc<str>, sources: ProvidedCa, surroundings: Surroundings) -> Self {
-        let provided = Self { mesh, sources, surroundings, known: Mutex::default(), followers: AtomicUsize::new(0) };
+        // Before they are read, so that no change is missed.
+        let watched = surroundings.files.hold(files_of(&sources));
+        let (known, followers) = (Mutex::default(), AtomicUsize::new(0));
+        let provided = Self { mesh, sources, surroundings, _watched: watched, known, followers };
         provided.look();
         provided
     }
@@ -117,7 +122,7 @@ impl Provided {
 
     fn load(&self) -> Result<LocalCa, Missing> {
         let ProvidedCa { certificate, private_key, allow_self_signed } = &self.sources;
-        // Both are read, so that both are watched, and one that is to come does not hide that the other is bad.
+        // Both are read: one that is to come does not hide that the other is bad.
         let (pem, key) = (self.read(CERTIFICATE, certificate), self.read(PRIVATE_KEY, private_key));
         let bad = |what: &str, source: &DataSource, error: &CaPairError| {
             let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -141,7 +146,6 @@ impl Provided {
             DataSource::Inline(bytes) => Ok(bytes.clone()),
             DataSource::NotKept => Err(bad("has not been kept over the restart: it is needed again".to_owned())),
             DataSource::File(path) => {
-                self.surroundings.files.add(path);
                 let content = regular_file::read(path).map_err(|error| bad(error.to_string()))?;
                 Ok(SecretBytes::new(Zeroizing::new(content)))
             }
@@ -166,6 +170,14 @@ impl Provided {
     fn known(&self) -> Known {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The files in which its certificate and key are, as far as they are in files.
+pub(in crate::issue) fn files_of(sources: &ProvidedCa) -> impl Iterator<Item = &Path> {
+    [&sources.certificate, &sources.private_key].into_iter().filter_map(|source| match source {
+        DataSource::File(path) => Some(path.as_path()),
+        _ => None,
+    })
 }
 
 /// Counts for as long as it lives.

@@ -1,12 +1,15 @@
 //! One test certificate: asked for, verified, thrown away.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use crate::issue::ca::cert_manager::{PendingBoard, PendingRequest};
-use crate::issue::ca::{AuthoritySource, Signed, SigningRequest};
+use crate::issue::ca::{AuthoritySource, Signed, SigningRequest, provided};
 use crate::issue::issuer::{IssueError, Subject, learnable, policy_digest};
 use crate::issue::verify::{Expected, valid_in, verify};
 use crate::model::bundle::Bundle;
@@ -26,7 +29,7 @@ pub(super) struct Tester {
     pub(super) authorities: Arc<dyn AuthoritySource>,
     pub(super) secrets: watch::Receiver<Arc<KnownSecrets>>,
     pub(super) pending: Option<PendingBoard>,
-    /// Looks at the files in which CAs are.
+    /// Looks at the files in which the CAs are that are being tested; see [`files_of`].
     pub(super) files: Arc<FileWatch>,
     pub(super) clock: Clock,
 }
@@ -45,9 +48,20 @@ pub(super) enum TestError {
     Issue(#[from] IssueError),
 }
 
-/// What the last attempt went by: what the certificate had to lead to, or why that is not known.
+/// What the last attempt went by.
 #[derive(Debug, Default)]
-pub(super) struct WentBy(Option<Result<Anchor, String>>);
+pub(super) struct WentBy(Option<Grounds>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Grounds {
+    /// What the certificate had to lead to, or why that is not known.
+    anchor: Result<Anchor, String>,
+    /// What the files and mesh Secrets held in which the CA and its key are: digests, as a key is not to be anywhere else.
+    given: Vec<Option<Digest>>,
+}
+
+/// SHA-256.
+type Digest = Box<[u8]>;
 
 /// What the certificate has to lead to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +81,7 @@ impl Tester {
         went_by: &mut WentBy,
         overdue: impl Fn(Option<String>),
     ) -> Result<(), TestError> {
-        let anchor = went_by.0.insert(self.anchor(mesh, backend).await).clone().map_err(TestError::Source)?;
+        let anchor = went_by.0.insert(self.grounds(mesh, backend).await).anchor.clone().map_err(TestError::Source)?;
         let authority = self.authorities.of(mesh, backend).map_err(TestError::Source)?;
         let spiffe_id: Arc<str> = format!("spiffe://{}/envoy-sds/preflight", backend.trust_domain).into();
         let subject = Subject { mesh: mesh.clone(), proxy: PROXY.into(), spiffe_id, identity_policy: None };
@@ -110,8 +124,8 @@ impl Tester {
     }
 
     /// Returns when somebody has put in place what another attempt may fare better with: the CA that its certificate has to
-    /// lead to is another, or is known now, or it is signed here and files or mesh Secrets have changed. `files` are the
-    /// changes since before that attempt.
+    /// lead to is another, or is known now, or the CA is one that is given to this server, and another was put in its place.
+    /// `files` are the changes since before that attempt.
     pub(super) async fn mended(&mut self, mesh: &Arc<str>, backend: &Backend, went_by: &WentBy, files: &mut Changes) {
         loop {
             tokio::select! {
@@ -120,21 +134,38 @@ impl Tester {
                     return std::future::pending().await;
                 },
             }
-            let is_signed_here = matches!(backend.kind, BackendKind::Provided(_));
-            if is_signed_here || went_by.0.as_ref() != Some(&self.anchor(mesh, backend).await) {
+            if went_by.0.as_ref() != Some(&self.grounds(mesh, backend).await) {
                 return;
             }
         }
     }
 
-    async fn anchor(&mut self, mesh: &Arc<str>, backend: &Backend) -> Result<Anchor, String> {
-        if let BackendKind::Provided(ca) = &backend.kind {
-            for source in [&ca.certificate, &ca.private_key] {
-                if let DataSource::File(path) = source {
-                    self.files.add(path);
-                }
+    /// Is asked before the CA is, which reads what is given for itself: what is put in place meanwhile is another then.
+    async fn grounds(&mut self, mesh: &Arc<str>, backend: &Backend) -> Grounds {
+        let given = match &backend.kind {
+            BackendKind::Provided(ca) => {
+                let sources = [&ca.certificate, &ca.private_key].into_iter();
+                sources.map(|source| self.given(mesh, source)).collect()
             }
+            _ => Vec::new(),
+        };
+        Grounds { anchor: self.anchor(mesh, backend).await, given }
+    }
+
+    /// What is there to be read, if somebody may put another in its place.
+    fn given(&self, mesh: &str, source: &DataSource) -> Option<Digest> {
+        let of = |content: &[u8]| digest::digest(&digest::SHA256, content).as_ref().into();
+        match source {
+            DataSource::File(path) => regular_file::read(path).ok().map(|content| of(&Zeroizing::new(content))),
+            DataSource::Secret(name) => match self.secrets.borrow().find(mesh, name) {
+                SecretLookup::Found(content) => Some(of(content.expose())),
+                _ => None,
+            },
+            DataSource::Inline(_) | DataSource::EnvVar(_) | DataSource::NotKept => None,
         }
+    }
+
+    async fn anchor(&mut self, mesh: &Arc<str>, backend: &Backend) -> Result<Anchor, String> {
         if backend.kind.takes_trust_from_issuer() {
             return Ok(Anchor::Named);
         }
@@ -142,7 +173,6 @@ impl Tester {
             BackendKind::CertManager { trust: CaSource::Inline(bundle), .. } => Ok(Anchor::Known((**bundle).clone())),
             BackendKind::CertManager { trust: CaSource::File(path), .. } => {
                 let at = |what: String| format!("file {}: {what}", path.display());
-                self.files.add(path);
                 let pem = regular_file::read(path).map_err(|error| at(error.to_string()))?;
                 self.parse(&pem).map_err(at)
             }
@@ -178,6 +208,15 @@ impl Tester {
         Bundle::from_pem(pem, self.clock.now())
             .map(|parsed| Anchor::Known(parsed.bundle))
             .map_err(|error| error.to_string())
+    }
+}
+
+/// The files in which it is said which CA the backend's is.
+pub(super) fn files_of(backend: &Backend) -> Vec<&Path> {
+    match &backend.kind {
+        BackendKind::Provided(ca) => provided::files_of(ca).collect(),
+        BackendKind::CertManager { trust: CaSource::File(path), .. } => vec![path],
+        _ => Vec::new(),
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use self::attempt::{TestError, Tester, WentBy};
+use self::attempt::{TestError, Tester, WentBy, files_of};
 use self::passed::Passed;
 pub use self::record::recall;
 use self::state::{State, Test};
@@ -257,7 +257,8 @@ async fn becomes_true(known: &mut watch::Receiver<bool>) {
 
 /// Tests a backend until it passes.
 async fn keep_testing(mut tester: Tester, test: Test, backend: Arc<Backend>, tell: mpsc::UnboundedSender<Told>) {
-    // Before the files are read, so that no change is missed.
+    // Before the files are read, so that no change is missed; and not for longer than they are of use.
+    let _held = tester.files.hold(files_of(&backend));
     let (mut failures, mut files) = (0, tester.files.changes());
     loop {
         let mut went_by = WentBy::default();

@@ -8,7 +8,7 @@ use super::*;
 use crate::issue::ca::{CaError, CertificateAuthority, IssuedChain, Signed, SigningRequest};
 use crate::issue::csr::SubjectKey;
 use crate::model::certificate::Certificate;
-use crate::model::policy::{BackendKind, CaSource, IssuerRef, MeshPolicy};
+use crate::model::policy::{BackendKind, CaSource, DataSource, IssuerRef, MeshPolicy, ProvidedCa};
 use crate::model::preflight::Verdict;
 use crate::model::secrets::{MeshSecrets, SecretBytes};
 use crate::testing::certs::{LeafOptions, TestCa, timestamp};
@@ -199,6 +199,16 @@ async fn the_certificate_has_to_lead_to_the_ca_that_the_policy_says() {
     assert_eq!((rig.asked(), rig.signs().as_str()), (asked + 1, "three"));
 }
 
+fn tester(signer: Option<TestCa>, secrets: watch::Receiver<Arc<KnownSecrets>>) -> Tester {
+    Tester {
+        authorities: Arc::new(FakeCa { signer: Arc::new(Mutex::new(signer)), ..FakeCa::default() }),
+        secrets,
+        pending: None,
+        files: Arc::default(),
+        clock: Clock::simulated(timestamp(1_800_000_000)),
+    }
+}
+
 /// Whatever the next attempt would have been put off to.
 #[tokio::test]
 async fn what_is_put_into_a_file_is_noticed_though_its_folder_is_made_later() {
@@ -208,13 +218,8 @@ async fn what_is_put_into_a_file_is_noticed_though_its_folder_is_made_later() {
     let (mesh, policy) = policies.meshes.first_key_value().unwrap();
     let backend = policy.enabled().unwrap();
     let (_secrets, secrets) = watch::channel(Arc::default());
-    let mut tester = Tester {
-        authorities: Arc::new(FakeCa { signer: Arc::new(Mutex::new(Some(ca.clone()))), ..FakeCa::default() }),
-        secrets,
-        pending: None,
-        files: Arc::default(),
-        clock: Clock::simulated(timestamp(1_800_000_000)),
-    };
+    let mut tester = tester(Some(ca.clone()), secrets);
+    let _held = tester.files.hold(files_of(backend));
     let mut files = tester.files.changes();
     let put = |ca: &TestCa| {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -231,6 +236,66 @@ async fn what_is_put_into_a_file_is_noticed_though_its_folder_is_made_later() {
         tokio::time::timeout(Duration::from_secs(20), mended).await.expect("it is noticed");
     }
     tester.attempt(mesh, backend, &mut WentBy::default(), |_| {}).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_given_ca_is_tried_again_when_another_is_put_in_its_place_and_for_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let policies = mesh("one", CaSource::Issuer);
+    let (mesh, policy) = policies.meshes.first_key_value().unwrap();
+    let (certificate, private_key) = (DataSource::File(file.clone()), DataSource::Secret("key".into()));
+    let given = ProvidedCa { certificate, private_key, allow_self_signed: true };
+    let backend = Backend { kind: BackendKind::Provided(given), ..(**policy.enabled().unwrap()).clone() };
+    let known = |secrets: &[(&str, &str)]| {
+        let secret = |(name, content): &(&str, &str)| {
+            (("default".into(), (*name).into()), SecretBytes::new(content.as_bytes().to_vec()))
+        };
+        Arc::new(KnownSecrets { files: Arc::new(secrets.iter().map(secret).collect()), ..KnownSecrets::default() })
+    };
+    let (put, secrets) = watch::channel(known(&[("key", "one")]));
+    let mut tester = tester(None, secrets);
+    let _held = tester.files.hold(files_of(&backend));
+    let mut files = tester.files.changes();
+    let mut went_by = WentBy::default();
+    let in_an_hour = Duration::from_secs(3600);
+    tester.attempt(mesh, &backend, &mut went_by, |_| {}).await.unwrap_err();
+    put.send_replace(known(&[("key", "one"), ("of another", "two")]));
+    let mended = tester.mended(mesh, &backend, &went_by, &mut files);
+    assert!(tokio::time::timeout(in_an_hour, mended).await.is_err(), "it is another's");
+    std::fs::write(&file, "one").unwrap();
+    let mended = tester.mended(mesh, &backend, &went_by, &mut files);
+    tokio::time::timeout(in_an_hour, mended).await.expect("it is there");
+    tester.attempt(mesh, &backend, &mut went_by, |_| {}).await.unwrap_err();
+    let mended = tester.mended(mesh, &backend, &went_by, &mut files);
+    assert!(tokio::time::timeout(in_an_hour, mended).await.is_err(), "it has been tried");
+    put.send_replace(known(&[("key", "two")]));
+    let mended = tester.mended(mesh, &backend, &went_by, &mut files);
+    tokio::time::timeout(in_an_hour, mended).await.expect("it is another");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_watched_for_as_long_as_a_test_goes_by_it() {
+    let (folder, ca) = (tempfile::tempdir().unwrap(), TestCa::root("CA"));
+    let file = folder.path().join("ca.pem");
+    let policies = mesh("one", CaSource::File(file.clone()));
+    let (mesh, policy) = policies.meshes.first_key_value().unwrap();
+    let backend = policy.enabled().unwrap();
+    let (_secrets, secrets) = watch::channel(Arc::default());
+    let tester = tester(Some(ca.clone()), secrets);
+    let ((tell, mut told), mut tests) = (mpsc::unbounded_channel(), JoinSet::new());
+    let begun = || keep_testing(tester.clone(), Test::of(mesh, backend), backend.clone(), tell.clone());
+    let given_up = tests.spawn(begun());
+    assert!(matches!(told.recv().await, Some((_, Outcome::Failed(_)))));
+    assert_eq!(tester.files.held(), [file.as_path()]);
+    given_up.abort();
+    tests.join_next().await.unwrap().unwrap_err();
+    assert!(tester.files.held().is_empty(), "it is tested no more");
+
+    std::fs::write(&file, ca.certificate().pem()).unwrap();
+    tests.spawn(begun());
+    tests.join_next().await.unwrap().unwrap();
+    assert!(tester.files.held().is_empty(), "it has passed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,7 +46,10 @@ struct Watching {
 struct Armed {
     /// `None` where there are no file events to be had.
     watcher: Option<RecommendedWatcher>,
+    /// For as long as there is a watch.
     wanted: BTreeSet<PathBuf>,
+    /// By how many [`Held`], and only as long as there are any.
+    held: BTreeMap<PathBuf, usize>,
     folders: BTreeMap<PathBuf, Option<FolderId>>,
 }
 
@@ -83,7 +86,7 @@ impl FileWatch {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "no file events here; files are looked at once a minute"))
             .ok();
-        let armed = Armed { watcher, wanted: BTreeSet::new(), folders: BTreeMap::new() };
+        let armed = Armed { watcher, wanted: BTreeSet::new(), held: BTreeMap::new(), folders: BTreeMap::new() };
         Self(Arc::new(Watching { armed: Mutex::new(armed), listening, changed }))
     }
 
@@ -105,6 +108,23 @@ impl FileWatch {
         }
     }
 
+    /// Looks at `paths`, as [`FileWatch::add`] does, for as long as what is returned is there: what nobody reads any more is
+    /// not to be watched for ever.
+    pub fn hold<'p>(&self, paths: impl IntoIterator<Item = &'p Path>) -> Held {
+        let paths: Vec<PathBuf> = paths.into_iter().map(Path::to_owned).collect();
+        let is_news = lock(&self.0.armed).hold(&paths);
+        if is_news {
+            self.0.arm();
+        }
+        Held { watching: self.0.clone(), paths }
+    }
+
+    /// Which paths are held.
+    #[cfg(test)]
+    pub fn held(&self) -> Vec<PathBuf> {
+        lock(&self.0.armed).held.keys().cloned().collect()
+    }
+
     /// A handle to wait on. It has seen everything up to now: subscribe first, then read the files.
     pub fn changes(&self) -> Changes {
         let mut changed = self.0.changed.clone();
@@ -120,13 +140,29 @@ impl Default for FileWatch {
     }
 }
 
+/// See [`FileWatch::hold`].
+#[derive(Debug)]
+pub struct Held {
+    watching: Arc<Watching>,
+    paths: Vec<PathBuf>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let is_news = lock(&self.watching.armed).release(&self.paths);
+        if is_news {
+            self.watching.arm();
+        }
+    }
+}
+
 impl Watching {
     /// Watches what there is to watch now, and nothing else. What appears between looking and watching is found by the
     /// next round: after the last one, whatever changes is an event.
     fn arm(&self) {
         let mut armed = lock(&self.armed);
         for _ in 0..ROUNDS {
-            let spots = Spots::of(&armed.wanted);
+            let spots = Spots::of(armed.wanted.iter().chain(armed.held.keys()));
             let before = std::mem::replace(
                 &mut *lock(&self.listening),
                 Listening { spots: spots.clone(), ..Listening::default() },
@@ -141,6 +177,27 @@ impl Watching {
 }
 
 impl Armed {
+    /// Says whether there is one among them that nobody held.
+    fn hold(&mut self, paths: &[PathBuf]) -> bool {
+        let before = self.held.len();
+        for path in paths {
+            *self.held.entry(path.clone()).or_default() += 1;
+        }
+        self.held.len() > before
+    }
+
+    /// Says whether there is one among them that nobody holds any more.
+    fn release(&mut self, paths: &[PathBuf]) -> bool {
+        let before = self.held.len();
+        for path in paths {
+            if let Some(holders) = self.held.get_mut(path) {
+                *holders -= 1;
+            }
+        }
+        self.held.retain(|_, holders| *holders > 0);
+        self.held.len() < before
+    }
+
     /// Forgets the folders that are `gone`, and those whose name another one has by now.
     fn forget(&mut self, gone: impl Fn(&Path) -> bool) {
         let Self { watcher, folders, .. } = self;

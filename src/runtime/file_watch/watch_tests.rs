@@ -143,6 +143,26 @@ async fn in_a_folder_every_file_counts_and_beside_a_file_none() {
     assert!(!quiet.is_writing(&neighbour.canonicalize().unwrap()));
 }
 
+#[tokio::test]
+async fn what_is_held_is_watched_until_the_last_has_let_go_of_it() {
+    let mut scene = Scene::of("kept/ca.pem", |folder| {
+        ["held", "kept"].iter().for_each(|name| std::fs::create_dir(folder.join(name)).unwrap());
+    });
+    let (held, kept) = (scene.at("held/ca.pem"), scene.at("kept/ca.pem"));
+    let [first, second] = [(); 2].map(|()| scene.watch.hold([&*held, &*kept]));
+    drop(first);
+    scene.watches(&["held", "kept"]).await;
+    write(held.clone(), "one");
+    scene.reads("held/ca.pem", "one").await;
+    drop(second);
+    scene.watches(&["kept"]).await;
+    // And again, by whoever comes then.
+    let _held = scene.watch.hold([&*held]);
+    scene.watches(&["held", "kept"]).await;
+    write(held, "two");
+    scene.reads("held/ca.pem", "two").await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_looked_at_when_it_is_quiet_and_in_time_if_it_never_is() {
     let watching = FileWatch::new().0;
