@@ -53,6 +53,12 @@ struct Line {
 }
 
 impl Line {
+    /// Whether it has somebody who may begin as soon as there is a turn. (A line that is full waits for answers, not for turns.)
+    fn waits_for_a_turn(&self, limit: usize) -> bool {
+        let is_full = self.slow >= limit.saturating_mul(SLOW_PER_TURN);
+        self.open && !is_full && !self.ready.is_empty()
+    }
+
     fn insert(&mut self, turn: Turn, key: ProxyKey) {
         if self.ready.insert((turn, key)) {
             self.unserved += usize::from(turn.is_unserved());
@@ -78,10 +84,8 @@ impl Queue {
         if self.in_flight >= limit {
             return None;
         }
-        let most_slow = limit.saturating_mul(SLOW_PER_TURN);
-        let lines = self.lines.values_mut().filter(|line| line.open && line.slow < most_slow);
-        let first = lines.filter(|line| !line.ready.is_empty()).min_by(|a, b| a.ready.first().cmp(&b.ready.first()))?;
-        first.pop()
+        let lines = self.lines.values_mut().filter(|line| line.waits_for_a_turn(limit));
+        lines.min_by(|a, b| a.ready.first().cmp(&b.ready.first()))?.pop()
     }
 
     /// Somebody waits for a turn.
@@ -146,14 +150,14 @@ impl Queue {
     }
 
     /// Whether one that is in flight since `began` is to give its turn back: the signer answers others and not this one, or has
-    /// not answered anybody for long, or others wait for another signer. A signer that answers one after the other, however
-    /// slowly, has as many requests as it may have, and not more and more.
-    pub(super) fn is_stuck(&self, key: &ProxyKey, began: Timestamp, now: Timestamp) -> bool {
+    /// not answered anybody for long, or others wait for a turn of another signer. A signer that answers one after the other,
+    /// however slowly, has as many requests as it may have, and not more and more.
+    pub(super) fn is_stuck(&self, key: &ProxyKey, began: Timestamp, now: Timestamp, limit: usize) -> bool {
         let Some(line) = self.lines.get(&key.identity_policy) else { return true };
         let is_overtaken = line.newest_answered.is_some_and(|newest| newest.duration_since(began) >= OVERTAKEN_BY);
         let is_silent = line.answered_at.is_none_or(|at| now.duration_since(at) >= SLOW_AFTER);
         let mut others = self.lines.iter().filter(|(policy, _)| **policy != key.identity_policy);
-        is_overtaken || is_silent || others.any(|(_, line)| line.open && !line.ready.is_empty())
+        is_overtaken || is_silent || others.any(|(_, line)| line.waits_for_a_turn(limit))
     }
 
     /// One that has no leaf is not in line because it has failed, or no longer so.

@@ -89,7 +89,7 @@ impl Schedule {
     fn look_at_flight(&mut self, key: &ProxyKey, began: Timestamp, now: Timestamp) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let Some(queue) = self.queues.get_mut(&key.mesh) else { return };
-        if queue.is_stuck(key, began, now) {
+        if queue.is_stuck(key, began, now, self.in_flight_limit) {
             entry.phase = Phase::Signing(Flight::Slow);
             queue.slow_down(key);
         } else {

@@ -149,6 +149,39 @@ fn who_waits_for_another_signer_gets_the_turns_of_a_slow_one() {
     assert_eq!(schedule.steps(at(40)), [Step::Sign(of("other", "web"))]);
 }
 
+/// Whoever waits for a signer that has as many pending requests as it may have is not helped by a turn.
+#[test]
+fn who_waits_for_a_signer_that_is_full_takes_no_turn_from_another() {
+    let of =
+        |policy: &str, number: usize| ProxyKey { identity_policy: Some(policy.into()), ..key(&format!("{number:02}")) };
+    let (limit, mut now) = (2, 0);
+    let full = limit * SLOW_PER_TURN;
+    let mut schedule = Schedule::new(limit);
+    for policy in ["full", "slow"] {
+        schedule.open(&Signer { identity_policy: Some(policy.into()), ..Signer::classic("default") }, true);
+    }
+    for number in 0..=full {
+        schedule.wanted(&of("full", number), None, at(now));
+    }
+    for _ in 0..full / limit {
+        assert_eq!(schedule.steps(at(now)).len(), limit);
+        now += 30;
+    }
+    assert_eq!(schedule.steps(at(now)), [], "one waits, and all are pending that may be");
+
+    for number in 0..4 {
+        schedule.wanted(&of("slow", number), None, at(now));
+    }
+    schedule.steps(at(now));
+    schedule.issued(&of("slow", 0), at(100_000), at(200_000));
+    assert_eq!(schedule.steps(at(now + 20)), [Step::Sign(of("slow", 2))]);
+    assert_eq!(schedule.steps(at(now + 30)), [], "it answers one after the other");
+    let (_, backlog) = schedule.backlogs().next().unwrap();
+    assert_eq!((backlog.in_flight, backlog.pending), (limit, full));
+    schedule.issued(&of("full", 0), at(100_000), at(200_000));
+    assert_eq!(schedule.steps(at(now + 40)), [Step::Sign(of("full", full))], "it is not full any more");
+}
+
 #[test]
 fn a_renewal_whose_leaf_ends_while_it_waits_goes_before_those_that_have_one() {
     for is_held in [false, true] {
