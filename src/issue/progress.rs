@@ -163,7 +163,7 @@ impl Rush {
 
 impl Progress {
     /// A mesh stands like this now; gives what the log is to be told.
-    pub(super) fn note(&mut self, mesh: &Arc<str>, backlog: Backlog, now: Instant) -> Option<News> {
+    fn note(&mut self, mesh: &Arc<str>, backlog: Backlog, now: Instant) -> Option<News> {
         let this = match self.0.get_mut(mesh) {
             Some(this) => this,
             None => self.0.entry(mesh.clone()).or_default(),
@@ -183,6 +183,16 @@ impl Progress {
             rush.told(backlog, now);
             News::Waiting(rush.outlook(backlog, now))
         })
+    }
+
+    /// All meshes stand like this now, and nothing is left of any other; gives what the log is to be told.
+    fn note_all(&mut self, meshes: &BTreeMap<&Arc<str>, Backlog>, now: Instant) -> Vec<(Arc<str>, News)> {
+        let gone: Vec<Arc<str>> = self.0.keys().filter(|mesh| !meshes.contains_key(*mesh)).cloned().collect();
+        let of_gone = gone.iter().map(|mesh| (mesh, Backlog::default()));
+        let all = meshes.iter().map(|(mesh, backlog)| (*mesh, *backlog)).chain(of_gone);
+        let news = all.filter_map(|(mesh, backlog)| Some((mesh.clone(), self.note(mesh, backlog, now)?))).collect();
+        self.0.retain(|mesh, _| meshes.contains_key(mesh));
+        news
     }
 
     /// One was issued.
@@ -209,12 +219,9 @@ impl Progress {
 pub(super) struct Board(Arc<Mutex<Progress>>);
 
 impl Board {
-    /// Notes where each mesh stands, and tells the log if it is time.
+    /// Notes where each mesh stands, forgets all others, and tells the log if it is time.
     pub(super) fn note<'m>(&self, meshes: impl Iterator<Item = (&'m Arc<str>, Backlog)>, now: Instant) {
-        let news: Vec<_> = {
-            let mut progress = self.lock();
-            meshes.filter_map(|(mesh, backlog)| Some((mesh, progress.note(mesh, backlog, now)?))).collect()
-        };
+        let news = self.lock().note_all(&meshes.collect(), now);
         for (mesh, news) in news {
             match news {
                 News::Waiting(outlook) => tracing::info!(%mesh, "{outlook}"),

@@ -92,6 +92,20 @@ fn it_is_not_over_before_the_last_that_waits_for_anything_has_one() {
 }
 
 #[test]
+fn of_a_mesh_that_is_gone_nothing_is_left() {
+    let [stays, goes] = ["stays", "goes"].map(Arc::<str>::from);
+    let (mut progress, began) = (Progress::default(), Instant::now());
+    let both = BTreeMap::from([(&stays, backlog(0)), (&goes, backlog(0))]);
+    assert_eq!(progress.note_all(&both, began), []);
+    let told = progress.note_all(&both, began + TOLD_EVERY);
+    assert!(matches!(&told[..], [(_, News::Waiting(_)), (_, News::Waiting(_))]), "{told:?}");
+    let one = BTreeMap::from([(&stays, backlog(0))]);
+    let later = Duration::from_secs(15);
+    assert_eq!(progress.note_all(&one, began + later), [(goes, News::Done(0, later))]);
+    assert_eq!(progress.0.into_keys().collect::<Vec<_>>(), [stays]);
+}
+
+#[test]
 fn who_is_in_nobodys_way_is_no_rush() {
     let (mesh, mut progress, now): (Arc<str>, _, _) = ("default".into(), Progress::default(), Instant::now());
     let alone = Backlog { pending: 1, retrying: 1, ..Backlog::default() };

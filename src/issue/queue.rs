@@ -59,6 +59,11 @@ impl Line {
         self.open && !is_full && !self.ready.is_empty()
     }
 
+    /// Whether nobody is in it, and nobody may begin from it.
+    fn is_over(&self) -> bool {
+        !self.open && self.slow == 0 && self.ready.is_empty()
+    }
+
     fn insert(&mut self, turn: Turn, key: ProxyKey) {
         if self.ready.insert((turn, key)) {
             self.unserved += usize::from(turn.is_unserved());
@@ -188,7 +193,12 @@ impl Queue {
     pub(super) fn close_others(&mut self, keep: impl Fn(&Option<Arc<str>>) -> bool) {
         self.lines.retain(|identity_policy, line| {
             line.open &= keep(identity_policy);
-            line.open || line.slow > 0 || !line.ready.is_empty()
+            !line.is_over()
         });
+    }
+
+    /// Whether nothing is left of the mesh, neither a signer nor anybody who is counted here.
+    pub(super) fn is_over(&self) -> bool {
+        self.in_flight == 0 && self.retrying == 0 && self.lines.values().all(Line::is_over)
     }
 }

@@ -257,6 +257,8 @@ impl Schedule {
                 steps.push(Step::Sign(key));
             }
         }
+        // Its proxies were remembered for a while after the mesh had gone.
+        self.queues.retain(|_, queue| !queue.is_over());
         steps
     }
 

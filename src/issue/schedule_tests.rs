@@ -125,6 +125,9 @@ fn assert_counted(schedule: &Schedule) {
         let without = count(|entry| entry.leaf == Leaf::None && entry.retries_unserved(Timestamp::MIN));
         assert_eq!(count(|entry| entry.leaf == Leaf::None && entry.is_counted), without);
     }
+    let counts = |entry: &Entry| entry.is_counted || !matches!(entry.phase, Phase::Waiting(_));
+    let mut counted = schedule.entries.iter().filter(|(_, entry)| counts(entry));
+    assert!(counted.all(|(key, _)| schedule.queues.contains_key(&key.mesh)), "{schedule:?}");
 }
 
 #[test]

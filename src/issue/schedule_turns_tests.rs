@@ -183,6 +183,40 @@ fn who_waits_for_a_signer_that_is_full_takes_no_turn_from_another() {
 }
 
 #[test]
+fn a_mesh_that_is_gone_is_forgotten_with_its_last_proxy() {
+    let meshes = |schedule: &Schedule| schedule.backlogs().map(|(mesh, _)| mesh.to_string()).collect::<Vec<_>>();
+    let gone = |name: &str| key_in("gone", name);
+    let mut schedule = opened(2);
+    schedule.open(&Signer::classic("gone"), true);
+    for name in ["served", "fails", "pending"] {
+        schedule.wanted(&gone(name), None, at(0));
+        schedule.steps(at(0));
+        match name {
+            "served" => schedule.issued(&gone(name), at(1_000), at(2_000)),
+            "fails" => {
+                schedule.failed(&gone(name), at(0), |_, _| Duration::from_secs(20_000));
+            }
+            _ => {}
+        }
+    }
+    schedule.wanted(&gone("waits"), None, at(10_000));
+    schedule.close_others(&HashSet::from([Signer::classic("default")]));
+    for name in ["served", "fails", "pending", "waits"] {
+        schedule.steps(at(10_000));
+        assert_eq!(meshes(&schedule).len(), 2, "before {name}");
+        schedule.unwanted(&gone(name), None, at(10_000));
+    }
+    schedule.steps(at(10_599));
+    assert_eq!(meshes(&schedule).len(), 2, "they may come back");
+    schedule.steps(at(10_600));
+    assert_eq!(meshes(&schedule), ["default"], "where the signer is");
+    schedule.wanted(&gone("served"), None, at(10_700));
+    schedule.steps(at(10_700));
+    schedule.open(&Signer::classic("gone"), true);
+    assert_eq!(schedule.steps(at(10_701)), [Step::Sign(gone("served"))], "a mesh of that name comes again");
+}
+
+#[test]
 fn a_renewal_whose_leaf_ends_while_it_waits_goes_before_those_that_have_one() {
     for is_held in [false, true] {
         let mut schedule = opened(2);

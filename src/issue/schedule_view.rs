@@ -11,7 +11,7 @@ use crate::issue::resume::Held;
 use crate::model::identity::ProxyKey;
 
 impl Schedule {
-    /// How each mesh stands.
+    /// How each mesh stands that has a signer which is open, or anybody who waits.
     pub fn backlogs(&self) -> impl Iterator<Item = (&Arc<str>, Backlog)> {
         self.queues.iter().map(|(mesh, queue)| (mesh, queue.backlog()))
     }
