@@ -287,7 +287,7 @@ async fn a_file_is_watched_for_as_long_as_a_test_goes_by_it() {
     let begun = || keep_testing(tester.clone(), Test::of(mesh, backend), backend.clone(), tell.clone());
     let given_up = tests.spawn(begun());
     assert!(matches!(told.recv().await, Some((_, Outcome::Failed(_)))));
-    assert_eq!(tester.files.held(), [file.clone()]);
+    assert_eq!(tester.files.held(), [file.as_path()]);
     given_up.abort();
     tests.join_next().await.unwrap().unwrap_err();
     assert!(tester.files.held().is_empty(), "it is tested no more");
