@@ -29,6 +29,10 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// See [`Stream::advance`]: with this, room for one byte says that nothing is left unsent.
 const SEND_BUFFER: usize = 1;
 
+/// Streams on a connection whose first request is not out yet. HTTP/2 opens all that it may before it sends what they say, and
+/// servers bound how many there are of which they know nothing: no Envoy has more than a few.
+const UNASKED: usize = 64;
+
 /// What all connections of a run have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -241,7 +245,13 @@ impl Session<'_> {
         while let Poll::Ready(Some(next)) = self.waiting.poll_next_unpin(cx) {
             self.unopened.push(next);
         }
-        while let Some((number, channel)) = self.unopened.last().copied() {
+        let mut unasked = match self.unopened.as_slice() {
+            [] => 0,
+            _ => self.streams.iter_mut().filter_map(|stream| (!stream.has_asked()).then_some(())).count(),
+        };
+        while unasked < UNASKED
+            && let Some((number, channel)) = self.unopened.last().copied()
+        {
             match self.requests.poll_ready(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Err(error)) => return Err(lost(&error)),
@@ -249,6 +259,7 @@ impl Session<'_> {
                     self.unopened.pop();
                     let opened = self.open(number, channel, &mut proxies[number])?;
                     self.streams.push(opened);
+                    unasked += 1;
                     advanced = true;
                 }
             }
@@ -285,7 +296,7 @@ impl Session<'_> {
         request.headers_mut().extend(proxy.headers.clone());
         let (response, send) = self.requests.send_request(request, false).map_err(|error| lost(&error))?;
         let mut stream = Stream::new(number, channel, response, send);
-        stream.send(proxy.channels[channel].subscription.first(&proxy.manner))?;
+        stream.ask(proxy.channels[channel].subscription.first(&proxy.manner))?;
         Ok(stream)
     }
 }

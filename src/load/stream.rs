@@ -30,6 +30,7 @@ pub(crate) struct Stream {
     partial: BytesMut,
     /// When the responses came whose answers are not out yet.
     unsent: VecDeque<Instant>,
+    has_asked: bool,
 }
 
 #[derive(Debug)]
@@ -63,18 +64,34 @@ impl End {
 impl Stream {
     pub(crate) fn new(proxy: usize, channel: usize, response: ResponseFuture, send: SendStream<Bytes>) -> Self {
         let state = State::Opening(response);
-        Self { proxy, channel, state, send, partial: BytesMut::new(), unsent: VecDeque::new() }
+        Self { proxy, channel, state, send, partial: BytesMut::new(), unsent: VecDeque::new(), has_asked: false }
     }
 
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }
 
+    /// Queues the first request.
+    ///
+    /// # Errors
+    /// If the stream is over.
+    pub(crate) fn ask(&mut self, pieces: [Bytes; 2]) -> Result<(), End> {
+        self.send(pieces)?;
+        self.send.reserve_capacity(1);
+        Ok(())
+    }
+
+    /// Whether HTTP/2 has passed on all of the first request, as [`Self::note_sent`] has it.
+    pub(crate) fn has_asked(&mut self) -> bool {
+        self.has_asked |= self.send.capacity() > 0;
+        self.has_asked
+    }
+
     /// Queues a request.
     ///
     /// # Errors
     /// If the stream is over.
-    pub(crate) fn send(&mut self, pieces: [Bytes; 2]) -> Result<(), End> {
+    fn send(&mut self, pieces: [Bytes; 2]) -> Result<(), End> {
         for piece in pieces.into_iter().filter(|piece| !piece.is_empty()) {
             self.send.send_data(piece, false).map_err(|error| End::new("stream ended", error))?;
         }

@@ -83,6 +83,9 @@ async fn proxies_get_their_secrets_in_every_way() {
         assert_eq!(sent > 200 * 100_000, more.contains(&"--like-envoy"), "{api}: {sent} bytes");
         assert!(connect["server"]["rss_bytes"].as_u64().is_some_and(|rss| rss > 1 << 20), "{connect:#}");
     }
+    // As many streams as the server allows on one connection, none of them silent for long.
+    let told = passes(&["--proxies", "512", "--connections", "1", &target], &dir).await;
+    assert_eq!((&told["streams"], &phase(&told, "connect")["reached"]), (&1024.into(), &512.into()));
     server.assert_discreet();
     assert!(server.stop(SHUTDOWN).await.success());
 }
