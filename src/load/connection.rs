@@ -247,7 +247,7 @@ impl Session<'_> {
         }
         let mut unasked = match self.unopened.as_slice() {
             [] => 0,
-            _ => self.streams.iter_mut().filter_map(|stream| (!stream.has_asked()).then_some(())).count(),
+            _ => self.streams.iter_mut().map(Stream::has_asked).filter(|has_asked| !has_asked).count(),
         };
         while unasked < UNASKED
             && let Some((number, channel)) = self.unopened.last().copied()
