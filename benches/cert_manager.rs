@@ -1,5 +1,6 @@
 //! How fast certificates come from a real cert-manager through the server, beside a bare client that makes the same
-//! requests: create, watch for the answer, delete. Both in one run on one cluster, turn by turn; the medians are printed.
+//! requests: create, watch for the answer. It deletes them when the clock has stopped; the server deletes while it runs.
+//! Both in one run on one cluster, turn by turn; the medians are printed.
 //!
 //! `tests/run --parts-only && cargo bench --bench cert_manager [-- [CERTIFICATES [IN_FLIGHT [ROUNDS]]]]`
 //!
@@ -77,7 +78,8 @@ async fn measure(certificates: usize, in_flight: usize, rounds: usize) {
     let namespace = cluster.namespace("bench").await;
     let issuer = cluster.unique("bench");
     cluster.cluster_ca_issuer(&issuer).await;
-    for in_flight in [1, in_flight] {
+    // One at a time shows latency, of which fewer tell enough.
+    for (certificates, in_flight) in [(certificates.div_ceil(5), 1), (certificates, in_flight)] {
         println!("{certificates} certificates, {in_flight} in flight, medians of {rounds} rounds each");
         let (mut bare, mut server) = (Vec::new(), Vec::new());
         for round in 1..=rounds {
@@ -92,19 +94,28 @@ async fn measure(certificates: usize, in_flight: usize, rounds: usize) {
                 }
             }
         }
-        let bare = print("  bare client, created until seen ", bare);
-        let server = print("  envoy-sds, asked until received", server);
-        println!("  rate of envoy-sds / rate of the bare client: {:.2}", server / bare);
+        print("  bare client, created until seen ", &bare);
+        print("  envoy-sds, asked until received", &server);
+        // What a shared machine does otherwise in a minute is in both of a pair.
+        let mut ratios: Vec<f64> =
+            bare.iter().zip(&server).map(|(bare, server)| server.per_second / bare.per_second).collect();
+        ratios.sort_by(f64::total_cmp);
+        let (least, most) = (ratios[0], ratios[rounds - 1]);
+        println!(
+            "  rate of envoy-sds / rate of the bare client: {:.2} (the rounds: {least:.2} to {most:.2})",
+            median(ratios.into_iter())
+        );
     }
 }
 
-/// Prints the medians; returns that of the rate.
-fn print(who: &str, rounds: Vec<Round>) -> f64 {
-    fn median<T: PartialOrd + Copy>(of: impl Iterator<Item = T>) -> T {
-        let mut all: Vec<T> = of.collect();
-        all.sort_by(|one, other| one.partial_cmp(other).expect("no NaN"));
-        all[all.len() / 2]
-    }
+fn median<T: PartialOrd + Copy>(of: impl Iterator<Item = T>) -> T {
+    let mut all: Vec<T> = of.collect();
+    all.sort_by(|one, other| one.partial_cmp(other).expect("no NaN"));
+    all[all.len() / 2]
+}
+
+/// Prints the medians.
+fn print(who: &str, rounds: &[Round]) {
     let rate = median(rounds.iter().map(|round| round.per_second));
     let (p50, p99) = (median(rounds.iter().map(|round| round.p50)), median(rounds.iter().map(|round| round.p99)));
     println!("{who}: {rate:.1}/s, p50 {} ms, p99 {} ms", p50.as_millis(), p99.as_millis());
@@ -112,7 +123,6 @@ fn print(who: &str, rounds: Vec<Round>) -> f64 {
     let cpu = |program: &str| median(rounds.iter().map(|round| round.cpu.get(program).copied().unwrap_or(0.0)));
     let others = PROGRAMS.map(|program| format!("{program} {:.1}", cpu(program))).join(", ");
     println!("    CPU ms per certificate: {others}, this program {:.1}", cpu(own.trim_end()));
-    rate
 }
 
 fn round(took: Duration, mut latencies: Vec<Duration>, before: &BTreeMap<String, u64>) -> Round {
@@ -161,7 +171,8 @@ fn cpu_ticks() -> BTreeMap<String, u64> {
     programs
 }
 
-/// Creates requests, sees their certificates through one watch, deletes them; CSRs are made beforehand.
+/// Creates requests and sees their certificates through one watch. CSRs are made beforehand, and everything is deleted
+/// afterwards: this is how fast cert-manager can be made to sign.
 async fn bare_client(cluster: &Cluster, namespace: &str, issuer: &str, certificates: usize, in_flight: usize) -> Round {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("cert-manager.io", "v1", "CertificateRequest"));
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client().await, namespace, &kind);
@@ -202,7 +213,7 @@ async fn bare_client(cluster: &Cluster, namespace: &str, issuer: &str, certifica
         }
     };
     let feeder = tokio::spawn(feeder);
-    let (mut latencies, mut deletions) = (Vec::new(), JoinSet::new());
+    let mut latencies = Vec::new();
     while latencies.len() < certificates {
         let event = events.try_next().await.expect("the watch goes on").expect("the watch goes on");
         let WatchEvent::Modified(object) = event else { continue };
@@ -213,14 +224,11 @@ async fn bare_client(cluster: &Cluster, namespace: &str, issuer: &str, certifica
         let Some(at) = created.lock().await.remove(&name) else { continue };
         latencies.push(at.elapsed());
         slots.add_permits(1);
-        let api = api.clone();
-        deletions.spawn(async move { api.delete(&name, &DeleteParams::default()).await.map(drop) });
     }
     let round = round(began.elapsed(), latencies, &cpu);
     feeder.await.expect("no panic");
-    while let Some(deleted) = deletions.join_next().await {
-        deleted.expect("no panic").expect("a request can be deleted");
-    }
+    let all = ListParams::default().labels(&format!("bench={run}"));
+    let _ = api.delete_collection(&DeleteParams::default(), &all).await.expect("requests can be deleted");
     round
 }
 

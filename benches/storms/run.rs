@@ -59,9 +59,14 @@ pub(crate) async fn run(options: &Options, case: Case) -> Result<(), String> {
         Case::Restart | Case::Nothing | Case::CertManager => print::storm(&results),
     }
     if let Some(requests) = requests {
+        // It tries an issuer before it goes by it, and learns whom it signs under.
+        let (own, proxies): (Vec<_>, Vec<_>) =
+            requests.created(requests.len()).await.into_iter().partition(|id| id.contains("/envoy-sds/"));
         println!(
-            "  CertificateRequests: {}; without an answer at one time: {} at most (limit {})",
-            requests.len(),
+            "  CertificateRequests: {} for proxies, {} of the server's own; without an answer at one time: {} at \
+             most (limit {})",
+            proxies.len(),
+            own.len(),
             requests.most(),
             options.in_flight
         );

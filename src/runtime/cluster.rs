@@ -174,6 +174,18 @@ where
     }
 }
 
+impl<K> Watch<K, K>
+where
+    K: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+    K::DynamicType: Default,
+{
+    /// The same for a `K` that takes any object of its kind, and need not be guarded against one that does not parse.
+    pub fn of_lenient(what: &'static str, api: Api<K>, config: watcher::Config) -> Self {
+        let config = config.timeout(WATCH_SECONDS);
+        Self::of(what, Box::new(move || watcher(api.clone(), config.clone()).boxed()))
+    }
+}
+
 impl<K, E> Watch<K, E> {
     fn of(what: &'static str, begin: Box<dyn Fn() -> Events<E> + Send>) -> Self {
         let events = begin();

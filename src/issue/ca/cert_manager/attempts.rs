@@ -10,14 +10,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kube::api::ObjectMeta;
-use kube::core::DeserializeGuard;
 use kube::runtime::watcher::Event;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::cleanup::Cleaner;
+use super::observed::Observed;
 use super::outcome::{RequestState, classify};
-use super::resource::{CertificateRequest, attempt_of};
+use super::resource::attempt_of;
 use super::{ObjectRef, random_id};
 
 /// What a call of `sign` gets to know.
@@ -89,12 +89,12 @@ impl Attempts {
     }
 
     /// Takes in what the watch tells.
-    pub(super) fn on_event(&self, event: Event<DeserializeGuard<CertificateRequest>>) {
+    pub(super) fn on_event(&self, event: Event<Observed>) {
         match event {
             Event::Init => self.list_begins(),
             Event::InitApply(object) | Event::Apply(object) => self.seen(object),
             Event::InitDone => self.list_ends(),
-            Event::Delete(object) => self.deleted(kube::Resource::meta(&object)),
+            Event::Delete(object) => self.deleted(&object.metadata),
         }
     }
 
@@ -123,14 +123,11 @@ impl Attempts {
         }
     }
 
-    fn seen(&self, DeserializeGuard(object): DeserializeGuard<CertificateRequest>) {
-        let (metadata, state) = match object {
-            Ok(object) => (object.metadata.clone(), classify(&object)),
-            // The schema makes this all but impossible. It stays visible as pending until someone mends it.
-            Err(invalid) => {
-                let state = RequestState::Pending { reason: "Unreadable".to_owned(), message: invalid.error };
-                (invalid.metadata, state)
-            }
+    fn seen(&self, Observed { metadata, status }: Observed) {
+        let state = match status {
+            Ok(status) => classify(status),
+            // It stays visible as pending until someone mends it.
+            Err(why) => RequestState::Pending { reason: "Unreadable".to_owned(), message: why },
         };
         let Some(found) = ObjectRef::of(&metadata) else { return };
         let mut open = self.lock();

@@ -29,10 +29,10 @@ const AT_ONCE: usize = 16;
 const QUIET: Duration = Duration::from_millis(200);
 
 /// The longest that an answered request is left lying.
-const AT_MOST: Duration = Duration::from_secs(10);
+const AT_MOST: Duration = Duration::from_secs(20);
 
-/// How many answered requests are left lying: 3 MB in etcd.
-const LYING: usize = 512;
+/// How many answered requests are left lying: 6 MB in etcd, and 4 s of work for a shutdown.
+const LYING: usize = 1024;
 
 /// Takes orders to delete. Cheap to clone.
 #[derive(Clone)]
@@ -69,7 +69,7 @@ impl Cleaner {
         self.order(Order { object, answered: false });
     }
 
-    /// Deletes `object`, of which nothing more will come, when there is nothing better to do, or in 10 s.
+    /// Deletes `object`, of which nothing more will come, when there is nothing better to do, or in 20 s.
     pub(super) fn delete_answered(&self, object: ObjectRef) {
         self.order(Order { object, answered: true });
     }

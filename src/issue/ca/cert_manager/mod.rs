@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `sign` | one call of `sign`: POST, wait, answer |
 //! | `attempts` | what is known of each call's object; fed by the watch |
-//! | `resource`, `outcome` | what a request looks like, and what its state means |
+//! | `resource`, `observed`, `outcome` | what a request looks like, what the watch tells of it, and what that means |
 //! | `pending` | what is waited for, for people |
 //! | `cleanup`, `lease`, `sweep` | deleting ours, and what crashed servers have left |
 //!
@@ -14,6 +14,7 @@
 mod attempts;
 mod cleanup;
 mod lease;
+mod observed;
 mod outcome;
 mod pending;
 mod resource;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::attempts::Attempts;
 use self::cleanup::{Cleaner, Orders};
 use self::lease::{Held, Renewal};
+use self::observed::Observed;
 pub use self::pending::{PendingBoard, PendingRequest};
 use self::resource::Origin;
 pub use self::sign::CertManagerAuthority;
@@ -192,7 +194,7 @@ impl Shared {
     fn start(&self, Background { tasks, orders, renewal, cleaner }: Background) {
         let (client, namespace) = (&self.client, self.origin.namespace.as_str());
         let own = watcher::Config::default().labels(&self.origin.own());
-        let watch = Watch::new("CertificateRequests", Api::namespaced(client.clone(), namespace), own);
+        let watch = Watch::of_lenient("CertificateRequests", Api::namespaced(client.clone(), namespace), own);
         tasks.spawn_essential("CertificateRequest watch", follow(watch, self.attempts.clone()));
         tasks.spawn_essential("lease", renewal.run());
         let requests = Api::namespaced(client.clone(), namespace);
@@ -208,7 +210,7 @@ impl Shared {
     }
 }
 
-async fn follow(mut watch: Watch<resource::CertificateRequest>, attempts: Arc<Attempts>) {
+async fn follow(mut watch: Watch<Observed, Observed>, attempts: Arc<Attempts>) {
     loop {
         tokio::select! {
             () = attempts.relist_wanted() => watch.relist(),

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::resource::{CertificateRequest, Condition};
+use super::resource::{CertificateRequestStatus, Condition};
 use crate::issue::ca::{CaError, IssuedChain};
 use crate::model::certificate::Certificate;
 use crate::model::policy::IssuerRef;
@@ -40,10 +40,9 @@ const PENDING_MESSAGES: [(&str, &str); 6] = [
     ("Missing issuer type", "IssuerTypeMissing"),
 ];
 
-/// Reads the state of `request`. Only what is final is called final: with anything unknown it goes on waiting, and the
-/// operator sees on what.
-pub(super) fn classify(request: &CertificateRequest) -> RequestState {
-    let status = request.status.clone().unwrap_or_default();
+/// Reads where the request with this `status` stands. Only what is final is called final: with anything unknown it goes
+/// on waiting, and the operator sees on what.
+pub(super) fn classify(status: CertificateRequestStatus) -> RequestState {
     let conditions = status.conditions.unwrap_or_default();
     let find = |kind: &str, value: &str| conditions.iter().find(|c| c.kind == kind && c.status == value);
 
@@ -156,8 +155,8 @@ mod tests {
 
     use super::*;
 
-    fn with_status(status: &Value) -> CertificateRequest {
-        serde_json::from_value(json!({"metadata": {"name": "r"}, "spec": {}, "status": status})).unwrap()
+    fn read(status: &Value) -> CertificateRequestStatus {
+        serde_json::from_value::<Option<_>>(status.clone()).unwrap().unwrap_or_default()
     }
 
     fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
@@ -240,7 +239,7 @@ mod tests {
             (json!({"conditions": [{}, {"type": "Ready"}]}), waits("Pending", "")),
         ];
         for (status, expected) in table {
-            assert_eq!(classify(&with_status(&status)), expected, "{status}");
+            assert_eq!(classify(read(&status)), expected, "{status}");
         }
     }
 
@@ -248,7 +247,7 @@ mod tests {
     fn a_self_signed_issuer_is_explained() {
         let message =
             "Annotation \"cert-manager.io/private-key-secret-name\" missing or reference empty: secret name missing";
-        let state = classify(&with_status(&json!({"conditions": [condition("Ready", "False", "Failed", message)]})));
+        let state = classify(read(&json!({"conditions": [condition("Ready", "False", "Failed", message)]})));
         let RequestState::Refused(CaError::Failed(told)) = state else { panic!("{state:?}") };
         assert!(told.starts_with(message) && told.contains("use a CA issuer"), "{told}");
     }
