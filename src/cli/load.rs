@@ -1,5 +1,7 @@
 //! `envoy-sds load`: simulated Envoys against any SDS server.
 
+use std::collections::HashSet;
+use std::fs::OpenOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -172,14 +174,14 @@ impl Load {
                  how long they look away (--slow-pause 5s)",
             );
         }
-        let mut names: Vec<Arc<str>> = self.names.iter().map(|name| Arc::from(name.trim())).collect();
-        names.sort();
-        names.dedup();
-        if names.len() != self.names.len() || names.iter().any(|name| name.is_empty()) {
+        let names: Vec<String> = self.names.iter().map(|name| name.trim().to_owned()).collect();
+        let distinct: HashSet<&String> = names.iter().collect();
+        if distinct.len() != names.len() || names.iter().any(String::is_empty) {
             return usage("--names has an empty one in it, or one twice");
         }
-        let triggers = course.triggers(&self.names)?;
-        course.is_possible(&self.names, self.identity.expect_identity.is_some())?;
+        let triggers = course.triggers(&names)?;
+        course.is_possible(&names, self.identity.expect_identity.is_some())?;
+        self.report.can_be_written()?;
         let proxies = self.proxies as usize;
         let (variant, ads) = match self.api {
             Api::Sotw => (Variant::Sotw, false),
@@ -197,7 +199,7 @@ impl Load {
             target_text: self.target.to_string(),
             variant,
             ads,
-            names: self.names.iter().map(|name| Arc::from(name.trim())).collect(),
+            names: names.iter().map(|name| Arc::from(name.as_str())).collect(),
             one_stream: self.one_stream,
             like_envoy: self.like_envoy,
             node_id: self.identity.node_id.clone(),
@@ -246,6 +248,18 @@ impl Load {
 }
 
 impl Report {
+    /// Whether its files can be written: known before the run, which may take hours, and not only after it. What they have in
+    /// them stays until then.
+    fn can_be_written(&self) -> Result<(), Failure> {
+        // Who reads from a pipe would take this for the whole of it.
+        let is_kept = |file: &&PathBuf| !file.exists() || file.is_file() || file.is_dir();
+        for file in [&self.json, &self.html].into_iter().flatten().filter(is_kept) {
+            let opened = OpenOptions::new().create(true).append(true).open(file);
+            opened.map_err(|error| Failure::Usage(format!("cannot write {}: {error}", file.display())))?;
+        }
+        Ok(())
+    }
+
     fn server_process(&self) -> Option<ServerProcess> {
         let in_file = self.server_pid_file.clone().map(ServerProcess::InFile);
         self.server_pid.map(ServerProcess::Numbered).or(in_file)
@@ -255,7 +269,7 @@ impl Report {
 /// The worst of it, in a line.
 fn why(results: &Results) -> String {
     match results.failures.first() {
-        Some(failure) => format!("{} ({} times; {})", failure.what, failure.count, failure.example),
+        Some(failure) => failure.in_short(),
         None => "not everything that was waited for came".to_owned(),
     }
 }
@@ -274,8 +288,13 @@ fn told() -> Vec<(String, String)> {
         let values = matches.get_raw(flag)?.map(|value| value.to_string_lossy().into_owned());
         Some((flag.replace('_', "-"), values.collect::<Vec<_>>().join(" ")))
     };
-    // A header may be a secret.
-    flags.iter().filter(|flag| *flag != "metadata").filter(given).filter_map(value).collect()
+    // A header may be a secret, and the target is told before anything else.
+    flags
+        .iter()
+        .filter(|flag| !["metadata", "target"].contains(&flag.as_str()))
+        .filter(given)
+        .filter_map(value)
+        .collect()
 }
 
 fn write(file: &PathBuf, text: &str) -> Result<(), Failure> {

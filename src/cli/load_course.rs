@@ -92,11 +92,11 @@ pub(super) struct CourseFlags {
     pub(super) churn: Option<f64>,
 
     /// For how long; all have to be back after it
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "churn")]
+    #[arg(long, value_name = "DURATION", value_parser = some_time, requires = "churn")]
     pub(super) churn_for: Option<Duration>,
 
     /// Bound of the whole run
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = some_time)]
     pub(super) timeout: Duration,
 
     /// Give up at this many failures
@@ -158,6 +158,11 @@ impl CourseFlags {
             None => Ok(()),
         }
     }
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if time.is_zero() { Err("expected a time that is longer than none, such as 90s".to_owned()) } else { Ok(time) }
 }
 
 fn rate(text: &str) -> Result<f64, String> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
+use http::HeaderName;
 use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -223,9 +224,16 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     read.map_err(Failure::from)
 }
 
+/// Those that gRPC says itself, and those that HTTP/2 does not have (RFC 9113, section 8.2.2).
+const RESERVED: [&str; 8] =
+    ["content-type", "te", "host", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+
 fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected KEY=VALUE, such as x-zone=east".to_owned()),
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = pair.ok_or_else(|| "expected KEY=VALUE, such as x-zone=east".to_owned())?;
+    let name = HeaderName::try_from(key).map_err(|_error| format!("{key:?} is no header's name"))?;
+    if RESERVED.contains(&name.as_str()) {
+        return Err(format!("{name} is not for you to say: gRPC has its own, or none"));
     }
+    Ok((key.to_owned(), value.to_owned()))
 }

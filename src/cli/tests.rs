@@ -55,6 +55,10 @@ fn wrong_usage_is_told_by_clap() {
         ("load -n 1 --tls-ca a --insecure-tls", "cannot be used with"),
         ("load -n 1 --tokens a --state-dir b", "cannot be used with"),
         ("load -n 1 --metadata a", "expected KEY=VALUE"),
+        ("load -n 1 --metadata a/b=c", "no header's name"),
+        ("load -n 1 --metadata TE=c", "gRPC has its own"),
+        ("load -n 1 --timeout 0s", "longer than none"),
+        ("load -n 1 --churn 1 --churn-for 0s", "longer than none"),
         ("proxies -o yaml", "[possible values: table, wide, json]"),
     ] {
         let words = std::iter::once("envoy-sds").chain(line.split(' '));
@@ -232,6 +236,9 @@ fn what_a_load_run_cannot_do_is_told_before_it_begins() {
         ("load -n 9 --connections 3 --slow 0.1", "connections of their own"),
         ("load -n 9 --slow 0.1 --reconnect --storm-command x", "--slow-pause 5s"),
         ("load -n 9 --names a,a", "twice"),
+        ("load -n 9 --json /nowhere/results", "cannot write /nowhere/results"),
+        ("load -n 9 --html /nowhere/page", "cannot write /nowhere/page"),
+        ("load -n 9 --names default,\tROOTCA --trigger x --trigger-changes ROOTCA --json /nowhere/x", "cannot write"),
         ("load -n 9 --trigger x --trigger-changes other", "not among --names"),
         ("load -n 9 --trigger x --trigger-changes any", "not among --names"),
         ("load -n 9 --trigger x --trigger-changes default --trigger-changes default", "more --trigger-changes"),

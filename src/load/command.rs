@@ -43,7 +43,12 @@ pub(crate) async fn run(command: &str, tasks: &Tasks) -> Result<(), String> {
     }
     let _ = timeout(LAST_WORDS, ended).await;
     let said = lock(&said);
-    Err(format!("{command}: {status}: {}", String::from_utf8_lossy(&said).trim()))
+    let said = String::from_utf8_lossy(&said);
+    let said = match said.trim() {
+        "" => String::new(),
+        said => format!(": {said}"),
+    };
+    Err(format!("{command}: {status}{said}"))
 }
 
 /// Reads to the end, and keeps the last of it.
@@ -88,5 +93,6 @@ mod tests {
         let failed = ran("yes | head -c 1000000 >&2; echo the end >&2; false").await.unwrap_err();
         assert!(failed.ends_with("y\nthe end") && failed.len() < KEPT + 200, "{}", failed.len());
         assert_eq!(ran("yes | head -c 1000000").await, Ok(()));
+        assert_eq!(ran("exit 3").await.unwrap_err(), "exit 3: exit status: 3", "or none");
     }
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use h2::Reason;
 use h2::client::{Builder, Connection, SendRequest};
 use http::{Request, Uri, header};
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,7 +21,7 @@ use super::nudge::Nudge;
 use super::plan::Role;
 use super::proxy::{Proxy, Surroundings};
 use super::stream::{End, Stream};
-use super::transport::{Io, Server};
+use super::transport::{Io, Server, Unconnected};
 
 /// Windows for what the server sends: as large as Envoy may set them, so that it never waits for them.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -126,7 +127,7 @@ async fn session(
     let connected = shared.server.connect(index, attempt, shared.connections).await;
     let io = match connected {
         Ok(io) => io,
-        Err(error) => return End::new(format!("cannot connect: {}", error.kind()), error),
+        Err(Unconnected { what, detail }) => return End::new(what, detail),
     };
     shared.run.meters.current().time("handshake", began.elapsed());
     shared.run.meters.counters.connections.fetch_add(1, Relaxed);
@@ -159,6 +160,10 @@ fn unopened(proxies: &[Proxy]) -> Vec<(usize, usize)> {
 
 fn lost(error: &h2::Error) -> End {
     End::new("connection lost", error)
+}
+
+fn no_http(error: &h2::Error) -> End {
+    End::new("connection lost", format!("{error}; does the server want TLS (--tls-ca)?"))
 }
 
 /// Proxies need more streams at a time than the server allows on one connection (RFC 9113, section 5.1.2).
@@ -201,6 +206,9 @@ impl Session<'_> {
                         Poll::Ready(Ok(())) => {
                             return Poll::Ready(Some(End::new("connection lost", "the server closed it")));
                         }
+                        Poll::Ready(Err(error)) if self.is_answered_otherwise(&error) => {
+                            return Poll::Ready(Some(no_http(&error)));
+                        }
                         Poll::Ready(Err(error)) => return Poll::Ready(Some(lost(&error))),
                         Poll::Pending => {}
                     }
@@ -231,6 +239,15 @@ impl Session<'_> {
                 None => sleep(self.shared.slow_pause).await,
             }
         }
+    }
+
+    /// Whether what came first on a connection without TLS is no frame of HTTP/2, as the alert of a server that wants TLS.
+    fn is_answered_otherwise(&self, error: &h2::Error) -> bool {
+        let is_no_frame = matches!(error.reason(), Some(Reason::FRAME_SIZE_ERROR | Reason::PROTOCOL_ERROR));
+        is_no_frame
+            && error.is_library()
+            && !self.shared.server.is_secure()
+            && !self.streams.iter().any(Stream::is_open)
     }
 
     /// Opens streams and drives those that are open; says whether there was anything to do.

@@ -1,4 +1,5 @@
 use h2::server;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -68,4 +69,40 @@ fn who_needs_more_streams_than_are_allowed_is_told_what_helps() {
     assert!(said(2000, 1000, 2).ends_with("let no more than 1 share a connection (--connections)"));
     assert!(said(2000, 1000, 1).ends_with("(--one-stream)"));
     assert!(said(2, 1, 1).ends_with("(--one-stream)"));
+}
+
+/// The first failure of a run of one proxy against a server that answers every connection with these bytes.
+async fn answered(plan: Plan, bytes: &[u8]) -> (String, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = Target::Tcp("127.0.0.1".to_owned(), listener.local_addr().unwrap().port());
+    let mut held = Vec::new();
+    let server = async {
+        while let Ok((mut io, _)) = listener.accept().await {
+            io.write_all(bytes).await.unwrap();
+            held.push(io);
+        }
+    };
+    let plan = Plan { target, timeout: Duration::from_secs(60), ..plan };
+    let results = crate::load::run(plan, Clock::system(), server, &mut |_, _| ()).await.unwrap();
+    let failure = results.failures.into_iter().next().unwrap();
+    (failure.what, failure.example)
+}
+
+/// The two mistakes that everybody makes, which neither HTTP/2 nor TLS call by their names.
+#[tokio::test]
+async fn who_speaks_tls_to_a_server_without_or_not_to_one_with_is_asked_about_it() {
+    let alert = b"\x15\x03\x03\x00\x02\x02\x46";
+    let (what, example) = answered(plan(1), alert).await;
+    assert!(
+        what == "connection lost" && example.ends_with("; does the server want TLS (--tls-ca)?"),
+        "{what}: {example}"
+    );
+
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let (what, example) = answered(Plan { tls: Some(vec![Arc::new(config)]), ..plan(1) }, settings).await;
+    assert_eq!(what, "cannot connect: TLS handshake failed");
+    assert!(example.ends_with("; does the server speak TLS there?"), "{example}");
 }

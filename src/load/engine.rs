@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use jiff::Unit;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -115,7 +116,7 @@ pub async fn run(
     let complete = phases.iter().all(|phase| phase.reached >= phase.expected);
     Ok(Results {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: started.to_string(),
+        started: started.round(Unit::Second).unwrap_or(started).to_string(),
         target: plan.target_text.clone(),
         address: course.shared.server.address().map(|address| address.to_string()),
         proxies: plan.proxies as u64,
@@ -139,7 +140,7 @@ fn uri(plan: &Plan, server: &Server) -> Result<Uri, String> {
         (true, Variant::Delta) => "envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources",
     };
     let uri = format!("{}://{}/{method}", server.scheme(), server.authority);
-    uri.parse().map_err(|error| format!("{uri} is no address: {error}"))
+    uri.parse().map_err(|error| format!("{uri} is no address: {error} (--server-name)"))
 }
 
 /// The proxies, by connection.

@@ -9,7 +9,10 @@ use super::results::{Phase, PhaseKind};
 pub(crate) fn note(plan: &Plan, phases: &[Phase], interrupted: Option<&str>, compared: u64, meters: &Meters) {
     if let Some(why) = interrupted {
         let at = match phases.last() {
-            Some(phase) => format!("in {}, which {} of {} had reached", phase.name, phase.reached, phase.expected),
+            Some(phase) => {
+                let missing = if phase.kind == PhaseKind::Connect { never_came(plan, meters) } else { String::new() };
+                format!("in {}, which {} of {} had reached{missing}", phase.name, phase.reached, phase.expected)
+            }
             None => "before anything".to_owned(),
         };
         return meters.fail(why, || at + &most_often(meters));
@@ -37,10 +40,22 @@ fn issued(expected: u64, phases: &[Phase], meters: &Meters) {
     }
 }
 
+/// Names under which nobody has got a secret though others came, to be read after something else: a server may not have them, and
+/// says nothing then.
+fn never_came(plan: &Plan, meters: &Meters) -> String {
+    let all = plan.names.iter().zip(&meters.names);
+    let missing: Vec<&str> = all.filter(|(_, name)| name.kind.get().is_none()).map(|(text, _)| &**text).collect();
+    match missing.len() {
+        0 => String::new(),
+        count if count == plan.names.len() => "; no secret has come".to_owned(),
+        _ => format!("; nobody has got {} (--names)", missing.join(", ")),
+    }
+}
+
 /// What has kept proxies away most often, to be read after something else.
 pub(crate) fn most_often(meters: &Meters) -> String {
     let interruptions = meters.interruptions();
-    let most = interruptions.first().map(|most| format!("; {} ({} times; {})", most.what, most.count, most.example));
+    let most = interruptions.first().map(|most| format!("; {}", most.in_short()));
     most.unwrap_or_default()
 }
 
@@ -52,6 +67,7 @@ mod tests {
     use crate::load::meters::{Concerns, Current};
     use crate::load::phases::{Processes, Record};
     use crate::load::plan::tests::plan;
+    use crate::load::protocol::Kind;
 
     /// What is told of a run whose phases have issued so many.
     fn told(plan: &Plan, issued: &[(PhaseKind, u64)], interrupted: Option<&str>) -> Vec<(String, String)> {
@@ -83,9 +99,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_the_server_does_not_have_is_named() {
+        let first = Current::new(0, String::new(), PhaseKind::Rest, Concerns::Nothing, 0);
+        let (plan, meters) = (plan(1), Meters::new(1, 2, 100, first));
+        assert_eq!(never_came(&plan, &meters), "; no secret has come");
+        meters.names[0].kind.set(Kind::Certificate).unwrap();
+        assert_eq!(never_came(&plan, &meters), "; nobody has got ROOTCA (--names)");
+        meters.names[1].kind.set(Kind::ValidationContext).unwrap();
+        assert_eq!(never_came(&plan, &meters), "");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_run_that_was_ended_says_where_it_was_and_nothing_else() {
         let plan = Plan { expect_issued: Some(7), expect_identity: Some("x".to_owned()), ..plan(9) };
-        let example = "in storm, which 0 of 3 had reached; cannot connect: connection refused (1 times; connection 3)";
+        let example = "in storm, which 0 of 3 had reached; cannot connect: connection refused (once; connection 3)";
         let expected = ("given up".to_owned(), example.to_owned());
         assert_eq!(told(&plan, &[(PhaseKind::Connect, 1), (PhaseKind::Storm, 0)], Some("given up")), [expected]);
         let unmet = told(&plan, &[], None).into_iter().map(|(what, _)| what).collect::<Vec<_>>();

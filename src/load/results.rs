@@ -173,3 +173,14 @@ pub struct FailureCount {
     /// One case of it, in full.
     pub example: String,
 }
+
+impl FailureCount {
+    /// `connection lost (12 times; connection 3: …)`: in a sentence.
+    pub(crate) fn in_short(&self) -> String {
+        let often = match self.count {
+            1 => "once".to_owned(),
+            count => format!("{count} times"),
+        };
+        format!("{} ({often}; {})", self.what, self.example)
+    }
+}

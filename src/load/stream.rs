@@ -67,6 +67,11 @@ impl Stream {
         Self { proxy, channel, state, send, partial: BytesMut::new(), unsent: VecDeque::new(), has_asked: false }
     }
 
+    /// Whether the server has let it in, and it is not over.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }

@@ -31,6 +31,35 @@ pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
+/// Why there is no connection: in general, and in full.
+#[derive(Debug)]
+pub(crate) struct Unconnected {
+    pub(crate) what: String,
+    pub(crate) detail: String,
+}
+
+impl Unconnected {
+    fn tls(detail: impl ToString) -> Self {
+        Self { what: "cannot connect: TLS handshake failed".to_owned(), detail: detail.to_string() }
+    }
+
+    /// Who does not speak TLS hangs up, or answers in what it speaks; which it does cannot be told from a server that has had
+    /// enough, so it is asked.
+    fn handshake(error: &io::Error) -> Self {
+        let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        Self::tls(match of_tls {
+            Some(rustls::Error::InvalidMessage(_)) | None => format!("{error}; does the server speak TLS there?"),
+            Some(_) => error.to_string(),
+        })
+    }
+}
+
+impl From<io::Error> for Unconnected {
+    fn from(error: io::Error) -> Self {
+        Self { what: format!("cannot connect: {}", error.kind()), detail: error.to_string() }
+    }
+}
+
 /// The server, found.
 #[derive(Debug, Clone)]
 pub(crate) struct Server {
@@ -92,9 +121,14 @@ impl Server {
         Ok(Self { place, tls, authority: server_name.map_or(authority, str::to_owned), counters })
     }
 
+    /// Whether it is spoken to in TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// `http` or `https`.
     pub(crate) fn scheme(&self) -> &'static str {
-        if self.tls.is_some() { "https" } else { "http" }
+        if self.is_secure() { "https" } else { "http" }
     }
 
     /// Where it was found; `None` if it is a unix socket, or no address of its name has accepted a connection.
@@ -109,7 +143,7 @@ impl Server {
     ///
     /// # Errors
     /// What the system or TLS says.
-    pub(crate) async fn connect(&self, index: usize, attempt: usize, of: usize) -> io::Result<Box<dyn Io>> {
+    pub(crate) async fn connect(&self, index: usize, attempt: usize, of: usize) -> Result<Box<dyn Io>, Unconnected> {
         let counters = self.counters.clone();
         match &self.place {
             Place::Unix(path) => self.secure(Counted { io: UnixStream::connect(path).await?, counters }, index).await,
@@ -120,14 +154,16 @@ impl Server {
         }
     }
 
-    async fn secure<S: Io + 'static>(&self, io: Counted<S>, index: usize) -> io::Result<Box<dyn Io>> {
+    async fn secure<S: Io + 'static>(&self, io: Counted<S>, index: usize) -> Result<Box<dyn Io>, Unconnected> {
         match &self.tls {
             None => Ok(Box::new(io)),
             Some((configs, name)) => {
-                let config = configs.get(index % configs.len().max(1)).ok_or(io::ErrorKind::InvalidInput)?;
-                let secured = TlsConnector::from(config.clone()).connect(name.clone(), io).await?;
+                let config = configs.get(index % configs.len().max(1));
+                let config = config.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+                let secured = TlsConnector::from(config.clone()).connect(name.clone(), io).await;
+                let secured = secured.map_err(|error| Unconnected::handshake(&error))?;
                 if secured.get_ref().1.alpn_protocol() != Some(b"h2") {
-                    return Err(io::Error::other("the server does not offer HTTP/2 (ALPN h2)"));
+                    return Err(Unconnected::tls("the server does not offer HTTP/2 (ALPN h2)"));
                 }
                 Ok(Box::new(secured))
             }
@@ -277,9 +313,9 @@ mod tests {
 
         let away = server(Addresses::new(vec![nobody, nobody_else]));
         let error = away.connect(0, 0, 1).await.err().unwrap();
-        assert_eq!((error.kind(), away.address()), (io::ErrorKind::ConnectionRefused, None));
+        assert_eq!((&*error.what, away.address()), ("cannot connect: connection refused", None));
         for address in [nobody, nobody_else] {
-            assert!(error.to_string().contains(&format!("{address}: Connection refused")), "{error}");
+            assert!(error.detail.contains(&format!("{address}: Connection refused")), "{error:?}");
         }
     }
 }

@@ -139,7 +139,8 @@ fn phase_cells(results: &Results, phase: &Phase) -> Vec<String> {
         figure_or_none(rss_kib_per_proxy(results, phase)),
         server(bytes, phase.server.map(|usage| usage.rss_bytes)),
         server(bytes, phase.server.map(|usage| usage.peak_rss_bytes)),
-        server(|count| count.to_string(), phase.server.map(|usage| usage.descriptors)),
+        // Nobody may count those of another user's process.
+        server(|count| count.to_string(), phase.server.map(|usage| usage.descriptors).filter(|count| *count > 0)),
         figure(phase.client.cpu_seconds),
     ]
 }
