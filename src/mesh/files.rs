@@ -24,7 +24,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct ResourceFiles {
     paths: Vec<PathBuf>,
-    watch: FileWatch,
     changes: Changes,
 }
 
@@ -36,15 +35,11 @@ impl ResourceFiles {
             watch.add(path);
         }
         let changes = watch.changes();
-        Self { paths, watch, changes }
+        Self { paths, changes }
     }
 
     /// Reads everything. It blocks on files.
     pub(super) fn read(&self) -> Vec<Source> {
-        // A path that was not there at first may be a folder by now.
-        for path in &self.paths {
-            self.watch.add(path);
-        }
         read(&self.paths)
     }
 

@@ -1,6 +1,7 @@
 //! The trust store: hears the sources, publishes each mesh's bundle.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -17,7 +18,7 @@ use crate::model::policy::{Backend, BackendKind, CaSource, MeshPolicy, PolicySet
 use crate::model::roots::{RootNews, RootSink, root_issuer};
 use crate::model::secrets::{KnownSecrets, SecretLookup};
 use crate::runtime::clock::Clock;
-use crate::runtime::file_watch::FileWatch;
+use crate::runtime::file_watch::{FileWatch, Held};
 use crate::runtime::publish;
 use crate::runtime::regular_file;
 use crate::runtime::state_dir::StateDir;
@@ -62,6 +63,13 @@ pub type Troubles = BTreeMap<SourceKey, Trouble>;
 impl TrustStore {
     /// Starts it.
     pub fn start(sources: Sources, clock: Clock, tasks: &Tasks) -> Self {
+        let (store, worker, inbox) = Self::new(sources, clock);
+        tasks.spawn_essential("trust store", worker.run(inbox));
+        store
+    }
+
+    /// With what it takes to run it.
+    fn new(sources: Sources, clock: Clock) -> (Self, Worker, mpsc::UnboundedReceiver<News>) {
         let (publish, published) = watch::channel(Arc::default());
         let (tell_troubles, troubles) = watch::channel(Arc::default());
         let (news, inbox) = mpsc::unbounded_channel();
@@ -82,6 +90,7 @@ impl TrustStore {
             complete_since: None,
             swept: None,
             files: FileWatch::new(),
+            watched: None,
             sources,
             clock,
             publish,
@@ -89,8 +98,7 @@ impl TrustStore {
             meshes: store.meshes.clone(),
             domains: store.domains.meshes.clone(),
         };
-        tasks.spawn_essential("trust store", worker.run(inbox));
-        store
+        (store, worker, inbox)
     }
 
     /// All bundles, together.
@@ -139,6 +147,8 @@ struct Worker {
     /// What no backend needs any more has been removed from the state directory, but for that of these meshes.
     swept: Option<BTreeSet<Arc<str>>>,
     files: FileWatch,
+    /// The files that the meshes name.
+    watched: Option<Held>,
     sources: Sources,
     clock: Clock,
     publish: watch::Sender<Arc<TrustSet>>,
@@ -230,6 +240,8 @@ impl Worker {
             listed.is_some_and(|listed| listed.kind == *kind)
         });
         self.sweep(&policies);
+        // Before they are read, so that no change is missed; what no mesh names any more is let go of then.
+        self.watched = Some(self.files.hold(files_of(&policies)));
         for (mesh, policy) in &policies.meshes {
             for backend in &policy.backends {
                 let key = (mesh.clone(), backend.name.clone());
@@ -309,8 +321,7 @@ impl Worker {
         }
     }
 
-    fn file(&self, path: &std::path::Path) -> Answer {
-        self.files.add(path);
+    fn file(&self, path: &Path) -> Answer {
         match regular_file::read(path) {
             Ok(pem) => self.parse(&pem, &format!("file {}", path.display())),
             Err(error) => Answer::Bad(format!("file {}: {error}", path.display())),
@@ -351,6 +362,15 @@ impl Worker {
         }
         self.domains.publish(&bundles.domains);
     }
+}
+
+/// The files in which the CAs of these meshes are.
+fn files_of(policies: &PolicySet) -> impl Iterator<Item = &Path> {
+    let backends = policies.meshes.values().flat_map(|policy| &policy.backends);
+    backends.filter_map(|backend| match &backend.kind {
+        BackendKind::CertManager { trust: CaSource::File(path), .. } => Some(path.as_path()),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

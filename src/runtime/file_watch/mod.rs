@@ -1,27 +1,31 @@
 //! Tells that files have changed, however they were replaced.
 
+mod folders;
 mod quiet;
 mod spots;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use notify::event::{EventKind, ModifyKind, RenameMode};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::folders::{Done, Folders};
 use self::quiet::{Quiet, meaning};
-use self::spots::Spots;
+use self::spots::{Spots, Trail};
 
 /// However busy the folder is, a change is told within this time.
 const AT_MOST: Duration = Duration::from_secs(1);
 
 /// A look without any event: some file systems (NFS, some bind mounts) send none.
 const SAFETY_NET: Duration = Duration::from_secs(60);
+
+/// All paths are followed again no more often than this, however many wait for changes: else only those on whose way something
+/// has happened are.
+const FOLLOW_ALL: Duration = Duration::from_secs(30);
 
 /// How often it is looked again where to watch, if that changes all the time. There is another event then.
 const ROUNDS: usize = 16;
@@ -41,30 +45,38 @@ struct Watching {
     changed: watch::Receiver<Quiet>,
 }
 
-/// What the system watches.
+/// What is watched, and for what.
 #[derive(Debug)]
 struct Armed {
-    /// `None` where there are no file events to be had.
-    watcher: Option<RecommendedWatcher>,
-    /// For as long as there is a watch.
-    wanted: BTreeSet<PathBuf>,
-    /// By how many [`Held`], and only as long as there are any.
-    held: BTreeMap<PathBuf, usize>,
-    folders: BTreeMap<PathBuf, Option<FolderId>>,
+    paths: BTreeMap<Arc<Path>, Watched>,
+    folders: Folders,
+    /// When all paths were last followed.
+    followed_all: Instant,
 }
 
-/// Device and inode: a folder of the same name may be another one.
-type FolderId = (u64, u64);
+/// A path that is watched.
+#[derive(Debug, Default)]
+struct Watched {
+    /// For as long as there is a watch.
+    for_ever: bool,
+    /// By how many [`Held`].
+    holders: usize,
+    trail: Trail,
+}
 
 /// What events are judged by.
 #[derive(Debug, Default)]
 struct Listening {
     spots: Spots,
-    /// What has been removed or moved away, and was on the way to something: folders there are not watched any more, whatever
-    /// is there by now.
+    stirred: Stirred,
+}
+
+/// What has happened on the way to something, and nobody has looked since where paths lead.
+#[derive(Debug, Default)]
+struct Stirred {
+    names: BTreeSet<PathBuf>,
+    /// Those of them that have been removed or moved away: folders there are not watched any more, whatever is there by now.
     lost: BTreeSet<PathBuf>,
-    /// Events have been lost, so anything may have been.
-    all_lost: bool,
 }
 
 impl FileWatch {
@@ -86,43 +98,28 @@ impl FileWatch {
         let watcher = watcher
             .inspect_err(|error| tracing::warn!(%error, "no file events here; files are looked at once a minute"))
             .ok();
-        let armed = Armed { watcher, wanted: BTreeSet::new(), held: BTreeMap::new(), folders: BTreeMap::new() };
+        let armed = Armed { paths: BTreeMap::new(), folders: Folders::new(watcher), followed_all: Instant::now() };
         Self(Arc::new(Watching { armed: Mutex::new(armed), listening, changed }))
     }
 
     /// Looks at `path` too: at its name in its folder, at what is in it if it is a folder, and at where it leads if a link is
     /// on the way; whatever of that is not there yet may come.
     pub fn add(&self, path: &Path) {
-        let Watching { armed, listening, .. } = &*self.0;
-        let mut armed = lock(armed);
-        if !armed.wanted.insert(path.to_owned()) {
-            return;
-        }
-        let path = path.to_owned();
-        for _ in 0..ROUNDS {
-            let spots = Spots::of([&path]);
-            lock(listening).spots.extend(spots.clone());
-            if !armed.watch(&spots) {
-                return;
-            }
-        }
+        self.0.watch([path], |watched| watched.for_ever = true);
     }
 
     /// Looks at `paths`, as [`FileWatch::add`] does, for as long as what is returned is there: what nobody reads any more is
     /// not to be watched for ever.
     pub fn hold<'p>(&self, paths: impl IntoIterator<Item = &'p Path>) -> Held {
-        let paths: Vec<PathBuf> = paths.into_iter().map(Path::to_owned).collect();
-        let is_news = lock(&self.0.armed).hold(&paths);
-        if is_news {
-            self.0.arm();
-        }
+        let paths = self.0.watch(paths, |watched| watched.holders += 1);
         Held { watching: self.0.clone(), paths }
     }
 
     /// Which paths are held.
     #[cfg(test)]
     pub fn held(&self) -> Vec<PathBuf> {
-        lock(&self.0.armed).held.keys().cloned().collect()
+        let armed = lock(&self.0.armed);
+        armed.paths.iter().filter(|(_, watched)| watched.holders > 0).map(|(path, _)| path.to_path_buf()).collect()
     }
 
     /// A handle to wait on. It has seen everything up to now: subscribe first, then read the files.
@@ -144,108 +141,135 @@ impl Default for FileWatch {
 #[derive(Debug)]
 pub struct Held {
     watching: Arc<Watching>,
-    paths: Vec<PathBuf>,
+    paths: Vec<Arc<Path>>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let is_news = lock(&self.watching.armed).release(&self.paths);
-        if is_news {
-            self.watching.arm();
-        }
+        lock(&self.watching.armed).release(&self.paths, &self.watching.listening);
     }
 }
 
 impl Watching {
-    /// Watches what there is to watch now, and nothing else. What appears between looking and watching is found by the
-    /// next round: after the last one, whatever changes is an event.
+    /// Follows those of `paths` that are new, once each of them has been put down to whoever wants it.
+    fn watch<'p>(&self, paths: impl IntoIterator<Item = &'p Path>, put_down: fn(&mut Watched)) -> Vec<Arc<Path>> {
+        let mut armed = lock(&self.armed);
+        let paths: Vec<Arc<Path>> = paths.into_iter().map(Arc::from).collect();
+        let mut new = BTreeSet::new();
+        for path in &paths {
+            put_down(armed.paths.entry(path.clone()).or_insert_with(|| {
+                new.insert(path.clone());
+                Watched::default()
+            }));
+        }
+        armed.follow(new, &self.listening);
+        paths
+    }
+
+    /// Watches what there is to watch now, and nothing else. However many do so because of the same events, the paths that
+    /// these are about are followed once.
     fn arm(&self) {
         let mut armed = lock(&self.armed);
-        for _ in 0..ROUNDS {
-            let spots = Spots::of(armed.wanted.iter().chain(armed.held.keys()));
-            let before = std::mem::replace(
-                &mut *lock(&self.listening),
-                Listening { spots: spots.clone(), ..Listening::default() },
-            );
-            let needed = spots.folders();
-            armed.forget(|folder| before.has_lost(folder) || !needed.contains(folder));
-            if !armed.watch(&spots) {
-                return;
-            }
+        let mut paths = BTreeSet::new();
+        if armed.followed_all.elapsed() >= FOLLOW_ALL {
+            armed.followed_all = Instant::now();
+            paths.extend(armed.paths.keys().cloned());
         }
+        armed.follow(paths, &self.listening);
     }
 }
 
 impl Armed {
-    /// Says whether there is one among them that nobody held.
-    fn hold(&mut self, paths: &[PathBuf]) -> bool {
-        let before = self.held.len();
-        for path in paths {
-            *self.held.entry(path.clone()).or_default() += 1;
+    /// Looks where `paths` lead, and those on whose way something has happened, and watches that. What appears between looking
+    /// and watching is found by the next round: after the last one, whatever changes is an event.
+    fn follow(&mut self, mut paths: BTreeSet<Arc<Path>>, listening: &Mutex<Listening>) {
+        if !self.folders.can_watch() {
+            return;
         }
-        self.held.len() > before
-    }
-
-    /// Says whether there is one among them that nobody holds any more.
-    fn release(&mut self, paths: &[PathBuf]) -> bool {
-        let before = self.held.len();
-        for path in paths {
-            if let Some(holders) = self.held.get_mut(path) {
-                *holders -= 1;
+        for _ in 0..ROUNDS {
+            let lost = {
+                let Listening { spots, stirred } = &mut *lock(listening);
+                let Stirred { names, lost } = std::mem::take(stirred);
+                paths.extend(names.iter().flat_map(|name| spots.led_by(name)).cloned());
+                lost
+            };
+            if paths.is_empty() || !self.follow_once(&paths, &lost, listening) {
+                return;
             }
         }
-        self.held.retain(|_, holders| *holders > 0);
-        self.held.len() < before
     }
 
-    /// Forgets the folders that are `gone`, and those whose name another one has by now.
-    fn forget(&mut self, gone: impl Fn(&Path) -> bool) {
-        let Self { watcher, folders, .. } = self;
-        folders.retain(|folder, id| {
-            let stays = !gone(folder) && id_of(folder) == *id;
-            if let Some(watcher) = watcher.as_mut().filter(|_| !stays) {
-                // It may have ended by itself.
-                let _ = watcher.unwatch(folder);
-            }
-            stays
-        });
+    /// Says whether another round is needed.
+    fn follow_once(
+        &mut self,
+        paths: &BTreeSet<Arc<Path>>,
+        lost: &BTreeSet<PathBuf>,
+        listening: &Mutex<Listening>,
+    ) -> bool {
+        let (mut is_news, mut folders) = (false, BTreeSet::new());
+        for path in paths {
+            let Some(watched) = self.paths.get_mut(path) else { continue };
+            let trail = Trail::of(path);
+            let before = std::mem::replace(&mut watched.trail, trail);
+            // Events are judged by it before there are any.
+            lock(listening).spots.change(path, &before, &watched.trail);
+            is_news |= before != watched.trail;
+            folders.extend(self.folders.change(&before, &watched.trail).into_iter().map(Path::to_owned));
+        }
+        let Done { is_news: are_new, renamed } = self.folders.look(folders, lost);
+        is_news |= are_new || !renamed.is_empty();
+        let stirred = &mut lock(listening).stirred;
+        renamed.into_iter().for_each(|folder| stirred.lose(folder));
+        is_news
     }
 
-    /// Watches those folders that are not watched yet. Says whether there were any.
-    fn watch(&mut self, spots: &Spots) -> bool {
-        let Self { watcher: Some(watcher), folders, .. } = self else { return false };
-        let mut is_news = false;
-        for folder in spots.folders() {
-            if folders.contains_key(folder) {
+    /// Watches no longer what nobody wants any more.
+    fn release(&mut self, paths: &[Arc<Path>], listening: &Mutex<Listening>) {
+        let mut folders = BTreeSet::new();
+        for path in paths {
+            let Some(watched) = self.paths.get_mut(path) else { continue };
+            watched.holders -= 1;
+            if watched.for_ever || watched.holders > 0 {
                 continue;
             }
-            is_news = true;
-            folders.insert(folder.to_owned(), id_of(folder));
-            if let Err(error) = watcher.watch(folder, RecursiveMode::NonRecursive)
-                && folder.is_dir()
-            {
-                tracing::warn!(folder = %folder.display(), %error, "cannot watch; looking once a minute");
-            }
+            let nowhere = Trail::default();
+            lock(listening).spots.change(path, &watched.trail, &nowhere);
+            folders.extend(self.folders.change(&watched.trail, &nowhere).into_iter().map(Path::to_owned));
+            self.paths.remove(path);
         }
-        is_news
+        // Those that others need are not looked at again for this.
+        self.folders.forget_unneeded(&folders);
     }
 }
 
 impl Listening {
     fn hear(&mut self, kind: EventKind, paths: &[PathBuf]) -> Option<quiet::Happened> {
+        let Self { spots, stirred } = self;
         let may_be_lost = matches!(
             kind,
             EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(RenameMode::From | RenameMode::Both))
         );
-        if may_be_lost {
-            self.lost.extend(paths.iter().filter(|path| self.spots.awaits(path)).cloned());
+        // What a file holds leads nowhere.
+        let may_lead_elsewhere = !matches!(kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_)));
+        for path in paths.iter().filter(|path| may_lead_elsewhere && spots.awaits(path)) {
+            if may_be_lost {
+                stirred.lose(path.clone());
+            } else {
+                stirred.names.insert(path.clone());
+            }
         }
-        self.all_lost |= paths.is_empty();
-        meaning(kind, paths, &self.spots)
+        if paths.is_empty() {
+            // Events have been lost, so anything may have been.
+            stirred.lose(PathBuf::from("/"));
+        }
+        meaning(kind, paths, spots)
     }
+}
 
-    fn has_lost(&self, folder: &Path) -> bool {
-        self.all_lost || self.lost.iter().any(|lost| folder.starts_with(lost))
+impl Stirred {
+    fn lose(&mut self, name: PathBuf) {
+        self.names.insert(name.clone());
+        self.lost.insert(name);
     }
 }
 
@@ -267,17 +291,13 @@ impl Changes {
         }
         let deadline = Instant::now() + AT_MOST;
         loop {
+            let whole_at = self.changed.borrow_and_update().whole_at();
             // Before the files are read, and before anybody can stop waiting: what happens from now on is told.
             self.watching.arm();
-            let whole_at = self.changed.borrow_and_update().whole_at();
             let until = whole_at.map_or(deadline, |whole_at| whole_at.min(deadline));
             let Ok(Ok(())) = tokio::time::timeout_at(until, self.changed.changed()).await else { return };
         }
     }
-}
-
-fn id_of(folder: &Path) -> Option<FolderId> {
-    std::fs::metadata(folder).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -287,3 +307,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[cfg(test)]
 #[path = "watch_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod cost_tests;

@@ -2,6 +2,7 @@
 
 use notify::event::{DataChange, MetadataKind};
 
+use super::super::spots::Trail;
 use super::*;
 
 const WRITE: EventKind = EventKind::Modify(ModifyKind::Data(DataChange::Any));
@@ -22,7 +23,10 @@ fn looked_at(events: &[Event]) -> Option<u128> {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().canonicalize().unwrap();
     std::fs::create_dir(root.join("w")).unwrap();
-    let spots = Spots::of([&root.join("w"), &root.join("later/ca.pem")]);
+    let mut spots = Spots::default();
+    for path in [root.join("w"), root.join("later/ca.pem")] {
+        spots.change(&path.as_path().into(), &Trail::default(), &Trail::of(&path));
+    }
     let (begin, mut quiet) = (Instant::now(), Quiet::default());
     for (at, kind, paths) in events {
         let paths: Vec<PathBuf> = paths.iter().map(|path| root.join(path)).collect();

@@ -1,29 +1,36 @@
 //! Where paths lead, and what decides that.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::ops::Bound;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// As many links as Linux follows.
 const MOST_LINKS: usize = 40;
 
-/// What has to be watched for some paths. All paths in it are real ones: no link is on the way to them.
+/// Where one path leads, and what decides that. All paths in it are real ones: no link is on the way to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Spots {
-    /// Names that count in their folders: of the files and folders themselves, of links that lead to them, and, of those that
-    /// are not there, of what is missing first.
+pub(super) struct Trail {
+    /// Names that count in their folders: of the file or folder itself, of links that lead to it, and, if it is not there, of
+    /// what is missing first.
     names: BTreeSet<PathBuf>,
-    /// Folders in which every name counts.
-    whole: BTreeSet<PathBuf>,
+    /// The folder that it leads to, if it leads to one: every name counts in it.
+    whole: Option<PathBuf>,
 }
 
-impl Spots {
-    /// Those of `paths`, as the file system is now.
-    pub(super) fn of<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Self {
-        let mut spots = Self::default();
-        paths.into_iter().for_each(|path| spots.follow(path));
-        spots
+impl Trail {
+    /// That of `path`, as the file system is now.
+    pub(super) fn of(path: &Path) -> Self {
+        let mut trail = Self::default();
+        trail.follow(path);
+        trail
+    }
+
+    /// The folders in which all of that is.
+    pub(super) fn folders(&self) -> BTreeSet<&Path> {
+        let of_names = self.names.iter().filter_map(|name| name.parent());
+        of_names.chain(self.whole.as_deref()).collect()
     }
 
     /// Goes along a path name by name, as the kernel does, until it ends or something is missing.
@@ -46,6 +53,7 @@ impl Spots {
                 Some(Component::CurDir | Component::Prefix(_)) | None => continue,
             }
             let at = here.join(name);
+            count_look();
             match std::fs::symlink_metadata(&at) {
                 Ok(found) if found.is_dir() => here = at,
                 Ok(found) if found.is_symlink() && links < MOST_LINKS => {
@@ -62,31 +70,73 @@ impl Spots {
             }
         }
         self.names.insert(here.clone());
-        self.whole.insert(here);
+        self.whole = Some(here);
     }
+}
 
-    pub(super) fn extend(&mut self, others: Self) {
-        self.names.extend(others.names);
-        self.whole.extend(others.whole);
-    }
+/// What has to be watched for some paths, and for which of them.
+#[derive(Debug, Default)]
+pub(super) struct Spots {
+    names: BTreeMap<PathBuf, BTreeSet<Arc<Path>>>,
+    whole: BTreeMap<PathBuf, BTreeSet<Arc<Path>>>,
+}
 
-    /// The folders in which all of that is.
-    pub(super) fn folders(&self) -> BTreeSet<&Path> {
-        let of_names = self.names.iter().filter_map(|name| name.parent());
-        of_names.chain(self.whole.iter().map(PathBuf::as_path)).collect()
+impl Spots {
+    /// `path` goes along `now`, and not along `before` any more.
+    pub(super) fn change(&mut self, path: &Arc<Path>, before: &Trail, now: &Trail) {
+        let Self { names, whole } = self;
+        before.names.iter().for_each(|name| take(names, name, path));
+        before.whole.iter().for_each(|folder| take(whole, folder, path));
+        now.names.iter().for_each(|name| put(names, name, path));
+        now.whole.iter().for_each(|folder| put(whole, folder, path));
     }
 
     /// Whether what happens to `path` can make a difference.
     pub(super) fn concerns(&self, path: &Path) -> bool {
-        self.awaits(path) || path.parent().is_some_and(|folder| self.whole.contains(folder))
+        self.awaits(path) || path.parent().is_some_and(|folder| self.whole.contains_key(folder))
     }
 
     /// Whether `path` is a name that counts, or on the way to one.
     pub(super) fn awaits(&self, path: &Path) -> bool {
-        // Paths are in order by their components: what is below a path comes right after it.
-        let mut after = self.names.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
-        after.next().is_some_and(|name| name.starts_with(path))
+        below(&self.names, path).next().is_some()
     }
+
+    /// The paths that may lead elsewhere because of what has happened to `path`.
+    pub(super) fn led_by(&self, path: &Path) -> impl Iterator<Item = &Arc<Path>> {
+        below(&self.names, path).flat_map(|(_, led)| led)
+    }
+}
+
+fn put(map: &mut BTreeMap<PathBuf, BTreeSet<Arc<Path>>>, at: &Path, path: &Arc<Path>) {
+    map.entry(at.to_owned()).or_default().insert(path.clone());
+}
+
+fn take(map: &mut BTreeMap<PathBuf, BTreeSet<Arc<Path>>>, at: &Path, path: &Arc<Path>) {
+    if let Some(led) = map.get_mut(at) {
+        led.remove(path);
+        if led.is_empty() {
+            map.remove(at);
+        }
+    }
+}
+
+/// What `map` has for `path` and for what is below it.
+pub(super) fn below<'m, V>(map: &'m BTreeMap<PathBuf, V>, path: &Path) -> impl Iterator<Item = (&'m PathBuf, &'m V)> {
+    // Paths are in order by their components: what is below a path comes right after it.
+    let after = map.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+    after.take_while(move |(at, _)| at.starts_with(path))
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has asked the file system for something.
+    pub(super) static LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// For tests of what a change costs.
+pub(super) fn count_look() {
+    #[cfg(test)]
+    LOOKS.set(LOOKS.get() + 1);
 }
 
 #[cfg(test)]
@@ -102,8 +152,8 @@ mod tests {
             let within = paths.iter().filter_map(|path| path.strip_prefix(&folder).ok());
             within.map(|path| path.display().to_string()).collect()
         };
-        let spots = Spots::of([&folder.join(path)]);
-        (short(spots.names), short(spots.whole))
+        let trail = Trail::of(&folder.join(path));
+        (short(trail.names), short(trail.whole.into_iter().collect()))
     }
 
     fn texts(names: &[&str]) -> Vec<String> {
@@ -141,8 +191,10 @@ mod tests {
 
     #[test]
     fn what_is_on_the_way_counts_and_a_neighbour_only_in_a_whole_folder() {
-        let spots = Spots { names: ["/a/b/c", "/w"].map(PathBuf::from).into(), whole: [PathBuf::from("/w")].into() };
-        assert_eq!(spots.folders(), ["/", "/a/b", "/w"].map(Path::new).into());
+        let trail = Trail { names: ["/a/b/c", "/w"].map(PathBuf::from).into(), whole: Some("/w".into()) };
+        assert_eq!(trail.folders(), ["/", "/a/b", "/w"].map(Path::new).into());
+        let (mut spots, path) = (Spots::default(), Path::new("/path").into());
+        spots.change(&path, &Trail::default(), &trail);
         for (path, awaits, concerns) in [
             ("/a/b/c", true, true),
             ("/a/b", true, true),
@@ -156,5 +208,21 @@ mod tests {
         ] {
             assert_eq!((spots.awaits(Path::new(path)), spots.concerns(Path::new(path))), (awaits, concerns), "{path}");
         }
+    }
+
+    #[test]
+    fn a_path_is_led_by_what_is_on_its_way_until_it_goes_another() {
+        let to = |name: &str| Trail { names: [PathBuf::from(name)].into(), whole: None };
+        let [one, two]: [Arc<Path>; 2] = ["/one", "/two"].map(|path| Path::new(path).into());
+        let mut spots = Spots::default();
+        spots.change(&one, &Trail::default(), &to("/a/b"));
+        spots.change(&two, &Trail::default(), &to("/a/c"));
+        let led = |spots: &Spots, by: &str| spots.led_by(Path::new(by)).cloned().collect::<Vec<_>>();
+        assert_eq!(led(&spots, "/a"), [one.clone(), two.clone()]);
+        assert_eq!(led(&spots, "/a/b"), std::slice::from_ref(&one));
+        spots.change(&one, &to("/a/b"), &to("/a/c"));
+        assert_eq!(led(&spots, "/a/b"), [], "it goes another way");
+        spots.change(&two, &to("/a/c"), &Trail::default());
+        assert_eq!(led(&spots, "/a/c"), [one], "the other has not left");
     }
 }

@@ -47,7 +47,7 @@ impl Scene {
         let watching = self.watch.0.clone();
         let watched = || {
             let armed = lock(&watching.armed);
-            let folders = armed.folders.keys().map(|path| path.strip_prefix(&root).unwrap().display().to_string());
+            let folders = armed.folders.watched().map(|path| path.strip_prefix(&root).unwrap().display().to_string());
             folders.collect::<Vec<_>>()
         };
         let told = async {
@@ -161,6 +161,39 @@ async fn what_is_held_is_watched_until_the_last_has_let_go_of_it() {
     scene.watches(&["held", "kept"]).await;
     write(held, "two");
     scene.reads("held/ca.pem", "two").await;
+}
+
+#[tokio::test]
+async fn a_path_that_is_a_folder_when_it_is_there_at_last_counts_with_all_that_is_in_it() {
+    let mut scene = Scene::of("resources", |_| {});
+    std::fs::create_dir(scene.at("resources")).unwrap();
+    scene.watches(&["", "resources"]).await;
+    write(scene.at("resources/any.yaml"), "one");
+    scene.reads("resources/any.yaml", "one").await;
+}
+
+/// What happens to a folder above the one that a file is in is no event.
+#[tokio::test(start_paused = true)]
+async fn a_folder_that_was_exchanged_unheard_is_watched_again_within_a_minute() {
+    let mut scene = Scene::of("a/b/ca.pem", |folder| write(folder.join("a/b/ca.pem"), "one"));
+    std::fs::rename(scene.at("a"), scene.at("before")).unwrap();
+    write(scene.at("a/b/ca.pem"), "two");
+    scene.changes.next().await;
+    tokio::time::resume();
+    write(scene.at("a/b/ca.pem"), "three");
+    scene.reads("a/b/ca.pem", "three").await;
+}
+
+#[tokio::test]
+async fn a_folder_that_has_got_another_name_unheard_is_watched_under_that() {
+    let mut scene = Scene::of("kept.pem", |folder| write(folder.join("a/b/ca.pem"), "one"));
+    let by_old = scene.watch.hold([&*scene.at("a/b/ca.pem")]);
+    std::fs::rename(scene.at("a"), scene.at("c")).unwrap();
+    let _by_new = scene.watch.hold([&*scene.at("c/b/ca.pem")]);
+    drop(by_old);
+    scene.watches(&["", "c/b"]).await;
+    write(scene.at("c/b/ca.pem"), "two");
+    scene.reads("c/b/ca.pem", "two").await;
 }
 
 #[tokio::test(start_paused = true)]
