@@ -99,6 +99,24 @@ impl Folders {
         }
     }
 
+    /// Has the system watch all of them anew. A watch that has ended without a word lives again: its file system was unmounted, or
+    /// its folder is watched by another name too, that is not needed any more. So does one that could not be had at first.
+    /// Those that live stay as they are.
+    pub(super) fn renew(&mut self) {
+        let Some(watcher) = &mut self.watcher else { return };
+        for folder in self.watched.keys() {
+            // It was warned of at first.
+            let _ = watcher.watch(folder, RecursiveMode::NonRecursive);
+        }
+    }
+
+    /// As the system does with a file system that is unmounted: it tells nobody.
+    #[cfg(test)]
+    pub(super) fn end_watches(&mut self) {
+        let watcher = self.watcher.as_mut().unwrap();
+        self.watched.keys().for_each(|folder| watcher.unwatch(folder).unwrap());
+    }
+
     fn forget(&mut self, folder: &Path) {
         if let Some(Some(id)) = self.watched.remove(folder)
             && self.names.get(&id).is_some_and(|name| name == folder)

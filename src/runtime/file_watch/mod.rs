@@ -23,8 +23,8 @@ const AT_MOST: Duration = Duration::from_secs(1);
 /// A look without any event: some file systems (NFS, some bind mounts) send none.
 const SAFETY_NET: Duration = Duration::from_secs(60);
 
-/// All paths are followed again no more often than this, however many wait for changes: else only those on whose way something
-/// has happened are.
+/// All paths are followed again, and all watches renewed, no more often than this, however many wait for changes: else only those
+/// on whose way something has happened are.
 const FOLLOW_ALL: Duration = Duration::from_secs(30);
 
 /// How often it is looked again where to watch, if that changes all the time. There is another event then.
@@ -173,6 +173,7 @@ impl Watching {
         let mut paths = BTreeSet::new();
         if armed.followed_all.elapsed() >= FOLLOW_ALL {
             armed.followed_all = Instant::now();
+            armed.folders.renew();
             paths.extend(armed.paths.keys().cloned());
         }
         armed.follow(paths, &self.listening);
@@ -294,6 +295,10 @@ impl Changes {
             let whole_at = self.changed.borrow_and_update().whole_at();
             // Before the files are read, and before anybody can stop waiting: what happens from now on is told.
             self.watching.arm();
+            if Instant::now() >= deadline {
+                // Also if there is news already: it is told next.
+                return;
+            }
             let until = whole_at.map_or(deadline, |whole_at| whole_at.min(deadline));
             let Ok(Ok(())) = tokio::time::timeout_at(until, self.changed.changed()).await else { return };
         }

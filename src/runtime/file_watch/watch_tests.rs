@@ -66,6 +66,19 @@ fn write(path: PathBuf, content: &str) {
 }
 
 #[tokio::test]
+async fn a_watch_that_has_ended_without_a_word_is_renewed_when_all_paths_are_followed() {
+    let mut scene = Scene::of("mesh.yaml", |folder| write(folder.join("mesh.yaml"), "one"));
+    {
+        let mut armed = lock(&scene.watch.0.armed);
+        armed.folders.end_watches();
+        armed.followed_all = Instant::now().checked_sub(FOLLOW_ALL).unwrap();
+    }
+    drop(scene.watch.changes());
+    write(scene.at("mesh.yaml"), "two");
+    scene.reads("mesh.yaml", "two").await;
+}
+
+#[tokio::test]
 async fn a_replaced_file_is_noticed() {
     let mut scene = Scene::of("mesh.yaml", |folder| write(folder.join("mesh.yaml"), "one"));
     write(scene.at("next"), "two");
