@@ -7,9 +7,9 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::durations::Durations;
 use super::listen::HandshakeFailure;
 use super::naming::SecretKind;
 use super::refusal::Refusal;
@@ -18,9 +18,8 @@ use super::refusal::Refusal;
 #[derive(Debug, Clone)]
 pub struct Metrics {
     streams: Family<ProtocolLabel, Gauge>,
-    pushes: Family<SecretLabel, Counter>,
-    acks: Family<SecretLabel, Counter>,
-    nacks: Family<SecretLabel, Counter>,
+    of_bundles: Counts,
+    of_certificates: Counts,
     withheld: Family<ReasonLabel, Counter>,
     refused: Family<RefusalLabel, Counter>,
     stalled: Counter,
@@ -30,8 +29,16 @@ pub struct Metrics {
     stale_nonces: Counter,
     large_responses: Counter,
     subscriptions: Gauge,
-    push_duration: Histogram,
-    ack_duration: Histogram,
+    push_duration: Durations,
+    ack_duration: Durations,
+}
+
+/// What is counted of one kind of secrets: at hand, since to look it up in the family takes a lock that all streams share.
+#[derive(Debug, Clone)]
+struct Counts {
+    pushes: Counter,
+    acks: Counter,
+    nacks: Counter,
 }
 
 /// A variant of the protocol.
@@ -138,11 +145,16 @@ impl EncodeLabelValue for SecretKind {
 impl Metrics {
     /// Registers them; the registry's prefix is the caller's.
     pub fn new(registry: &mut Registry) -> Self {
+        let [pushes, acks, nacks] = [(); 3].map(|()| Family::<SecretLabel, Counter>::default());
+        let of = |secret| {
+            let [pushes, acks, nacks] =
+                [&pushes, &acks, &nacks].map(|family| family.get_or_create(&SecretLabel { secret }).clone());
+            Counts { pushes, acks, nacks }
+        };
         let metrics = Self {
             streams: Family::default(),
-            pushes: Family::default(),
-            acks: Family::default(),
-            nacks: Family::default(),
+            of_bundles: of(SecretKind::Bundle),
+            of_certificates: of(SecretKind::Certificate),
             withheld: Family::default(),
             refused: Family::default(),
             stalled: Counter::default(),
@@ -152,15 +164,14 @@ impl Metrics {
             stale_nonces: Counter::default(),
             large_responses: Counter::default(),
             subscriptions: Gauge::default(),
-            // 100 µs to 26 s.
-            push_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
-            ack_duration: Histogram::new(exponential_buckets(1e-4, 4.0, 10)),
+            push_duration: Durations::default(),
+            ack_duration: Durations::default(),
         };
         metrics.begin();
         registry.register("streams", "Streams that are open", metrics.streams.clone());
-        registry.register("pushes", "Secrets sent", metrics.pushes.clone());
-        registry.register("acks", "Secrets that a proxy accepted", metrics.acks.clone());
-        registry.register("nacks", "Secrets that a proxy rejected", metrics.nacks.clone());
+        registry.register("pushes", "Secrets sent", pushes);
+        registry.register("acks", "Secrets that a proxy accepted", acks);
+        registry.register("nacks", "Secrets that a proxy rejected", nacks);
         registry.register("withheld", "Names asked for and not answered", metrics.withheld.clone());
         registry.register("refused", "Streams that were not let in", metrics.refused.clone());
         registry.register(
@@ -208,11 +219,6 @@ impl Metrics {
         for protocol in Protocol::ALL {
             self.streams.get_or_create(&ProtocolLabel { protocol }).set(0);
         }
-        for secret in [SecretKind::Bundle, SecretKind::Certificate] {
-            for family in [&self.pushes, &self.acks, &self.nacks] {
-                family.get_or_create(&SecretLabel { secret }).inc_by(0);
-            }
-        }
         for reason in [Withheld::UnknownName, Withheld::ForbiddenName, Withheld::TooManyNames] {
             self.withheld.get_or_create(&ReasonLabel { reason }).inc_by(0);
         }
@@ -232,16 +238,23 @@ impl Metrics {
     }
 
     pub(crate) fn pushed(&self, secret: SecretKind, after_change: Option<Duration>) {
-        self.pushes.get_or_create(&SecretLabel { secret }).inc();
+        self.of(secret).pushes.inc();
         if let Some(duration) = after_change {
-            self.push_duration.observe(duration.as_secs_f64());
+            self.push_duration.observe(duration);
         }
     }
 
     pub(crate) fn answered(&self, secret: SecretKind, accepted: bool, after: Duration) {
-        let family = if accepted { &self.acks } else { &self.nacks };
-        family.get_or_create(&SecretLabel { secret }).inc();
-        self.ack_duration.observe(after.as_secs_f64());
+        let Counts { acks, nacks, .. } = self.of(secret);
+        if accepted { acks } else { nacks }.inc();
+        self.ack_duration.observe(after);
+    }
+
+    fn of(&self, secret: SecretKind) -> &Counts {
+        match secret {
+            SecretKind::Bundle => &self.of_bundles,
+            SecretKind::Certificate => &self.of_certificates,
+        }
     }
 
     pub(crate) fn stale_nonce(&self) {

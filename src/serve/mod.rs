@@ -13,6 +13,7 @@ mod client;
 #[cfg(test)]
 mod client_testing;
 mod counts;
+mod durations;
 mod feed;
 mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -1,7 +1,7 @@
 //! Deletes requests in the background, until each is gone.
 //!
 //! What nobody wants any more is deleted at once, before somebody signs it. What is answered lies in nobody's way, and
-//! yields to new requests: deleting it costs the API server and etcd a third of what having it signed costs
+//! yields to new requests: deleting it costs the API server a quarter of what having it signed costs
 //! (docs/performance.md), and a crowd of proxies is served so much sooner if it comes after. It never lies long, and
 //! there are never many.
 
