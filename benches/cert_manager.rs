@@ -1,7 +1,7 @@
 //! How fast certificates come from a real cert-manager through the server, beside a bare client that makes the same
-//! requests: create, watch for the answer, delete when the clock has stopped. The server
-//! deletes what is answered when nobody waits any more, or after 20 s, or when 1,024 lie: of up to 1,000 certificates in less than that, none
-//! while the clock runs. Both in one run on one cluster, turn by turn; the medians are printed.
+//! requests: create, watch for the answer, delete when the clock has stopped. The server deletes what is answered when nobody
+//! waits any more, or after 20 s, or when 1,024 lie: of up to 1,000 certificates in less than that, none while the clock runs.
+//! Both in one run on one cluster, turn by turn; the medians are printed.
 //!
 //! `tests/run --parts-only && cargo bench --bench cert_manager [-- [CERTIFICATES [IN_FLIGHT [ROUNDS]]]]`
 //!

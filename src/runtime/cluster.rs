@@ -158,8 +158,7 @@ where
     /// A watch of the objects in `api` that `config` selects; `what` names them in logs. Nothing happens before the
     /// first [`Watch::next`].
     pub fn new(what: &'static str, api: Api<DeserializeGuard<K>>, config: watcher::Config) -> Self {
-        let config = config.timeout(WATCH_SECONDS);
-        Self::of(what, Box::new(move || watcher(api.clone(), config.clone()).boxed()))
+        Self::of(what, api, config)
     }
 }
 
@@ -169,8 +168,7 @@ where
 {
     /// The same, and only their metadata is asked for.
     pub fn of_metadata(what: &'static str, api: Api<PartialObjectMeta<K>>, config: watcher::Config) -> Self {
-        let config = config.timeout(WATCH_SECONDS);
-        Self::of(what, Box::new(move || watcher(api.clone(), config.clone()).boxed()))
+        Self::of(what, api, config)
     }
 }
 
@@ -181,13 +179,17 @@ where
 {
     /// The same for a `K` that takes any object of its kind, and need not be guarded against one that does not parse.
     pub fn of_lenient(what: &'static str, api: Api<K>, config: watcher::Config) -> Self {
-        let config = config.timeout(WATCH_SECONDS);
-        Self::of(what, Box::new(move || watcher(api.clone(), config.clone()).boxed()))
+        Self::of(what, api, config)
     }
 }
 
-impl<K, E> Watch<K, E> {
-    fn of(what: &'static str, begin: Box<dyn Fn() -> Events<E> + Send>) -> Self {
+impl<K, E> Watch<K, E>
+where
+    E: Resource + Clone + DeserializeOwned + fmt::Debug + Send + 'static,
+{
+    fn of(what: &'static str, api: Api<E>, config: watcher::Config) -> Self {
+        let config = config.timeout(WATCH_SECONDS);
+        let begin: Box<dyn Fn() -> Events<E> + Send> = Box::new(move || watcher(api.clone(), config.clone()).boxed());
         let events = begin();
         let backoff = watcher::DefaultBackoff::default();
         Self {
@@ -202,7 +204,9 @@ impl<K, E> Watch<K, E> {
             kind: PhantomData,
         }
     }
+}
 
+impl<K, E> Watch<K, E> {
     /// Tells `board` from now on whether the API server lists what is watched.
     #[must_use]
     pub fn reporting(mut self, board: &WatchBoard) -> Self {
